@@ -1,0 +1,332 @@
+"""Who an endpoint is, and where it is: ``Identity`` and ``Address``.
+
+An endpoint *is* its Ed25519 key. Its id is the public key in hex, and the id is part of the address, so whoever has the address can check the peer without any
+authority, host name or shared secret.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NoReturn
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, load_pem_private_key
+
+from aster.errors import AddressError, KeyFileError
+
+__all__ = ["Address", "Identity", "check_endpoint_id", "parse_listen"]
+
+_SCHEME = "aster://"
+_EXPECTED = "expected aster://<64 hex digits>@host:port; copy server.address whole"
+_EXPECTED_LISTEN = 'expected host:port such as "127.0.0.1:0", "[::1]:0" or "localhost:0"'
+
+_HEX_ID = re.compile(r"[0-9a-f]{64}")
+_HOST_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
+_PORT = re.compile(r"[0-9]{1,5}")
+
+_SHOWN = 160
+"""How much of a malformed text an error message repeats: an address with a long host name, but not a pasted file."""
+
+_KEY_FILE_LIMIT = 16 * 1024
+"""A PKCS8 file of an Ed25519 key has 119 bytes; comments may stand around it. What is larger is not a key."""
+
+# Curve25519 in Edwards form: RFC 8032, section 5.1.
+_P = 2**255 - 19
+_D = -121665 * pow(121666, -1, _P) % _P
+
+_SMALL_ORDER_Y = frozenset(
+    {
+        0,
+        1,
+        _P - 1,
+        int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"),
+        int.from_bytes(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"),
+    }
+)
+"""The y coordinates of the eight points whose order divides 8. Signatures by such a key prove nothing: anyone can make one."""
+
+
+class Identity:
+    """An Ed25519 key pair. Make one with ``generate`` or ``load``.
+
+    Attributes:
+        endpoint_id: the public key, 64 lower-case hex digits.
+        private_key: the secret half, for transports and for signing; ``repr`` never shows it.
+    """
+
+    __slots__ = ("endpoint_id", "private_key")
+
+    def __init__(self, private_key: Ed25519PrivateKey) -> None:
+        self.private_key = private_key
+        self.endpoint_id = private_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+
+    @classmethod
+    def generate(cls) -> Identity:
+        """A new random identity, which lives as long as the process unless it is saved."""
+        return cls(Ed25519PrivateKey.generate())
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the key to ``path`` as unencrypted PKCS8 PEM, readable by its owner alone (mode 0600).
+
+        The file appears whole or not at all, also when two processes do this at once. Blocks for one small write.
+
+        Raises:
+            KeyFileError: the file exists and ``overwrite`` is false, or it cannot be written.
+        """
+        target = Path(path)
+        pem = self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+        try:
+            _write_private(draft, pem)
+            try:
+                # A hard link fails when the name is taken, where a rename would replace it.
+                publish: Callable[[Path, Path], None] = os.replace if overwrite else os.link
+                publish(draft, target)
+            finally:
+                with suppress(FileNotFoundError):
+                    draft.unlink()
+        except FileExistsError as exc:
+            raise KeyFileError(
+                f"key file {str(target)!r} exists already; load it with Identity.load, choose another path, or pass overwrite=True to give up the old identity"
+            ) from exc
+        except OSError as exc:
+            raise KeyFileError(f"key file {str(target)!r} cannot be written: {exc.strerror or exc}; choose a directory that exists and is writable") from exc
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Identity:
+        """Read a key that ``save`` wrote, or any unencrypted PEM file with an Ed25519 private key.
+
+        Raises:
+            KeyFileError: the file is missing, cannot be read, may be read by others than its owner, or holds no Ed25519 private key.
+        """
+        name = repr(os.fspath(path))
+        pem = _read_private(path, name)
+        try:
+            key = load_pem_private_key(pem, password=None)
+        except TypeError as exc:
+            raise KeyFileError(f"key file {name} is encrypted, and Aster asks for no passphrase; decrypt it with `openssl pkey -in ... -out ...`") from exc
+        except (ValueError, UnsupportedAlgorithm) as exc:
+            raise KeyFileError(f"key file {name} holds no private key in PEM form; make one with Identity.generate().save(path)") from exc
+        if not isinstance(key, Ed25519PrivateKey):
+            raise KeyFileError(f"key file {name} holds another kind of key, not an Ed25519 private key; make one with Identity.generate().save(path)")
+        return cls(key)
+
+    def __repr__(self) -> str:
+        return f"Identity(endpoint_id={self.endpoint_id!r})"
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def _read_private(path: str | os.PathLike[str], name: str) -> bytes:
+    try:
+        # Without O_NONBLOCK a named pipe would block the open until somebody writes to it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise KeyFileError(f"key file {name} is not a regular file; name the PEM file itself")
+            if os.name == "posix" and mode & 0o077:
+                raise KeyFileError(
+                    f"key file {name} has mode {stat.S_IMODE(mode):04o}, so that others than its owner may use it; run `chmod 600` on it, "
+                    "and make a new key if others had access"
+                )
+            data = file.read(_KEY_FILE_LIMIT + 1)
+    except FileNotFoundError as exc:
+        raise KeyFileError(f"key file {name} does not exist; make one with Identity.generate().save(path)") from exc
+    except OSError as exc:
+        raise KeyFileError(f"key file {name} cannot be read: {exc.strerror or exc}; it must be a readable PEM file of this process's user") from exc
+    if len(data) > _KEY_FILE_LIMIT:
+        raise KeyFileError(f"key file {name} is larger than {_KEY_FILE_LIMIT} bytes, so it is no key file; name the PEM file itself")
+    return data
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Who to reach, then where: ``aster://<64 hex digits>@host:port``.
+
+    Attributes:
+        endpoint_id: the Ed25519 public key that the peer must prove, 64 lower-case hex digits.
+        host: an IPv4 or IPv6 address without brackets, or a host name.
+        port: 1 to 65535.
+
+    Raises:
+        AddressError: a part is malformed.
+    """
+
+    endpoint_id: str
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "endpoint_id", check_endpoint_id(self.endpoint_id))
+        problem = _host_problem(self.host)
+        if problem:
+            raise AddressError(f"{problem}; {_EXPECTED}")
+        if not 1 <= self.port <= 65535:
+            raise AddressError(f"port {self.port} is out of range, use 1 to 65535; {_EXPECTED}")
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read what ``str(address)`` writes; upper-case hex digits are folded.
+
+        Raises:
+            AddressError: ``text`` is malformed; the message names the part.
+        """
+
+        def fail(problem: str) -> NoReturn:
+            raise AddressError(f"address {_shown(text)}: {problem}; {_EXPECTED}")
+
+        if text[: len(_SCHEME)].lower() != _SCHEME:
+            fail(f"it does not begin with {_SCHEME}")
+        endpoint_id, at, place = text[len(_SCHEME) :].partition("@")
+        if not at:
+            fail("the @ between the endpoint id and the host is missing")
+        host, port = _split_place(place, lowest_port=1, fail=fail)
+        try:
+            return cls(endpoint_id, host, port)
+        except AddressError as exc:
+            raise AddressError(f"address {_shown(text)}: {exc}") from None
+
+    def __str__(self) -> str:
+        return f"{_SCHEME}{self.endpoint_id}@{join_host_port(self.host, self.port)}"
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Split a listening address such as ``"127.0.0.1:0"``, ``"[::1]:0"`` or ``"localhost:0"`` into host and port; port 0 lets the system choose.
+
+    The host must be given. To listen on every interface, say so with ``"0.0.0.0:<port>"`` or ``"[::]:<port>"``; a bare ``":0"`` is refused, since it reads
+    like a default and would expose the server.
+
+    Raises:
+        AddressError: ``text`` is malformed; the message names the part.
+    """
+
+    def fail(problem: str) -> NoReturn:
+        raise AddressError(f"listen address {_shown(text)}: {problem}; {_EXPECTED_LISTEN}")
+
+    if text.lower().startswith(_SCHEME):
+        fail("it is the address of a server; a server's own key comes from its identity")
+    if text.startswith(":"):
+        fail('the host is missing; to listen on every interface use "0.0.0.0" or "[::]"')
+    host, port = _split_place(text, lowest_port=0, fail=fail)
+    problem = _host_problem(host)
+    if problem:
+        fail(problem)
+    return host, port
+
+
+def join_host_port(host: str, port: int) -> str:
+    """``host:port``, with an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def check_endpoint_id(text: str) -> str:
+    """``text`` in lower case, if it is the hex form of a usable Ed25519 public key.
+
+    Raises:
+        AddressError: it is not 64 hex digits, or no point of the curve, or a point of small order, under which anyone can sign.
+    """
+    folded = text.lower()
+    if not _HEX_ID.fullmatch(folded):
+        if len(folded) != 64:
+            raise AddressError(f"the endpoint id has {len(folded)} characters instead of 64 hex digits; {_EXPECTED}")
+        wrong = next(character for character in folded if character not in "0123456789abcdef")
+        raise AddressError(f"the endpoint id contains {wrong!r}, which is no hex digit; {_EXPECTED}")
+    problem = _key_problem(bytes.fromhex(folded))
+    if problem:
+        raise AddressError(f"the endpoint id {problem}; {_EXPECTED}")
+    return folded
+
+
+def endpoint_id_of(key: Ed25519PublicKey) -> str:
+    """The endpoint id of a public key.
+
+    Raises:
+        AddressError: as ``check_endpoint_id``.
+    """
+    return check_endpoint_id(key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex())
+
+
+@lru_cache(maxsize=1024)  # about 100 us each; a server sees the same clients again
+def _key_problem(raw: bytes) -> str:
+    """Why 32 bytes are no usable public key, or nothing. ``cryptography`` takes any 32 bytes, so the check is made here."""
+    y = int.from_bytes(raw, "little") & (2**255 - 1)
+    if y >= _P:
+        return "is no Ed25519 public key: its number is too large"
+    if y in _SMALL_ORDER_Y:
+        return "is a public key of small order, which proves nothing"
+    # x*x = (y*y - 1) / (d*y*y + 1) has a solution exactly when the product of the two is a square (Euler's criterion).
+    u, v = (y * y - 1) % _P, (_D * y * y + 1) % _P
+    return "" if pow(u * v, (_P - 1) // 2, _P) == 1 else "is no Ed25519 public key: it is not a point of the curve"
+
+
+def _split_place(place: str, *, lowest_port: int, fail: Callable[[str], NoReturn]) -> tuple[str, int]:
+    """Take ``host:port`` apart; an IPv6 host must be in brackets, since its colons would be ambiguous."""
+    if place.startswith("["):
+        host, closed, rest = place[1:].partition("]")
+        if not closed:
+            fail("the bracket around the IPv6 host is not closed")
+        if ":" not in host:
+            fail(f"brackets are for IPv6 hosts, and {host!r} is none")
+        if not rest.startswith(":"):
+            fail("the port is missing")
+        port = rest[1:]
+    else:
+        host, colon, port = place.rpartition(":")
+        if not colon:
+            fail("the port is missing")
+        if ":" in host:
+            fail("an IPv6 host must be in brackets, as in [::1]:4433")
+    if not host:
+        fail("the host is missing")
+    if not port:
+        fail("the port is missing")
+    if not _PORT.fullmatch(port) or not lowest_port <= int(port) <= 65535:
+        fail(f"the port {_shown(port)} is not a number from {lowest_port} to 65535")
+    return host, int(port)
+
+
+def _host_problem(host: str) -> str:
+    """Why ``host`` is neither an IP address nor a host name, or nothing."""
+    if ":" in host:
+        return "" if _is_ip(host) else f"the host {_shown(host)} is no IPv6 address"
+    labels = host.removesuffix(".").split(".")
+    if labels[-1].isdecimal():
+        return "" if _is_ip(host) else f"the host {_shown(host)} is no IPv4 address"
+    if len(host) <= 253 and all(_HOST_LABEL.fullmatch(label) for label in labels):
+        return ""
+    return (
+        f"the host {_shown(host)} is neither an IP address nor a host name of letters, digits, '-', '_' and '.' (write an international name in its xn-- form)"
+    )
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}..."
