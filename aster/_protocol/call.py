@@ -1,0 +1,313 @@
+"""One call, as each of its ends sees it: bytes in, messages and an outcome out, and the reverse.
+
+A ``ClientCall`` and a ``ServerCall`` are mirror images, each made of a half that sends and a half that receives. They hold what was received and not yet taken, count
+credit, and check every frame against the tables of ``states``. They do no I/O and never wait: whoever drives them writes the bytes that methods return, and looks at
+their state after ``receive_data``.
+
+A broken rule raises ``RemoteProtocolError`` (the peer's doing) from ``receive_data``, or ``LocalProtocolError`` (ours) from a method that makes bytes; in both cases the
+state is as it was before the frame that broke it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aster._protocol.events import Header, Trailer
+from aster._protocol.frames import (
+    MESSAGE_CHARGE,
+    FrameKind,
+    FrameReader,
+    decode_credit,
+    decode_header,
+    decode_metadata,
+    decode_trailer,
+    encode_credit,
+    encode_frame,
+    encode_header,
+    encode_message,
+    encode_metadata,
+    encode_trailer,
+    frame_limits,
+)
+from aster._protocol.states import REQUESTS_MANY, REQUESTS_ONE, RESPONSES_MANY, RESPONSES_ONE, State, Step, Table
+from aster.errors import LocalProtocolError, RemoteProtocolError, StatusCode
+from aster.types import Metadata, RpcPattern
+
+__all__ = ["CallLimits", "ClientCall", "ReceiveHalf", "SendHalf", "ServerCall"]
+
+_END = encode_frame(FrameKind.END, b"")
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """What one end of a call may hold and accept; all in bytes.
+
+    Attributes:
+        window: unconsumed bytes that this end takes before it has to grant more.
+        peer_window: the same of the other end.
+        message: the largest message that this end accepts.
+        frames: the largest payload of each kind of frame.
+    """
+
+    window: int
+    peer_window: int
+    message: int
+    frames: Mapping[int, int]
+
+    @classmethod
+    def create(cls, *, window: int, peer_window: int, message: int, metadata: int) -> CallLimits:
+        """Limits with the frame sizes that follow from a metadata limit."""
+        return cls(window, peer_window, message, frame_limits(metadata))
+
+
+class SendHalf:
+    """What this end sends: its state, and the credit that is left."""
+
+    __slots__ = ("_outstanding", "_table", "_window", "state")
+
+    def __init__(self, table: Table, window: int) -> None:
+        self._table = table
+        self._window = window
+        self._outstanding = 0
+        self.state = State.IDLE
+
+    @property
+    def ready(self) -> bool:
+        """Whether a message may begin now; otherwise credit has to arrive first."""
+        return self._outstanding < self._window
+
+    def step(self, step: Step) -> None:
+        """Move on, or raise ``LocalProtocolError``."""
+        try:
+            self.state = self._table[self.state][step]
+        except KeyError:
+            raise LocalProtocolError(f"{step.name} cannot be sent in state {self.state.name}") from None
+
+    def message(self, payload: bytes) -> bytes:
+        """The frames of a message."""
+        if self._outstanding >= self._window:
+            raise LocalProtocolError("a message may not begin before the peer has granted more credit")
+        self.step(Step.MESSAGE)
+        self._outstanding += len(payload) + MESSAGE_CHARGE
+        return encode_message(payload)
+
+    def granted(self, amount: int) -> None:
+        """The peer's credit arrived."""
+        if amount > self._outstanding:
+            raise RemoteProtocolError(f"the peer granted {amount} bytes of credit, but only {self._outstanding} are outstanding")
+        self._outstanding -= amount
+
+
+class ReceiveHalf:
+    """What this end receives: its state, the messages that nobody has taken yet, and the credit that the peer has used."""
+
+    __slots__ = ("_consumed", "_limit", "_parts", "_parts_size", "_table", "_unacknowledged", "_window", "inbox", "state")
+
+    def __init__(self, table: Table, limits: CallLimits) -> None:
+        self._table = table
+        self._window = limits.window
+        self._limit = limits.message
+        self._parts: list[bytes] = []
+        self._parts_size = 0
+        self._unacknowledged = 0
+        self._consumed = 0
+        self.inbox: deque[bytes] = deque()
+        self.state = State.IDLE
+
+    @property
+    def held(self) -> int:
+        """Bytes of messages received and not taken, charges included."""
+        return self._unacknowledged - self._consumed
+
+    def step(self, step: Step) -> None:
+        """Move on, or raise ``RemoteProtocolError``."""
+        try:
+            self.state = self._table[self.state][step]
+        except KeyError:
+            raise RemoteProtocolError(_unexpected(self.state, step)) from None
+
+    def part(self, data: bytes) -> None:
+        """A chunk that does not end its message."""
+        self._hold(data, Step.PART)
+        self._parts.append(data)
+        self._parts_size += len(data)
+
+    def message(self, data: bytes) -> None:
+        """A chunk that ends its message."""
+        self._hold(data, Step.MESSAGE)
+        if self._parts:
+            self._parts.append(data)
+            data = b"".join(self._parts)
+            self._parts.clear()
+            self._parts_size = 0
+        self.inbox.append(data)
+
+    def _hold(self, data: bytes, step: Step) -> None:
+        begins = not self._parts
+        if begins and self._unacknowledged >= self._window:
+            raise RemoteProtocolError(f"the peer began a message beyond its credit of {self._window} bytes")
+        if self._parts_size + len(data) > self._limit:
+            raise RemoteProtocolError(
+                f"a message is larger than the limit of {self._limit} bytes; raise max_message_size on this side or send it in pieces",
+                StatusCode.RESOURCE_EXHAUSTED,
+            )
+        self.step(step)
+        self._unacknowledged += len(data) + (MESSAGE_CHARGE if begins else 0)
+
+    def take(self) -> bytes:
+        """The oldest message; ``inbox`` must not be empty."""
+        data = self.inbox.popleft()
+        self._consumed += len(data) + MESSAGE_CHARGE
+        return data
+
+    def grant(self) -> bytes:
+        """A CREDIT frame once half a window was taken and the peer may still need it, else nothing."""
+        amount = self._consumed
+        if amount * 2 < self._window or self.state is not State.OPEN and self.state is not State.OPEN_PART:
+            return b""
+        self._unacknowledged -= amount
+        self._consumed = 0
+        return encode_credit(amount)
+
+    def discard(self) -> None:
+        """Drop what is held; for a call whose outcome nobody will read."""
+        self.inbox.clear()
+        self._parts.clear()
+        self._parts_size = 0
+
+
+def _unexpected(state: State, step: Step) -> str:
+    if step is Step.END and state is State.EMPTY:
+        return "the request is missing: this method takes exactly one message, the peer sent none"
+    if step is Step.OK and state in (State.IDLE, State.EMPTY):
+        return "the response is missing: this method returns exactly one message, the peer sent none"
+    if step in (Step.MESSAGE, Step.PART) and state is State.FULL:
+        return "a second message arrived where this method has exactly one"
+    return f"the peer sent {step.name} in state {state.name}"
+
+
+class ClientCall:
+    """The client's end of a call: sends requests, receives metadata, responses and the trailer."""
+
+    __slots__ = ("_reader", "metadata", "requests", "responses", "trailer")
+
+    def __init__(self, pattern: RpcPattern, limits: CallLimits) -> None:
+        self._reader = FrameReader(limits.frames)
+        self.requests = SendHalf(REQUESTS_MANY if pattern.streams_requests else REQUESTS_ONE, limits.peer_window)
+        self.responses = ReceiveHalf(RESPONSES_MANY if pattern.streams_responses else RESPONSES_ONE, limits)
+        self.metadata: Metadata | None = None
+        self.trailer: Trailer | None = None
+
+    def send_header(self, start: bytes, timeout: float | None, metadata: Metadata) -> bytes:
+        """The HEADER; ``start`` comes from ``encode_header_start``, the remaining time is in seconds."""
+        self.requests.step(Step.HEADER)
+        return encode_header(start, timeout, metadata)
+
+    def send_message(self, payload: bytes) -> bytes:
+        """A request; ``requests.ready`` must hold."""
+        return self.requests.message(payload)
+
+    def send_end(self) -> bytes:
+        """The end of requests."""
+        self.requests.step(Step.END)
+        return _END
+
+    def receive_data(self, data: bytes) -> None:
+        """Bytes of the response half."""
+        responses = self.responses
+        for kind, payload in self._reader.feed(data):
+            if kind == FrameKind.MESSAGE:
+                responses.message(payload)
+            elif kind == FrameKind.PART:
+                responses.part(payload)
+            elif kind == FrameKind.TRAILER:
+                trailer = decode_trailer(payload)
+                responses.step(Step.OK if trailer.status == StatusCode.OK else Step.ERROR)
+                self.trailer = trailer
+            elif kind == FrameKind.CREDIT:
+                responses.step(Step.CREDIT)
+                self.requests.granted(decode_credit(payload))
+            elif kind == FrameKind.METADATA:
+                metadata = decode_metadata(payload)
+                responses.step(Step.METADATA)
+                self.metadata = metadata
+            else:
+                raise _misplaced(kind)
+
+    def receive_end(self) -> None:
+        """The response half's FIN."""
+        if self.trailer is None:
+            raise RemoteProtocolError("the stream ended without an outcome: the server is broken, or something between cut it short")
+
+
+class ServerCall:
+    """The server's end of a call: receives the header and requests, sends metadata, responses and the trailer."""
+
+    __slots__ = ("_limits", "_reader", "header", "requests", "responses")
+
+    def __init__(self, limits: CallLimits) -> None:
+        self._limits = limits
+        self._reader = FrameReader(limits.frames)
+        self.header: Header | None = None
+        # Until a header tells the pattern, the stricter tables hold; both begin in the same state.
+        self.requests = ReceiveHalf(REQUESTS_ONE, limits)
+        self.responses = SendHalf(RESPONSES_ONE, limits.peer_window)
+
+    def send_metadata(self, metadata: Metadata) -> bytes:
+        """Metadata ahead of the first response."""
+        self.responses.step(Step.METADATA)
+        return encode_metadata(metadata)
+
+    def send_message(self, payload: bytes) -> bytes:
+        """A response; ``responses.ready`` must hold."""
+        return self.responses.message(payload)
+
+    def send_trailer(self, trailer: Trailer) -> bytes:
+        """The outcome; nothing may follow it but FIN."""
+        frame = encode_trailer(trailer)
+        self.responses.step(Step.OK if trailer.status == StatusCode.OK else Step.ERROR)
+        return frame
+
+    def receive_data(self, data: bytes) -> None:
+        """Bytes of the request half."""
+        for kind, payload in self._reader.feed(data):
+            if kind == FrameKind.MESSAGE:
+                self.requests.message(payload)
+            elif kind == FrameKind.PART:
+                self.requests.part(payload)
+            elif kind == FrameKind.END:
+                self.requests.step(Step.END)
+            elif kind == FrameKind.CREDIT:
+                self.requests.step(Step.CREDIT)
+                self.responses.granted(decode_credit(payload))
+            elif kind == FrameKind.HEADER:
+                self._receive_header(payload)
+            else:
+                raise _misplaced(kind)
+
+    def _receive_header(self, payload: bytes) -> None:
+        header = decode_header(payload)
+        if header.target.pattern.streams_requests and self.header is None:
+            self.requests = ReceiveHalf(REQUESTS_MANY, self._limits)
+        if header.target.pattern.streams_responses and self.header is None:
+            self.responses = SendHalf(RESPONSES_MANY, self._limits.peer_window)
+        self.requests.step(Step.HEADER)
+        self.header = header
+
+    def receive_end(self) -> None:
+        """The request half's FIN."""
+        if self.requests.state is not State.ENDED:
+            raise RemoteProtocolError("the requests ended without END: the client is broken, or something between cut it short")
+
+    @property
+    def requests_ended(self) -> bool:
+        """Whether END has arrived."""
+        return self.requests.state is State.ENDED
+
+
+def _misplaced(kind: int) -> RemoteProtocolError:
+    return RemoteProtocolError(f"the peer sent a {FrameKind(kind).name} frame on a stream that has no place for it")
+
+

@@ -1,0 +1,326 @@
+"""The few things that asyncio and trio do differently, and that a packet driver needs at full speed.
+
+A ``Reactor`` runs plain callbacks in the event loop's thread: soon, at a time, or when a socket is readable. Everything below the call driver (engines,
+protocol, timers) is written as such callbacks, so that no task, event or cancel scope is made on the way of a packet. On asyncio the loop itself does the work;
+on trio one task of the given task group runs the callbacks and one more waits for each socket.
+
+Callbacks run in the context (``contextvars``) in which the reactor was opened. One that raises is a bug in Aster: it is logged with its traceback, and the
+reactor goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+import itertools
+import logging
+import socket
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+
+if TYPE_CHECKING:
+    import trio
+    from trio.lowlevel import Abort, RaiseCancelT
+
+__all__ = ["Reactor", "TimerHandle", "Waiter", "open_reactor"]
+
+logger = logging.getLogger("aster")
+
+Callback = Callable[[], None]
+
+
+class TimerHandle(Protocol):
+    """A scheduled callback that can still be cancelled."""
+
+    def cancel(self) -> None:
+        """Forget the callback; without effect once it has run."""
+        ...
+
+
+class Waiter(Protocol):
+    """A place where one task at a time sleeps until it is woken. A wake-up that nobody waits for is lost: check the condition before waiting."""
+
+    def wake(self) -> None:
+        """Wake the waiting task, if there is one."""
+        ...
+
+    async def wait(self) -> None:
+        """Sleep until ``wake``. Cancellation wakes it too, and loses nothing."""
+        ...
+
+
+class Reactor(ABC):
+    """Runs callbacks for one endpoint. Open it with ``open_reactor`` and close it before its task group is left."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """The clock of ``anyio.current_time()``, in seconds."""
+
+    @abstractmethod
+    def call_soon(self, callback: Callback) -> None:
+        """Run ``callback`` after the current callback or task step. Only from the loop's thread."""
+
+    @abstractmethod
+    def call_soon_threadsafe(self, callback: Callback) -> None:
+        """The same from any thread, and from a destructor. After the loop has ended it does nothing."""
+
+    @abstractmethod
+    def call_at(self, when: float, callback: Callback) -> TimerHandle:
+        """Run ``callback`` once ``now() >= when``."""
+
+    @abstractmethod
+    def add_reader(self, sock: socket.socket, callback: Callback) -> None:
+        """Run ``callback`` whenever ``sock`` is readable. One callback a socket."""
+
+    @abstractmethod
+    def remove_reader(self, sock: socket.socket) -> None:
+        """Stop watching ``sock``; call it before the socket is closed."""
+
+    @abstractmethod
+    def waiter(self) -> Waiter:
+        """A new place to wait at."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Drop all callbacks and stop the reactor's tasks. Idempotent."""
+
+
+def open_reactor(task_group: TaskGroup) -> Reactor:
+    """A reactor for the running loop; what tasks it needs live in ``task_group`` until it is closed."""
+    if anyio.lowlevel.current_token().native_token.__class__.__module__.startswith("trio"):
+        return _TrioReactor(task_group)
+    return _AsyncioReactor(task_group)
+
+
+def _run(callback: Callback) -> None:
+    try:
+        callback()
+    except Exception:
+        logger.exception("internal error in a callback; please report it")
+
+
+class _SocketTasks:
+    """Readers where the loop has no callbacks for sockets: a task each."""
+
+    def __init__(self, task_group: TaskGroup) -> None:
+        self._task_group = task_group
+        self._scopes: dict[socket.socket, anyio.CancelScope] = {}
+
+    def add(self, sock: socket.socket, callback: Callback) -> None:
+        self._scopes[sock] = scope = anyio.CancelScope()
+        self._task_group.start_soon(self._watch, sock, scope, callback, name="aster socket reader")
+
+    def remove(self, sock: socket.socket) -> None:
+        scope = self._scopes.pop(sock, None)
+        if scope is not None:
+            scope.cancel()
+
+    def close(self) -> None:
+        for sock in list(self._scopes):
+            self.remove(sock)
+
+    async def _watch(self, sock: socket.socket, scope: anyio.CancelScope, callback: Callback) -> None:
+        with scope:
+            while True:
+                await anyio.wait_readable(sock)
+                _run(callback)
+
+
+class _AsyncioWaiter:
+    __slots__ = ("_future", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._future: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        future = self._future
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    async def wait(self) -> None:
+        self._future = future = self._loop.create_future()
+        try:
+            await future
+        finally:
+            self._future = None
+
+
+class _AsyncioReactor(Reactor):
+    def __init__(self, task_group: TaskGroup) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._sockets = _SocketTasks(task_group)
+        self._readers: set[socket.socket] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._closed = False
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    def call_soon(self, callback: Callback) -> None:
+        self._loop.call_soon(self._invoke, callback, context=self._context)
+
+    def call_soon_threadsafe(self, callback: Callback) -> None:
+        # A destructor may run while the loop closes; then there is nothing left to tell.
+        if not self._loop.is_closed():
+            try:
+                self._loop.call_soon_threadsafe(self._invoke, callback, context=self._context)
+            except RuntimeError:
+                if not self._loop.is_closed():
+                    raise
+
+    def call_at(self, when: float, callback: Callback) -> TimerHandle:
+        return self._loop.call_at(when, self._invoke, callback, context=self._context)
+
+    def add_reader(self, sock: socket.socket, callback: Callback) -> None:
+        try:
+            # Registered in the reactor's context: asyncio runs the callback in the context that was current here.
+            self._context.run(self._loop.add_reader, sock, _run, callback)
+        except NotImplementedError:
+            self._sockets.add(sock, callback)
+        else:
+            self._readers.add(sock)
+
+    def remove_reader(self, sock: socket.socket) -> None:
+        if sock in self._readers:
+            self._readers.discard(sock)
+            self._loop.remove_reader(sock)
+        else:
+            self._sockets.remove(sock)
+
+    def waiter(self) -> Waiter:
+        return _AsyncioWaiter(self._loop)
+
+    def close(self) -> None:
+        self._closed = True
+        for sock in list(self._readers):
+            self.remove_reader(sock)
+        self._sockets.close()
+
+    def _invoke(self, callback: Callback) -> None:
+        if not self._closed:
+            _run(callback)
+
+
+class _TrioWaiter:
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+
+    def wake(self) -> None:
+        task = self._task
+        if task is not None:
+            from trio.lowlevel import reschedule
+
+            self._task = None
+            reschedule(task)
+
+    async def wait(self) -> None:
+        from trio.lowlevel import Abort, current_task, wait_task_rescheduled
+
+        def abort(_: RaiseCancelT) -> Abort:
+            self._task = None
+            return Abort.SUCCEEDED
+
+        self._task = current_task()
+        await wait_task_rescheduled(abort)
+
+
+class _TrioTimer:
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callback) -> None:
+        self.callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class _TrioReactor(Reactor):
+    def __init__(self, task_group: TaskGroup) -> None:
+        import trio
+
+        self._token: Any = trio.lowlevel.current_trio_token()
+        self._clock: Callable[[], float] = trio.current_time
+        self._scope = anyio.CancelScope()
+        self._waiter = _TrioWaiter()
+        self._soon: deque[Callback] = deque()
+        self._timers: list[tuple[float, int, _TrioTimer]] = []
+        self._serial = itertools.count()
+        self._sockets = _SocketTasks(task_group)
+        task_group.start_soon(self._pump, name="aster reactor")
+
+    def now(self) -> float:
+        return self._clock()
+
+    def call_soon(self, callback: Callback) -> None:
+        self._soon.append(callback)
+        self._waiter.wake()
+
+    def call_soon_threadsafe(self, callback: Callback) -> None:
+        import trio
+
+        try:
+            self._token.run_sync_soon(self.call_soon, callback)
+        except trio.RunFinishedError:
+            return  # the loop has ended, and with it all that could have been told
+
+    def call_at(self, when: float, callback: Callback) -> TimerHandle:
+        timer = _TrioTimer(callback)
+        earlier = not self._timers or when < self._timers[0][0]
+        heapq.heappush(self._timers, (when, next(self._serial), timer))
+        if earlier:
+            self._waiter.wake()
+        return timer
+
+    def add_reader(self, sock: socket.socket, callback: Callback) -> None:
+        self._sockets.add(sock, callback)
+
+    def remove_reader(self, sock: socket.socket) -> None:
+        self._sockets.remove(sock)
+
+    def waiter(self) -> Waiter:
+        return _TrioWaiter()
+
+    def close(self) -> None:
+        self._scope.cancel()
+        self._soon.clear()
+        self._timers.clear()
+        self._sockets.close()
+
+    async def _pump(self) -> None:
+        with self._scope:
+            while True:
+                await self._wait_for_work()
+                self._run_due()
+
+    async def _wait_for_work(self) -> None:
+        import trio
+
+        if self._soon:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        elif self._timers:
+            with trio.CancelScope(deadline=self._timers[0][0]):
+                await self._waiter.wait()
+        else:
+            await self._waiter.wait()
+
+    def _run_due(self) -> None:
+        # Only what is due now: a callback that schedules another lets the other tasks run first, as asyncio does.
+        for _ in range(len(self._soon)):
+            if self._soon:
+                _run(self._soon.popleft())
+        now = self._clock()
+        while self._timers and self._timers[0][0] <= now:
+            callback = heapq.heappop(self._timers)[2].callback
+            if callback is not None:
+                _run(callback)

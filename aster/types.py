@@ -1,0 +1,263 @@
+"""The public values that the rest of Aster is written in: frozen, free of I/O, and at the bottom of the import order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+__all__ = [
+    "CallContext",
+    "CapabilityRequirement",
+    "Metadata",
+    "MetadataLike",
+    "MetadataValue",
+    "MethodInfo",
+    "Peer",
+    "RpcPattern",
+    "SerializationMode",
+    "ServiceInfo",
+]
+
+MetadataValue: TypeAlias = str | bytes
+MetadataLike: TypeAlias = "Metadata | Mapping[str, MetadataValue] | Iterable[tuple[str, MetadataValue]]"
+
+_METADATA_KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_RESERVED_PREFIX = "aster-"
+
+
+class SerializationMode(IntEnum):
+    """How messages become bytes. The number is the one on the wire."""
+
+    XLANG = 1
+    """Apache Fory's cross-language format, types named by their ``@wire_type`` tags. The default."""
+    NATIVE = 2
+    """Apache Fory's Python format; needs no tags."""
+    ROW = 3
+    """A row format whose fields are read without decoding the rest."""
+
+
+class RpcPattern(IntEnum):
+    """Which sides of a call are streams. The number is the one on the wire."""
+
+    UNARY = 1
+    SERVER_STREAM = 2
+    CLIENT_STREAM = 3
+    BIDI_STREAM = 4
+
+    @property
+    def streams_requests(self) -> bool:
+        """Whether the client sends any number of messages rather than exactly one."""
+        return self in (RpcPattern.CLIENT_STREAM, RpcPattern.BIDI_STREAM)
+
+    @property
+    def streams_responses(self) -> bool:
+        """Whether the server sends any number of messages rather than exactly one."""
+        return self in (RpcPattern.SERVER_STREAM, RpcPattern.BIDI_STREAM)
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityRequirement:
+    """What a caller must hold: one role, any of several, or all of them."""
+
+    kind: Literal["role", "any_of", "all_of"]
+    roles: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.roles:
+            raise ValueError(f"a requirement of kind {self.kind!r} needs at least one role")
+        if self.kind == "role" and len(self.roles) != 1:
+            raise ValueError(f"a requirement of kind 'role' takes exactly one role, not {len(self.roles)}")
+
+
+class Metadata:
+    """An immutable, ordered multimap of call metadata: the same key may occur more than once.
+
+    Built from a mapping, from ``(key, value)`` pairs, or from another ``Metadata``. A key is 1 to 128 characters of ``a-z 0-9 . _ -`` beginning with a letter or
+    digit (upper case is folded); a value is a ``str`` of any Unicode text, or ``bytes``. Keys that begin with ``aster-`` are the framework's own.
+
+    Raises:
+        TypeError: a key is not a ``str``, or a value is neither ``str`` nor ``bytes``.
+        ValueError: a key is malformed or reserved, or a text value holds a lone surrogate.
+    """
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: MetadataLike = ()) -> None:
+        if isinstance(items, Metadata):
+            self._items: tuple[tuple[str, MetadataValue], ...] = items._items
+            return
+        pairs = items.items() if isinstance(items, Mapping) else items
+        self._items = tuple(_metadata_pair(key, value) for key, value in pairs)
+
+    def get(self, key: str, default: MetadataValue | None = None) -> MetadataValue | None:
+        """The first value of ``key``, or ``default``."""
+        key = key.lower()
+        return next((value for name, value in self._items if name == key), default)
+
+    def get_all(self, key: str) -> list[MetadataValue]:
+        """All values of ``key``, in the order in which they were given."""
+        key = key.lower()
+        return [value for name, value in self._items if name == key]
+
+    def __iter__(self) -> Iterator[tuple[str, MetadataValue]]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and any(name == key.lower() for name, _ in self._items)
+
+    def __eq__(self, other: object) -> bool:
+        return self._items == other._items if isinstance(other, Metadata) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._items)
+
+    def __repr__(self) -> str:
+        return f"Metadata({list(self._items)!r})"
+
+
+def _metadata_pair(key: object, value: object) -> tuple[str, MetadataValue]:
+    if not isinstance(key, str):
+        raise TypeError(f"a metadata key must be a str, not {type(key).__name__}")
+    name = key.lower()
+    if not _METADATA_KEY.fullmatch(name):
+        raise ValueError(f"metadata key {key!r} is malformed: use 1 to 128 characters of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit")
+    if name.startswith(_RESERVED_PREFIX):
+        raise ValueError(f"metadata key {key!r} is reserved: keys that begin with {_RESERVED_PREFIX!r} belong to Aster")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            raise ValueError(f"the value of metadata key {key!r} holds a lone surrogate; send such data as bytes") from exc
+    elif not isinstance(value, bytes):
+        raise TypeError(f"the value of metadata key {key!r} must be a str or bytes, not {type(value).__name__}")
+    return name, value
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a connection, as its handshake proved it.
+
+    Attributes:
+        endpoint_id: its Ed25519 public key, 64 lower-case hex digits.
+        address: where its packets came from when it connected, ``host:port``; informative only, since an endpoint may move.
+    """
+
+    endpoint_id: str
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """One method of a service, as its decorator and its signature declare it.
+
+    Attributes:
+        name: its name in Python and on the wire.
+        pattern: which sides are streams.
+        request_type: the dataclass of each request.
+        response_type: the dataclass of each response.
+        timeout: the default time limit of a call in seconds; ``None`` for no limit.
+        idempotent: whether a client may retry it.
+        modes: the serialization modes it allows, the preferred one first.
+        requires: what a caller must hold, besides what the service asks.
+    """
+
+    name: str
+    pattern: RpcPattern
+    request_type: type
+    response_type: type
+    timeout: float | None = None
+    idempotent: bool = False
+    modes: tuple[SerializationMode, ...] = (SerializationMode.XLANG,)
+    requires: CapabilityRequirement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceInfo:
+    """One service, as ``@service`` read it from its class.
+
+    Attributes:
+        name: its name on the wire.
+        version: distinct versions are separate services.
+        modes: the serialization modes of methods that do not name their own.
+        scoped: ``"shared"`` for one instance a server, ``"stream"`` for one a session.
+        interceptors: classes that wrap each call.
+        max_concurrent_streams: the most calls at a time over all connections; ``None`` for no limit of its own.
+        requires: what a caller of any method must hold.
+        methods: by name, in the order of their definition.
+        wire_tags: the tag of each type that the service sends or receives.
+    """
+
+    name: str
+    version: int = 1
+    modes: tuple[SerializationMode, ...] = (SerializationMode.XLANG,)
+    scoped: Literal["shared", "stream"] = "shared"
+    interceptors: tuple[type, ...] = ()
+    max_concurrent_streams: int | None = None
+    requires: CapabilityRequirement | None = None
+    methods: Mapping[str, MethodInfo] = field(default_factory=lambda: MappingProxyType({}))
+    wire_tags: Mapping[type, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+class CallContext:
+    """The call that a handler is serving, from ``aster.current_call()``.
+
+    Attributes:
+        peer: who calls.
+        service: the service's name; ``version`` its version; ``method`` the method's name.
+        deadline: when the call expires on the clock of ``anyio.current_time()``, in seconds; ``math.inf`` without a deadline.
+        metadata: what the caller sent.
+        capabilities: what the caller was granted; empty unless the server has a policy.
+    """
+
+    __slots__ = ("_send_metadata", "_trailers", "capabilities", "deadline", "metadata", "method", "peer", "service", "version")
+
+    def __init__(
+        self,
+        *,
+        peer: Peer,
+        service: str,
+        version: int,
+        method: str,
+        deadline: float,
+        metadata: Metadata,
+        send_metadata: Callable[[Metadata], None],
+        capabilities: frozenset[str] = frozenset(),
+    ) -> None:
+        self.peer = peer
+        self.service = service
+        self.version = version
+        self.method = method
+        self.deadline = deadline
+        self.metadata = metadata
+        self.capabilities = capabilities
+        self._send_metadata = send_metadata
+        self._trailers: list[tuple[str, MetadataValue]] = []
+
+    def send_metadata(self, metadata: MetadataLike) -> None:
+        """Send metadata ahead of the first response. Never blocks.
+
+        Raises:
+            RuntimeError: metadata or a response was sent already.
+            ValueError: it is above the metadata limit.
+        """
+        self._send_metadata(Metadata(metadata))
+
+    def add_trailer(self, key: str, value: MetadataValue) -> None:
+        """Add one pair to the metadata that follows the last response, on success and on failure alike.
+
+        Raises:
+            TypeError, ValueError: as ``Metadata`` does.
+        """
+        self._trailers.append(_metadata_pair(key, value))
+
+    @property
+    def trailers(self) -> Metadata:
+        """What ``add_trailer`` has gathered so far."""
+        return Metadata(self._trailers)
