@@ -1,0 +1,36 @@
+"""What all tests share: the two backends, and how hard Hypothesis tries.
+
+Environment:
+    ASTER_REQUIRE_TRIO: when set to 1, a missing trio fails the tests that need it instead of skipping them.
+    ASTER_HYPOTHESIS: the Hypothesis profile: ``ci`` (the default), ``brief`` or ``long``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+_Backend = tuple[str, dict[str, Any]]
+_ASYNCIO: _Backend = ("asyncio", {"debug": False})
+_TRIO: _Backend = ("trio", {})
+
+# The same examples in every run, and no verdict that depends on the machine's speed: the timeout of a test is the only clock.
+settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("brief", settings.get_profile("ci"), max_examples=20)
+settings.register_profile("long", settings.get_profile("ci"), derandomize=False, max_examples=2_000, print_blob=True)
+settings.load_profile(os.environ.get("ASTER_HYPOTHESIS") or "ci")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(_ASYNCIO, id="asyncio"), pytest.param(_TRIO, id="trio")])
+def anyio_backend(request: pytest.FixtureRequest) -> _Backend:
+    """The backend and its options. A test that carries ``pytest.mark.anyio`` runs once on each."""
+    backend: _Backend = request.param
+    if backend[0] == "trio" and importlib.util.find_spec("trio") is None:
+        if os.environ.get("ASTER_REQUIRE_TRIO") == "1":
+            pytest.fail("trio is not installed, and ASTER_REQUIRE_TRIO=1 asks for it; install the package with its [test] extra")
+        pytest.skip("trio is not installed; install the package with its [trio] extra")
+    return backend
