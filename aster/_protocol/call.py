@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from aster._protocol.events import Header, Trailer
 from aster._protocol.frames import (
+    CHUNK_SIZE,
     MESSAGE_CHARGE,
     FrameKind,
     FrameReader,
@@ -129,7 +130,9 @@ class ReceiveHalf:
             raise RemoteProtocolError(_unexpected(self.state, step)) from None
 
     def part(self, data: bytes) -> None:
-        """A chunk that does not end its message."""
+        """A chunk that does not end its message; it is full, or a peer could make us hold millions of tiny ones."""
+        if len(data) != CHUNK_SIZE:
+            raise RemoteProtocolError(f"the peer sent a PART of {len(data)} bytes; every part but a message's last has {CHUNK_SIZE}")
         self._hold(data, Step.PART)
         self._parts.append(data)
         self._parts_size += len(data)
