@@ -25,6 +25,7 @@ _reveal_pyenv()
 nox.needs_version = ">=2026.4"
 nox.options.sessions = ["lint", "types", "plain", "tests"]
 nox.options.error_on_missing_interpreters = False
+nox.options.download_python = "never"
 
 
 @nox.session(python=PYTHONS)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 __all__ = [
     "CallContext",
@@ -76,8 +76,8 @@ class CapabilityRequirement:
 class Metadata:
     """An immutable, ordered multimap of call metadata: the same key may occur more than once.
 
-    Built from a mapping, from ``(key, value)`` pairs, or from another ``Metadata``. A key is 1 to 128 characters of ``a-z 0-9 . _ -`` beginning with a letter or
-    digit (upper case is folded); a value is a ``str`` of any Unicode text, or ``bytes``. Keys that begin with ``aster-`` are the framework's own.
+    Built from a mapping, from ``(key, value)`` pairs, or from another ``Metadata``. A key is 1 to 128 characters of ``a-z 0-9 . _ -`` beginning with a letter
+    or digit (upper case is folded); a value is a ``str`` of any Unicode text, or ``bytes``. Keys that begin with ``aster-`` are the framework's own.
 
     Raises:
         TypeError: a key is not a ``str``, or a value is neither ``str`` nor ``bytes``.
@@ -90,7 +90,7 @@ class Metadata:
         if isinstance(items, Metadata):
             self._items: tuple[tuple[str, MetadataValue], ...] = items._items
             return
-        pairs = items.items() if isinstance(items, Mapping) else items
+        pairs = cast("Mapping[str, MetadataValue]", items).items() if isinstance(items, Mapping) else items
         self._items = tuple(_metadata_pair(key, value) for key, value in pairs)
 
     def get(self, key: str, default: MetadataValue | None = None) -> MetadataValue | None:
