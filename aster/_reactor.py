@@ -35,6 +35,9 @@ logger = logging.getLogger("aster")
 
 Callback = Callable[[], None]
 
+_CANCELLED_TIMERS_KEPT = 100
+"""Below this many a cancelled timer costs less than a sweep."""
+
 
 class TimerHandle(Protocol):
     """A scheduled callback that can still be cancelled."""
@@ -159,7 +162,6 @@ class _AsyncioReactor(Reactor):
         self._context = contextvars.copy_context()
         self._sockets = _SocketTasks(task_group)
         self._readers: set[socket.socket] = set()
-        self._timers: set[asyncio.TimerHandle] = set()
         self._closed = False
 
     def now(self) -> float:
@@ -236,13 +238,16 @@ class _TrioWaiter:
 
 
 class _TrioTimer:
-    __slots__ = ("callback",)
+    __slots__ = ("_reactor", "callback")
 
-    def __init__(self, callback: Callback) -> None:
+    def __init__(self, reactor: _TrioReactor, callback: Callback) -> None:
+        self._reactor = reactor
         self.callback: Callback | None = callback
 
     def cancel(self) -> None:
-        self.callback = None
+        if self.callback is not None:
+            self.callback = None
+            self._reactor.timer_cancelled()
 
 
 class _TrioReactor(Reactor):
@@ -255,6 +260,7 @@ class _TrioReactor(Reactor):
         self._waiter = _TrioWaiter()
         self._soon: deque[Callback] = deque()
         self._timers: list[tuple[float, int, _TrioTimer]] = []
+        self._cancelled_timers = 0
         self._serial = itertools.count()
         self._sockets = _SocketTasks(task_group)
         task_group.start_soon(self._pump, name="aster reactor")
@@ -275,12 +281,20 @@ class _TrioReactor(Reactor):
             return  # the loop has ended, and with it all that could have been told
 
     def call_at(self, when: float, callback: Callback) -> TimerHandle:
-        timer = _TrioTimer(callback)
+        timer = _TrioTimer(self, callback)
         earlier = not self._timers or when < self._timers[0][0]
         heapq.heappush(self._timers, (when, next(self._serial), timer))
         if earlier:
             self._waiter.wake()
         return timer
+
+    def timer_cancelled(self) -> None:
+        """Keep the heap in proportion: thousands of calls a second each set a deadline that almost none of them reaches."""
+        self._cancelled_timers += 1
+        if self._cancelled_timers > _CANCELLED_TIMERS_KEPT and self._cancelled_timers * 2 > len(self._timers):
+            self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+            heapq.heapify(self._timers)
+            self._cancelled_timers = 0
 
     def add_reader(self, sock: socket.socket, callback: Callback) -> None:
         self._sockets.add(sock, callback)
@@ -321,6 +335,9 @@ class _TrioReactor(Reactor):
                 _run(self._soon.popleft())
         now = self._clock()
         while self._timers and self._timers[0][0] <= now:
-            callback = heapq.heappop(self._timers)[2].callback
+            timer = heapq.heappop(self._timers)[2]
+            callback, timer.callback = timer.callback, None
             if callback is not None:
                 _run(callback)
+            elif self._cancelled_timers:
+                self._cancelled_timers -= 1
