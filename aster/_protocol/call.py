@@ -1,11 +1,12 @@
 """One call, as each of its ends sees it: bytes in, messages and an outcome out, and the reverse.
 
-A ``ClientCall`` and a ``ServerCall`` are mirror images, each made of a half that sends and a half that receives. They hold what was received and not yet taken, count
-credit, and check every frame against the tables of ``states``. They do no I/O and never wait: whoever drives them writes the bytes that methods return, and looks at
-their state after ``receive_data``.
+A ``ClientCall`` and a ``ServerCall`` are mirror images, each made of a half that sends and a half that receives. They hold what was received
+and not yet taken, count credit, and check every frame against the tables of ``states``. They do no I/O and never wait: whoever drives them
+writes the bytes that methods return, and looks at their state after ``receive_data``.
 
-A broken rule raises ``RemoteProtocolError`` (the peer's doing) from ``receive_data``, or ``LocalProtocolError`` (ours) from a method that makes bytes; in both cases the
-state is as it was before the frame that broke it.
+A broken rule raises ``RemoteProtocolError`` (the peer's doing) from ``receive_data``, or ``LocalProtocolError`` (ours) from a method that makes
+bytes; in both cases the state is as it was before the frame that broke it, and what came ahead of that frame counts. What a peer sends after a
+frame that broke a rule, or after the trailer, is dropped: how its bytes were cut makes no difference to anything.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from aster._protocol.events import Header, Trailer
 from aster._protocol.frames import (
     CHUNK_SIZE,
     MESSAGE_CHARGE,
+    REQUEST_KINDS,
+    RESPONSE_KINDS,
     FrameKind,
     FrameReader,
     decode_credit,
@@ -32,13 +35,17 @@ from aster._protocol.frames import (
     encode_trailer,
     frame_limits,
 )
-from aster._protocol.states import REQUESTS_MANY, REQUESTS_ONE, RESPONSES_MANY, RESPONSES_ONE, State, Step, Table
+from aster._protocol.states import REQUESTS_ONE, RESPONSES_UNKNOWN, TABLES, State, Step, Table
 from aster.errors import LocalProtocolError, RemoteProtocolError, StatusCode
 from aster.types import Metadata, RpcPattern
 
 __all__ = ["CallLimits", "ClientCall", "ReceiveHalf", "SendHalf", "ServerCall"]
 
 _END = encode_frame(FrameKind.END, b"")
+
+# Plain integers, since a look-up in an enum costs as much as the comparison that it is for.
+_MESSAGE, _PART, _TRAILER = int(FrameKind.MESSAGE), int(FrameKind.PART), int(FrameKind.TRAILER)
+_HEADER, _END_KIND, _METADATA = int(FrameKind.HEADER), int(FrameKind.END), int(FrameKind.METADATA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +56,31 @@ class CallLimits:
         window: unconsumed bytes that this end takes before it has to grant more.
         peer_window: the same of the other end.
         message: the largest message that this end accepts.
-        frames: the largest payload of each kind of frame.
+        metadata: the most metadata that it accepts at a time, as ``metadata_size`` counts it.
+        requests: the largest payload of each kind of frame on the way to the server.
+        responses: the same on the way back.
     """
 
     window: int
     peer_window: int
     message: int
-    frames: Mapping[int, int]
+    metadata: int
+    requests: Mapping[int, int]
+    responses: Mapping[int, int]
 
     @classmethod
     def create(cls, *, window: int, peer_window: int, message: int, metadata: int) -> CallLimits:
         """Limits with the frame sizes that follow from a metadata limit."""
-        return cls(window, peer_window, message, frame_limits(metadata))
+        return cls(window, peer_window, message, metadata, frame_limits(metadata, REQUEST_KINDS), frame_limits(metadata, RESPONSE_KINDS))
 
 
 class SendHalf:
     """What this end sends: its state, and the credit that is left."""
 
-    __slots__ = ("_outstanding", "_table", "_window", "state")
+    __slots__ = ("_outstanding", "_window", "state", "table")
 
     def __init__(self, table: Table, window: int) -> None:
-        self._table = table
+        self.table = table
         self._window = window
         self._outstanding = 0
         self.state = State.IDLE
@@ -82,7 +93,7 @@ class SendHalf:
     def step(self, step: Step) -> None:
         """Move on, or raise ``LocalProtocolError``."""
         try:
-            self.state = self._table[self.state][step]
+            self.state = self.table[self.state][step]
         except KeyError:
             raise LocalProtocolError(f"{step.name} cannot be sent in state {self.state.name}") from None
 
@@ -104,10 +115,10 @@ class SendHalf:
 class ReceiveHalf:
     """What this end receives: its state, the messages that nobody has taken yet, and the credit that the peer has used."""
 
-    __slots__ = ("_consumed", "_limit", "_parts", "_parts_size", "_table", "_unacknowledged", "_window", "inbox", "state")
+    __slots__ = ("_consumed", "_limit", "_parts", "_parts_size", "_unacknowledged", "_window", "inbox", "state", "table")
 
     def __init__(self, table: Table, limits: CallLimits) -> None:
-        self._table = table
+        self.table = table
         self._window = limits.window
         self._limit = limits.message
         self._parts: list[bytes] = []
@@ -125,7 +136,7 @@ class ReceiveHalf:
     def step(self, step: Step) -> None:
         """Move on, or raise ``RemoteProtocolError``."""
         try:
-            self.state = self._table[self.state][step]
+            self.state = self.table[self.state][step]
         except KeyError:
             raise RemoteProtocolError(_unexpected(self.state, step)) from None
 
@@ -140,7 +151,7 @@ class ReceiveHalf:
     def message(self, data: bytes) -> None:
         """A chunk that ends its message."""
         self._hold(data, Step.MESSAGE)
-        if self._parts:
+        if self._parts_size:
             self._parts.append(data)
             data = b"".join(self._parts)
             self._parts.clear()
@@ -148,7 +159,7 @@ class ReceiveHalf:
         self.inbox.append(data)
 
     def _hold(self, data: bytes, step: Step) -> None:
-        begins = not self._parts
+        begins = not self._parts_size
         if begins and self._unacknowledged >= self._window:
             raise RemoteProtocolError(f"the peer began a message beyond its credit of {self._window} bytes")
         if self._parts_size + len(data) > self._limit:
@@ -168,17 +179,17 @@ class ReceiveHalf:
     def grant(self) -> bytes:
         """A CREDIT frame once half a window was taken and the peer may still need it, else nothing."""
         amount = self._consumed
-        if amount * 2 < self._window or self.state is not State.OPEN and self.state is not State.OPEN_PART:
+        if amount * 2 < self._window or (self.state is not State.OPEN and self.state is not State.OPEN_PART):
             return b""
         self._unacknowledged -= amount
         self._consumed = 0
         return encode_credit(amount)
 
     def discard(self) -> None:
-        """Drop what is held; for a call whose outcome nobody will read."""
-        self.inbox.clear()
+        """Drop what is held and what is still to come, as though it had been taken; for a call whose messages nobody will read."""
+        self.inbox = deque(maxlen=0)
         self._parts.clear()
-        self._parts_size = 0
+        self._consumed = self._unacknowledged
 
 
 def _unexpected(state: State, step: Step) -> str:
@@ -194,12 +205,14 @@ def _unexpected(state: State, step: Step) -> str:
 class ClientCall:
     """The client's end of a call: sends requests, receives metadata, responses and the trailer."""
 
-    __slots__ = ("_reader", "metadata", "requests", "responses", "trailer")
+    __slots__ = ("_metadata_limit", "_reader", "metadata", "requests", "responses", "trailer")
 
     def __init__(self, pattern: RpcPattern, limits: CallLimits) -> None:
-        self._reader = FrameReader(limits.frames)
-        self.requests = SendHalf(REQUESTS_MANY if pattern.streams_requests else REQUESTS_ONE, limits.peer_window)
-        self.responses = ReceiveHalf(RESPONSES_MANY if pattern.streams_responses else RESPONSES_ONE, limits)
+        requests, responses = TABLES[pattern]
+        self._reader = FrameReader(limits.responses)
+        self._metadata_limit = limits.metadata
+        self.requests = SendHalf(requests, limits.peer_window)
+        self.responses = ReceiveHalf(responses, limits)
         self.metadata: Metadata | None = None
         self.trailer: Trailer | None = None
 
@@ -218,26 +231,25 @@ class ClientCall:
         return _END
 
     def receive_data(self, data: bytes) -> None:
-        """Bytes of the response half."""
+        """Bytes of the response half; those that follow a trailer are dropped."""
         responses = self.responses
         for kind, payload in self._reader.feed(data):
-            if kind == FrameKind.MESSAGE:
+            if kind == _MESSAGE:
                 responses.message(payload)
-            elif kind == FrameKind.PART:
-                responses.part(payload)
-            elif kind == FrameKind.TRAILER:
-                trailer = decode_trailer(payload)
-                responses.step(Step.OK if trailer.status == StatusCode.OK else Step.ERROR)
+            elif kind == _TRAILER:
+                trailer = decode_trailer(payload, self._metadata_limit)
+                responses.step(Step.ERROR if trailer.status else Step.OK)
                 self.trailer = trailer
-            elif kind == FrameKind.CREDIT:
-                responses.step(Step.CREDIT)
-                self.requests.granted(decode_credit(payload))
-            elif kind == FrameKind.METADATA:
-                metadata = decode_metadata(payload)
+                return  # Leaving the loop early closes the reader.
+            elif kind == _PART:
+                responses.part(payload)
+            elif kind == _METADATA:
+                metadata = decode_metadata(payload, self._metadata_limit)
                 responses.step(Step.METADATA)
                 self.metadata = metadata
-            else:
-                raise _misplaced(kind)
+            else:  # CREDIT: the reader lets no other kind through.
+                responses.step(Step.CREDIT)
+                self.requests.granted(decode_credit(payload))
 
     def receive_end(self) -> None:
         """The response half's FIN."""
@@ -248,15 +260,15 @@ class ClientCall:
 class ServerCall:
     """The server's end of a call: receives the header and requests, sends metadata, responses and the trailer."""
 
-    __slots__ = ("_limits", "_reader", "header", "requests", "responses")
+    __slots__ = ("_metadata_limit", "_reader", "header", "requests", "responses")
 
     def __init__(self, limits: CallLimits) -> None:
-        self._limits = limits
-        self._reader = FrameReader(limits.frames)
+        self._reader = FrameReader(limits.requests)
+        self._metadata_limit = limits.metadata
         self.header: Header | None = None
-        # Until a header tells the pattern, the stricter tables hold; both begin in the same state.
+        # Until a header tells which tables hold, only a header may come and only a failure may be sent; all tables begin in the same state.
         self.requests = ReceiveHalf(REQUESTS_ONE, limits)
-        self.responses = SendHalf(RESPONSES_ONE, limits.peer_window)
+        self.responses = SendHalf(RESPONSES_UNKNOWN, limits.peer_window)
 
     def send_metadata(self, metadata: Metadata) -> bytes:
         """Metadata ahead of the first response."""
@@ -270,32 +282,28 @@ class ServerCall:
     def send_trailer(self, trailer: Trailer) -> bytes:
         """The outcome; nothing may follow it but FIN."""
         frame = encode_trailer(trailer)
-        self.responses.step(Step.OK if trailer.status == StatusCode.OK else Step.ERROR)
+        self.responses.step(Step.ERROR if trailer.status else Step.OK)
         return frame
 
     def receive_data(self, data: bytes) -> None:
         """Bytes of the request half."""
         for kind, payload in self._reader.feed(data):
-            if kind == FrameKind.MESSAGE:
+            if kind == _MESSAGE:
                 self.requests.message(payload)
-            elif kind == FrameKind.PART:
-                self.requests.part(payload)
-            elif kind == FrameKind.END:
+            elif kind == _HEADER:
+                self._receive_header(payload)
+            elif kind == _END_KIND:
                 self.requests.step(Step.END)
-            elif kind == FrameKind.CREDIT:
+            elif kind == _PART:
+                self.requests.part(payload)
+            else:  # CREDIT: the reader lets no other kind through.
                 self.requests.step(Step.CREDIT)
                 self.responses.granted(decode_credit(payload))
-            elif kind == FrameKind.HEADER:
-                self._receive_header(payload)
-            else:
-                raise _misplaced(kind)
 
     def _receive_header(self, payload: bytes) -> None:
-        header = decode_header(payload)
-        if header.target.pattern.streams_requests and self.header is None:
-            self.requests = ReceiveHalf(REQUESTS_MANY, self._limits)
-        if header.target.pattern.streams_responses and self.header is None:
-            self.responses = SendHalf(RESPONSES_MANY, self._limits.peer_window)
+        header = decode_header(payload, self._metadata_limit)
+        if self.header is None:
+            self.requests.table, self.responses.table = TABLES[header.target.pattern]
         self.requests.step(Step.HEADER)
         self.header = header
 
@@ -308,9 +316,3 @@ class ServerCall:
     def requests_ended(self) -> bool:
         """Whether END has arrived."""
         return self.requests.state is State.ENDED
-
-
-def _misplaced(kind: int) -> RemoteProtocolError:
-    return RemoteProtocolError(f"the peer sent a {FrameKind(kind).name} frame on a stream that has no place for it")
-
-

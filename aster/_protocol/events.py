@@ -10,7 +10,7 @@ from typing import NamedTuple
 from aster.errors import StatusCode
 from aster.types import Metadata, RpcPattern, SerializationMode
 
-__all__ = ["GoAway", "Header", "Hello", "MethodEntry", "ResetCode", "ServiceEntry", "Setting", "Target", "Trailer", "TrailerOrigin"]
+__all__ = ["SUCCESS", "GoAway", "Header", "Hello", "MethodEntry", "ResetCode", "ServiceEntry", "Setting", "Target", "Trailer", "TrailerOrigin"]
 
 _NO_METADATA = Metadata()
 
@@ -66,6 +66,10 @@ class Trailer(NamedTuple):
     message: str = ""
     details: tuple[tuple[str, bytes], ...] = ()
     metadata: Metadata = _NO_METADATA
+
+
+SUCCESS = Trailer()
+"""The outcome of most calls, shared rather than made again for each."""
 
 
 class Setting(IntEnum):

@@ -5,18 +5,21 @@ A frame is a kind (one byte), the length of its payload (a variable-length integ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from typing import TypeVar
 
-from aster._protocol.events import GoAway, Header, Hello, MethodEntry, ServiceEntry, Target, Trailer, TrailerOrigin
+from aster._protocol.events import SUCCESS, GoAway, Header, Hello, MethodEntry, ServiceEntry, Target, Trailer, TrailerOrigin
 from aster.errors import LocalProtocolError, RemoteProtocolError, StatusCode
 from aster.types import Metadata, MetadataValue, RpcPattern, SerializationMode
 
 __all__ = [
     "CHUNK_SIZE",
+    "CONTROL_KINDS",
     "MESSAGE_CHARGE",
+    "REQUEST_KINDS",
+    "RESPONSE_KINDS",
     "FrameKind",
     "FrameReader",
     "decode_credit",
@@ -55,6 +58,11 @@ class FrameKind(IntEnum):
 
 FIRST_EXTENSION_KIND = 0x40
 
+CONTROL_KINDS = (FrameKind.HELLO, FrameKind.GO_AWAY)
+REQUEST_KINDS = (FrameKind.HEADER, FrameKind.MESSAGE, FrameKind.PART, FrameKind.END, FrameKind.CREDIT)
+RESPONSE_KINDS = (FrameKind.METADATA, FrameKind.MESSAGE, FrameKind.PART, FrameKind.CREDIT, FrameKind.TRAILER)
+"""Which kinds have a place on which stream; another is refused by its first bytes, before it is held."""
+
 CHUNK_SIZE = 16_384
 """The most bytes of a message that one frame carries, so that what must overtake a large message never waits behind all of it."""
 
@@ -74,6 +82,9 @@ METADATA_ENTRY_CHARGE = 32
 """What an entry counts besides its key and value, as in RFC 9113 section 6.5.2."""
 
 _VARINT_MAX = (1 << 62) - 1
+
+_LONGEST_TIMEOUT = float(1 << 61)
+"""Microseconds, some 73,000 years; a longer time, an infinite one included, is cut down to it."""
 
 T = TypeVar("T")
 
@@ -112,11 +123,9 @@ class _Reader:
 
     def varint(self) -> int:
         first = self.byte()
-        size = 1 << (first >> 6)
-        value = first & 0x3F
-        for byte in self.take(size - 1):
-            value = value << 8 | byte
-        return value
+        if first < 0x40:
+            return first
+        return int.from_bytes(bytes((first & 0x3F,)) + self.take((1 << (first >> 6)) - 1), "big")
 
     def byte(self) -> int:
         return self.take(1)[0]
@@ -155,9 +164,9 @@ def _text(text: str) -> bytes:
 # Frames of every stream
 
 
-def frame_limits(metadata_limit: int) -> Mapping[int, int]:
-    """The most bytes that the payload of each kind may have, for a metadata limit in bytes."""
-    return {
+def frame_limits(metadata_limit: int, kinds: Collection[FrameKind] = tuple(FrameKind)) -> Mapping[int, int]:
+    """The most bytes that the payload of each of ``kinds`` may have, for a metadata limit in bytes."""
+    limits = {
         FrameKind.HELLO: HELLO_LIMIT,
         FrameKind.GO_AWAY: CHUNK_SIZE,
         FrameKind.HEADER: HEADER_ROOM + metadata_limit,
@@ -168,32 +177,44 @@ def frame_limits(metadata_limit: int) -> Mapping[int, int]:
         FrameKind.METADATA: metadata_limit,
         FrameKind.TRAILER: TRAILER_LIMIT + metadata_limit,
     }
+    return {int(kind): limits[kind] for kind in kinds}
 
 
 class FrameReader:
     """Cuts the bytes of one half of a stream into frames. Holds at most one frame that is not whole."""
 
-    __slots__ = ("_limits", "_rest")
+    __slots__ = ("_broken", "_limits", "_needed", "_rest")
 
     def __init__(self, limits: Mapping[int, int]) -> None:
         self._limits = limits
-        self._rest = b""
+        self._rest = bytearray()
+        self._needed = 0
+        self._broken = False
 
     @property
     def at_boundary(self) -> bool:
         """Whether no frame has been begun that is not whole."""
         return not self._rest
 
-    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """The frames that ``data`` completes, as kind and payload; extensions are left out.
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """The frames that ``data`` completes, as kind and payload, one by one; extensions are left out.
+
+        A frame is handed out before the next one is looked at, so what a peer sent ahead of a broken frame counts however its bytes were cut.
+        When that frame is met, or the loop over the frames is left early, the reader is done: later bytes are dropped.
 
         Raises:
-            RemoteProtocolError: a kind is unknown, or a payload is longer than its kind allows.
+            RemoteProtocolError: a kind is unknown or has no place here, or a payload is longer than its kind allows.
         """
+        if self._broken:
+            return
         if self._rest:
-            data = self._rest + data
-        frames: list[tuple[int, bytes]] = []
-        position, end = 0, len(data)
+            self._rest += data
+            if len(self._rest) < self._needed:
+                return
+            data = bytes(self._rest)
+        self._broken = True
+        needed = position = 0
+        end = len(data)
         limits = self._limits
         while end - position >= 2:
             kind = data[position]
@@ -210,24 +231,31 @@ class FrameReader:
                 self._check(kind, length)
             stop = start + length
             if stop > end:
+                needed = stop - position
                 break
             if limit is not None:
-                frames.append((kind, data[start:stop]))
+                yield kind, data[start:stop]
             position = stop
-        self._rest = data[position:] if position else data
-        return frames
+        if position < end or self._rest:
+            self._rest = bytearray(data[position:])
+            self._needed = needed
+        self._broken = False
 
     def _check(self, kind: int, length: int) -> None:
         limit = self._limits.get(kind)
         if limit is None and kind < FIRST_EXTENSION_KIND:
-            raise RemoteProtocolError(f"the peer sent a frame of unknown kind 0x{kind:02x}")
+            raise RemoteProtocolError(_misplaced(kind))
         if limit is None and length <= CHUNK_SIZE:
             return
         name = "extension" if limit is None else FrameKind(kind).name
         code = StatusCode.RESOURCE_EXHAUSTED if kind in (FrameKind.HEADER, FrameKind.METADATA, FrameKind.TRAILER) else StatusCode.INTERNAL
-        raise RemoteProtocolError(
-            f"the peer sent a {name} frame of {length} bytes, above the limit of {CHUNK_SIZE if limit is None else limit} bytes", code
-        )
+        raise RemoteProtocolError(f"the peer sent a {name} frame of {length} bytes, above the limit of {CHUNK_SIZE if limit is None else limit} bytes", code)
+
+
+def _misplaced(kind: int) -> str:
+    if kind in FrameKind.__members__.values():
+        return f"the peer sent a {FrameKind(kind).name} frame on a stream that has no place for it"
+    return f"the peer sent a frame of unknown kind 0x{kind:02x}"
 
 
 # Metadata
@@ -253,14 +281,19 @@ def _metadata_block(metadata: Metadata) -> bytes:
 _NO_METADATA = Metadata()
 
 
-def _read_metadata(reader: _Reader) -> Metadata:
+def _read_metadata(reader: _Reader, limit: int) -> Metadata:
     if reader.at_end:
         return _NO_METADATA
     pairs: list[tuple[str, MetadataValue]] = []
+    room = limit
     for _ in range(reader.varint()):
         key = reader.text()
         size = reader.varint()
         data = reader.take(size >> 1)
+        # Counted entry by entry: tiny entries cost far more here than on the wire.
+        room -= len(key) + len(data) + METADATA_ENTRY_CHARGE
+        if room < 0:
+            raise RemoteProtocolError(f"the peer sent metadata that counts more than the limit of {limit} bytes", StatusCode.RESOURCE_EXHAUSTED)
         try:
             pairs.append((key, data if size & 1 else data.decode()))
         except UnicodeDecodeError as exc:
@@ -276,10 +309,10 @@ def encode_metadata(metadata: Metadata) -> bytes:
     return encode_frame(FrameKind.METADATA, _metadata_block(metadata))
 
 
-def decode_metadata(payload: bytes) -> Metadata:
-    """The payload of a METADATA frame."""
+def decode_metadata(payload: bytes, limit: int) -> Metadata:
+    """The payload of a METADATA frame; ``limit`` is in bytes as ``metadata_size`` counts them."""
     reader = _Reader(payload, FrameKind.METADATA)
-    metadata = _read_metadata(reader)
+    metadata = _read_metadata(reader, limit)
     reader.finish()
     return metadata
 
@@ -289,23 +322,21 @@ def decode_metadata(payload: bytes) -> Metadata:
 
 def encode_header_start(target: Target) -> bytes:
     """The part of a HEADER that is the same for every call of one method: made once, by ``encode_header`` finished."""
-    return _block(
-        _text(target.service) + encode_varint(target.version) + _text(target.method) + bytes((target.pattern, target.mode))
-    )
+    return _block(_text(target.service) + encode_varint(target.version) + _text(target.method) + bytes((target.pattern, target.mode)))
 
 
 def encode_header(start: bytes, timeout: float | None, metadata: Metadata) -> bytes:
-    """A HEADER frame. ``timeout`` is in seconds, and travels as whole microseconds plus one, zero meaning none."""
-    ticks = 0 if timeout is None else max(0, round(timeout * 1e6)) + 1
-    return encode_frame(FrameKind.HEADER, start + encode_varint(min(ticks, _VARINT_MAX)) + _metadata_block(metadata))
+    """A HEADER frame. ``timeout`` is in seconds, and travels as whole microseconds (rounded down: it must not grow) plus one, zero meaning none."""
+    ticks = 0 if timeout is None else int(min(max(0.0, timeout * 1e6), _LONGEST_TIMEOUT)) + 1
+    return encode_frame(FrameKind.HEADER, start + encode_varint(ticks) + _metadata_block(metadata))
 
 
-def decode_header(payload: bytes) -> Header:
+def decode_header(payload: bytes, metadata_limit: int) -> Header:
     """The payload of a HEADER frame."""
     reader = _Reader(payload, FrameKind.HEADER)
     target = _decode_target(reader.block())
     ticks = reader.varint()
-    metadata = _read_metadata(reader)
+    metadata = _read_metadata(reader, metadata_limit)
     reader.finish()
     return Header(target, (ticks - 1) / 1e6 if ticks else None, metadata)
 
@@ -328,7 +359,7 @@ _PART_HEAD = bytes((FrameKind.PART,)) + encode_varint(CHUNK_SIZE)
 
 
 def encode_message(payload: bytes) -> bytes:
-    """The frames of one message: PART frames of exactly ``CHUNK_SIZE`` bytes, then a MESSAGE with what is left (maybe nothing)."""
+    """The frames of one message: PART frames of exactly ``CHUNK_SIZE`` bytes, then a MESSAGE with what is left ."""
     size = len(payload)
     if size <= CHUNK_SIZE:
         return _MESSAGE + encode_varint(size) + payload
@@ -354,25 +385,30 @@ def decode_credit(payload: bytes) -> int:
     return amount
 
 
+_SUCCESS = encode_frame(FrameKind.TRAILER, b"")
+
+
 def encode_trailer(trailer: Trailer) -> bytes:
-    """A TRAILER frame; its payload is empty for plain success.
+    """A TRAILER frame; its payload is empty for plain success. A lone surrogate in the message, which UTF-8 has no form for, travels as its escape.
 
     Raises:
         LocalProtocolError: message and details are above ``TRAILER_LIMIT`` bytes.
     """
-    if trailer == Trailer():
-        return encode_frame(FrameKind.TRAILER, b"")
-    details = [_text(tag) + _block(data) for tag, data in trailer.details]
-    body = bytes((trailer.status, trailer.origin)) + _text(trailer.message) + encode_varint(len(details)) + b"".join(details)
+    # Compared field by field, the cheap ones first: tuples of enums and metadata compare slowly, and this is done for every call.
+    status, origin, message, details, metadata = trailer
+    if not (status or origin or message or details or len(metadata)):
+        return _SUCCESS
+    body = bytes((status, origin)) + _block(message.encode(errors="backslashreplace"))
+    body += _list([_text(tag) + _block(data) for tag, data in details])
     if len(body) > TRAILER_LIMIT:
         raise LocalProtocolError(f"an error's message and details take {len(body)} bytes; the limit is {TRAILER_LIMIT} bytes")
-    return encode_frame(FrameKind.TRAILER, body + _metadata_block(trailer.metadata))
+    return encode_frame(FrameKind.TRAILER, body + _metadata_block(metadata))
 
 
-def decode_trailer(payload: bytes) -> Trailer:
+def decode_trailer(payload: bytes, metadata_limit: int) -> Trailer:
     """The payload of a TRAILER frame."""
     if not payload:
-        return Trailer()
+        return SUCCESS
     reader = _Reader(payload, FrameKind.TRAILER)
     try:
         status, origin = StatusCode(reader.byte()), TrailerOrigin(reader.byte())
@@ -380,7 +416,7 @@ def decode_trailer(payload: bytes) -> Trailer:
         raise reader.error(str(exc)) from exc
     message = reader.text()
     details = tuple((reader.text(), reader.block()) for _ in range(reader.varint()))
-    metadata = _read_metadata(reader)
+    metadata = _read_metadata(reader, metadata_limit)
     reader.finish()
     return Trailer(status, origin, message, details, metadata)
 
@@ -458,4 +494,3 @@ def decode_go_away(payload: bytes) -> GoAway:
     last_stream, reason = reader.varint() - 1, reader.text()
     reader.finish()
     return GoAway(last_stream, reason)
-

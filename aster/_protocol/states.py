@@ -1,15 +1,16 @@
 """The states of a call's two halves, as tables: what is not in a table is against the protocol.
 
-The request half runs from client to server, the response half back. Each table maps a state to the steps that are allowed in it and to the state that follows. Only this
-file knows which step may follow which; both ends use the same tables, one for what it sends and one for what it receives.
+The request half runs from client to server, the response half back. Each table maps a state to the steps that are allowed in it and to the
+state that follows. Only this file knows which step may follow which; both ends use the same tables, one for what it sends and one for what it
+receives.
 
 ::
 
     requests, many:  IDLE --HEADER--> OPEN --MESSAGE--> OPEN --END--> ENDED        requests, one:   ... EMPTY --MESSAGE--> FULL --END--> ENDED
     responses, many: IDLE [--METADATA--> OPEN] --MESSAGE--> OPEN --OK|ERROR--> ENDED   responses, one:  ... EMPTY --MESSAGE--> FULL --OK--> ENDED
 
-A PART begins or goes on with a message, and only a PART, the MESSAGE that closes it, or an error's trailer may follow. CREDIT for the other half may come at any time once
-a half is open.
+A PART begins or goes on with a message, and only a PART, the MESSAGE that closes it, or an error's trailer may follow. CREDIT for the other
+half may come at any time once a half is open. Before a header has told the server which tables hold, it may send nothing but a failing trailer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum, auto
 
-__all__ = ["REQUESTS_MANY", "REQUESTS_ONE", "RESPONSES_MANY", "RESPONSES_ONE", "State", "Step", "Table"]
+from aster.types import RpcPattern
+
+__all__ = ["REQUESTS_MANY", "REQUESTS_ONE", "RESPONSES_MANY", "RESPONSES_ONE", "RESPONSES_UNKNOWN", "TABLES", "State", "Step", "Table"]
 
 
 class State(Enum):
@@ -109,3 +112,13 @@ RESPONSES_MANY: Table = {
     State.OPEN_PART: {Step.PART: State.OPEN_PART, Step.MESSAGE: State.OPEN, Step.CREDIT: State.OPEN_PART, Step.ERROR: State.ENDED},
     State.ENDED: {},
 }
+
+RESPONSES_UNKNOWN: Table = {State.IDLE: {Step.ERROR: State.ENDED}, State.ENDED: {}}
+
+TABLES: Mapping[RpcPattern, tuple[Table, Table]] = {
+    RpcPattern.UNARY: (REQUESTS_ONE, RESPONSES_ONE),
+    RpcPattern.SERVER_STREAM: (REQUESTS_ONE, RESPONSES_MANY),
+    RpcPattern.CLIENT_STREAM: (REQUESTS_MANY, RESPONSES_ONE),
+    RpcPattern.BIDI_STREAM: (REQUESTS_MANY, RESPONSES_MANY),
+}
+"""The tables of requests and of responses, by a method's pattern."""
