@@ -1,0 +1,291 @@
+"""From an annotated class to its ``ServiceInfo``, and from a ``ServiceInfo`` back to the handlers of an instance."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from types import FunctionType, MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakSet
+
+from aster._methods import Handler
+from aster._options import MethodOptions, check_name
+from aster._signatures import DECORATOR_OF, check_close_hook, check_override, check_peer, message_types, readable
+from aster.codec import auto_tag, wire_tag, wire_types
+from aster.errors import AutoTagWarning
+from aster.types import MethodInfo, SerializationMode, ServiceInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import FrameType
+
+    from aster._options import ServiceOptions
+
+__all__ = ["check_implementation", "declare", "handler_of", "service_info"]
+
+_ATTRIBUTE = "__aster_service__"
+_warned: WeakSet[type] = WeakSet()
+"""The classes that an AutoTagWarning has named: one warning a class is enough, however many services it is in."""
+
+
+def service_info(service: object) -> ServiceInfo:
+    """What ``@service`` read from a class; given as the class, a subclass, an instance or a ``functools.partial`` of it.
+
+    Raises:
+        TypeError: it is not a service, or an annotation refers to a name that still does not exist.
+    """
+    return _declaration_of(service).info
+
+
+def handler_of(instance: object, method: str) -> Callable[..., Any]:
+    """The function that serves a method, bound to ``instance``: exactly what its author wrote, overrides of subclasses included.
+
+    Raises:
+        AttributeError: there is no such method.
+    """
+    attribute, _ = _find(type(instance), method)
+    function = attribute.function if isinstance(attribute, Handler) else attribute
+    return function.__get__(instance, type(instance))
+
+
+def check_implementation(implementation: object) -> None:
+    """Check that what a server was given can serve its service: an instance, or for ``scoped="stream"`` the class or a ``functools.partial`` of it.
+
+    Raises:
+        TypeError: it is not a service, is given in the wrong form, or an override does not match what the service declares.
+    """
+    declaration = _declaration_of(implementation)
+    cls = _class_of(implementation)
+    info = declaration.info
+    _check_form(implementation, cls, info)
+    for name, method in info.methods.items():
+        _check_method(cls, method, declaration.handlers[name])
+    unserved = next((name for name in _handlers_of(cls) if name not in info.methods), None)
+    if unserved is not None:
+        raise TypeError(
+            f"{readable(cls)}.{unserved} is not a method of the service {info.name!r} that it would be served under: decorate {readable(cls)} with @service"
+        )
+
+
+class _UnknownName(TypeError):
+    """An annotation refers to a name that does not exist: yet, while its module is still being read; else it is a mistake."""
+
+
+class Declaration:
+    """One decorated class: what was declared, and the ``ServiceInfo`` made of it.
+
+    A forward reference to a name further down the module cannot be resolved while the class is decorated; then, and only then, the ``ServiceInfo`` is made at
+    its first use.
+    """
+
+    def __init__(self, cls: type, options: ServiceOptions, frame: FrameType) -> None:
+        self._cls = cls
+        self._where = readable(cls)
+        self._options = options
+        self._site = frame.f_code.co_filename, frame.f_lineno, frame.f_globals
+        self.handlers = _handlers_of(cls)
+        self._check_class()
+        self._frame: FrameType | None = frame
+        self._info: ServiceInfo | None = None
+        try:
+            self._resolve()
+        except _UnknownName:
+            return
+
+    @property
+    def info(self) -> ServiceInfo:
+        """The service's description.
+
+        Raises:
+            TypeError: an annotation refers to a name that still does not exist.
+        """
+        return self._info or self._resolve()
+
+    def _resolve(self) -> ServiceInfo:
+        methods = {name: self._method(name, handler) for name, handler in self.handlers.items()}
+        for name, method in methods.items():
+            _check_method(self._cls, method, self.handlers[name])
+        options = self._options
+        self._info = ServiceInfo(
+            name=options.name,
+            version=options.version,
+            modes=options.modes,
+            scoped=options.scoped,
+            interceptors=tuple(options.interceptors),
+            max_concurrent_streams=options.max_concurrent_streams,
+            requires=options.requires,
+            methods=MappingProxyType(methods),
+            wire_tags=MappingProxyType(self._wire_tags(methods)),
+        )
+        self._frame = None  # It keeps the locals of a whole function alive.
+        return self._info
+
+    def _check_class(self) -> None:
+        if not self.handlers:
+            raise TypeError(f"{self._where} has no methods: decorate at least one with {', '.join(DECORATOR_OF.values())}")
+        for name in self.handlers:
+            check_name(name, f"{self._where}.{name}", "rename the method")
+        if self._options.scoped == "stream":
+            check_close_hook(self._cls, self._where)
+            # An abstract class is an interface: whoever implements it says how it is made.
+            if not inspect.isabstract(self._cls):
+                check_peer(self._cls, self._where)
+
+    def _method(self, name: str, handler: Handler[Any]) -> MethodInfo:
+        options, where = handler.options, f"{self._where}.{name}"
+        try:
+            request, response = message_types(handler.function, handler.pattern, where, self._namespace(name))
+        except NameError as exc:
+            mend = "define or import it where the class is, and not under 'if TYPE_CHECKING'"
+            raise _UnknownName(f"{where}: an annotation names {exc.name!r}, which does not exist: {mend}") from exc
+        return MethodInfo(
+            name=name,
+            pattern=handler.pattern,
+            request_type=request,
+            response_type=response,
+            timeout=options.timeout,
+            idempotent=options.idempotent,
+            modes=self._options.modes if options.serialization is None else (options.serialization,),
+            requires=options.requires,
+        )
+
+    def _namespace(self, name: str) -> dict[str, Any]:
+        """What the annotations of a method may refer to besides the globals of its module: the function around the class, the class's body, the class."""
+        frame = self._frame
+        around = {} if frame is None or frame.f_locals is frame.f_globals else frame.f_locals
+        body = next(vars(cls) for cls in self._cls.__mro__ if vars(cls).get(name) is self.handlers[name])
+        return {**around, **body, self._cls.__name__: self._cls}
+
+    def _wire_tags(self, methods: Mapping[str, MethodInfo]) -> dict[type, str]:
+        tags: dict[type, str] = {}
+        owners: dict[str, type] = {}
+        for method in methods.values():
+            for cls in self._message_classes(method):
+                tags[cls] = tag = wire_tag(cls) or self._derived_tag(cls, method)
+                # 'myapp/Task' and 'myapp.Task' are one name to Fory.
+                owner = owners.setdefault(tag.replace("/", "."), cls)
+                if owner is not cls:
+                    raise ValueError(f"{self._where}: {_full_name(owner)} and {_full_name(cls)} have one tag, {tag!r}; give each its own with @wire_type")
+        return tags
+
+    def _message_classes(self, method: MethodInfo) -> tuple[type, ...]:
+        try:
+            return wire_types((method.request_type, method.response_type), localns=self._namespace(method.name))
+        except TypeError as exc:
+            kind = _UnknownName if isinstance(exc.__cause__, NameError) else TypeError
+            raise kind(f"{self._where}.{method.name}: {exc}") from exc
+
+    def _derived_tag(self, cls: type, method: MethodInfo) -> str:
+        tag = auto_tag(cls)
+        if method.modes != (SerializationMode.NATIVE,) and cls not in _warned:
+            suggestion = "/".join(part for part in tag.rpartition(".") if part != ".")
+            file, line, module = self._site
+            warnings.warn_explicit(
+                f"{_full_name(cls)} has no wire type: its tag {tag!r} is derived, and breaks when the class is renamed or moved; "
+                f'write @wire_type("{suggestion}") above its @dataclass',
+                AutoTagWarning,
+                file,
+                line,
+                module=str(module.get("__name__", "<unknown>")),
+                registry=module.setdefault("__warningregistry__", {}),
+            )
+            _warned.add(cls)
+        return tag
+
+
+def declare(cls: type, options: ServiceOptions, frame: FrameType) -> None:
+    """Make ``cls`` a service. ``frame`` is where its decorator stands: names are looked up and warnings shown there.
+
+    Raises:
+        TypeError, ValueError: the class cannot be one.
+    """
+    setattr(cls, _ATTRIBUTE, Declaration(cls, options, frame))
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _class_of(service: object) -> type:
+    if isinstance(service, functools.partial):
+        return _class_of(cast("functools.partial[object]", service).func)
+    return service if isinstance(service, type) else type(service)
+
+
+def _declaration_of(service: object) -> Declaration:
+    cls = _class_of(service)
+    declaration = getattr(cls, _ATTRIBUTE, None)
+    if not isinstance(declaration, Declaration):
+        raise TypeError(f"{readable(cls)} is not a service: decorate it, or a class that it inherits from, with @service")
+    return declaration
+
+
+def _find(cls: type, name: str) -> tuple[Any, type]:
+    """An attribute as it stands in the class, without binding it, and the class that it stands in."""
+    for owner in cls.__mro__:
+        if name in vars(owner):
+            return vars(owner)[name], owner
+    raise AttributeError(f"{readable(cls)} has no method {name!r}")
+
+
+def _handlers_of(cls: type) -> dict[str, Handler[Any]]:
+    """The decorated methods of a class and its bases, in the order of their definition."""
+    handlers: dict[str, Handler[Any]] = {}
+    for owner in reversed(cls.__mro__):
+        for name, attribute in vars(owner).items():
+            if isinstance(attribute, Handler):
+                handlers[name] = cast("Handler[Any]", attribute)
+            elif isinstance(_wrapped(attribute), Handler):
+                raise TypeError(
+                    f"{readable(owner)}.{name} hides a decorated method inside another decorator: put the decorator of Aster on top, on a plain method"
+                )
+    return handlers
+
+
+def _wrapped(attribute: object) -> object:
+    if isinstance(attribute, (staticmethod, classmethod)):
+        return cast("staticmethod[..., object]", attribute).__func__
+    if isinstance(attribute, property):
+        return attribute.fget
+    return vars(attribute).get("__wrapped__") if isinstance(attribute, FunctionType) else None
+
+
+def _check_form(implementation: object, cls: type, info: ServiceInfo) -> None:
+    name = readable(cls)
+    by_class = isinstance(implementation, (type, functools.partial))
+    if info.scoped == "shared":
+        if by_class:
+            raise TypeError(f"{name} is shared by all callers: serve an instance of it, {name}(), rather than the class")
+        return
+    if not by_class:
+        raise TypeError(f"{name} is scoped='stream', one instance a session: serve the class itself, or a functools.partial of it, rather than an instance")
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(cast("frozenset[str]", vars(cls)["__abstractmethods__"])))
+        raise TypeError(f"{name} is abstract, it does not implement {missing}: serve a subclass that does")
+    check_peer(cls, name)
+    check_close_hook(cls, name)
+    try:
+        inspect.signature(cast("Callable[..., object]", implementation)).bind(peer="")
+    except TypeError as exc:
+        raise TypeError(f"{name} is made with its peer alone, but that does not suffice: {exc}; give the rest with functools.partial({name}, ...)") from exc
+
+
+def _check_method(cls: type, method: MethodInfo, declared: Handler[Any]) -> None:
+    """Check that what a class has under a method's name serves the method as it was declared."""
+    attribute, owner = _find(cls, method.name)
+    if attribute is declared:
+        return
+    where, base = f"{readable(owner)}.{method.name}", readable(declared.function)
+    function = attribute
+    if isinstance(attribute, Handler):
+        override = cast("Handler[Any]", attribute)
+        if override.pattern is not method.pattern:
+            raise TypeError(
+                f"{where} is decorated with {DECORATOR_OF[override.pattern]}, but {base}, which it overrides, with {DECORATOR_OF[method.pattern]}: use the same"
+            )
+        if override.options not in (MethodOptions(), declared.options):
+            mend = f"leave them out, or decorate {readable(owner)} with @service"
+            raise TypeError(f"{where} has options, but those of {base}, which it overrides, are the ones that count: {mend}")
+        function = override.function
+    check_override(function, method.pattern, (method.request_type, method.response_type), where, base)

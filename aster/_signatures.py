@@ -1,0 +1,241 @@
+"""What may be a handler: its kind, its parameters, and the types of its messages.
+
+Everything here only looks and complains, with a ``TypeError``. ``where`` names the culprit as its author knows it, ``TaskService.get_task``, and begins every
+message.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections import abc
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Any, TypeAlias
+
+from aster.types import RpcPattern
+
+__all__ = [
+    "DECORATOR_OF",
+    "check_close_hook",
+    "check_handler",
+    "check_override",
+    "check_peer",
+    "message_types",
+    "readable",
+]
+
+_Function: TypeAlias = Callable[..., Any]
+
+DECORATOR_OF: Mapping[RpcPattern, str] = {
+    RpcPattern.UNARY: "@rpc",
+    RpcPattern.SERVER_STREAM: "@server_stream",
+    RpcPattern.CLIENT_STREAM: "@client_stream",
+    RpcPattern.BIDI_STREAM: "@bidi_stream",
+}
+_FLIPPED: Mapping[RpcPattern, RpcPattern] = {
+    RpcPattern.UNARY: RpcPattern.SERVER_STREAM,
+    RpcPattern.SERVER_STREAM: RpcPattern.UNARY,
+    RpcPattern.CLIENT_STREAM: RpcPattern.BIDI_STREAM,
+    RpcPattern.BIDI_STREAM: RpcPattern.CLIENT_STREAM,
+}
+"""The pattern with the same requests and the other kind of response."""
+
+_STREAM_ORIGINS = (abc.AsyncIterator, abc.AsyncIterable, abc.AsyncGenerator)
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def readable(function: object) -> str:
+    """The name of a function or class as its author knows it: ``TaskService.get_task``, without the functions around it."""
+    name = getattr(function, "__qualname__", None) or repr(function)
+    return str(name).rpartition("<locals>.")[2]
+
+
+# --- The shape of a handler ---
+
+
+def check_handler(function: _Function, pattern: RpcPattern, where: str) -> None:
+    """Check that a function is of the kind that its pattern needs, and takes ``self`` and one request.
+
+    Raises:
+        TypeError: it does not.
+    """
+    _check_kind(function, pattern, where)
+    _request_parameter(function, where)
+
+
+def _check_kind(function: _Function, pattern: RpcPattern, where: str) -> None:
+    yields, awaits = inspect.isasyncgenfunction(function), inspect.iscoroutinefunction(function)
+    decorator, other = DECORATOR_OF[pattern], DECORATOR_OF[_FLIPPED[pattern]]
+    if not pattern.streams_responses:
+        if yields:
+            raise TypeError(f"{where} is an async generator, but {decorator} gives one response: return it instead of yielding, or use {other}")
+        if not awaits:
+            raise TypeError(f"{where} is not a coroutine function: write 'async def'")
+    elif getattr(function, "__isabstractmethod__", False):
+        # The body that would yield is elsewhere, and to a type checker 'async def' without one is a coroutine.
+        if awaits:
+            raise TypeError(f"{where} is abstract and never yields, so to a type checker it is a coroutine: write 'def' instead of 'async def'")
+    elif awaits:
+        raise TypeError(
+            f"{where} never yields, but {decorator} needs an async generator: yield each response, or use {other} to return one; "
+            "a method that subclasses implement is written '@abstractmethod def', without 'async'"
+        )
+    elif not yields:
+        raise TypeError(f"{where} is not an async generator: write 'async def' and yield each response")
+
+
+def _request_parameter(function: _Function, where: str) -> str:
+    """The name of the parameter that takes the request, once the others are found to be in order."""
+    parameters = list(inspect.signature(function).parameters.values())
+    for parameter in parameters:
+        if parameter.kind in _VARIADIC:
+            raise TypeError(f"{where} takes *args or **kwargs: write 'self' and one annotated request")
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is inspect.Parameter.empty:
+            raise TypeError(f"{where} needs a keyword argument {parameter.name!r}, which no caller sends: give it a default, or make it a field of the request")
+    positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
+    if len(positional) < 2:
+        raise TypeError(f"{where} takes no request: write 'self' and one annotated request; if there is nothing to say, an empty dataclass")
+    if len(positional) > 2:
+        raise TypeError(f"{where} takes {len(positional) - 1} arguments besides self, but a call has one request: make them fields of one dataclass")
+    request = positional[1]
+    if request.default is not inspect.Parameter.empty:
+        raise TypeError(f"{where} has a default for its request {request.name!r}, but a caller always sends one: remove the default")
+    return request.name
+
+
+def check_peer(cls: type, where: str) -> None:
+    """Check that the class of a session takes ``peer`` by keyword, which is how the server passes it.
+
+    Raises:
+        TypeError: it does not.
+    """
+    parameters = inspect.signature(cls).parameters
+    peer = parameters.get("peer")
+    by_keyword = peer is not None and peer.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    if not by_keyword and not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        raise TypeError(f"{where} is scoped='stream', but its __init__ takes no 'peer' keyword: write 'def __init__(self, peer: str | None = None)'")
+
+
+def check_close_hook(cls: type, where: str) -> None:
+    """Check that ``on_session_close``, where there is one, can be awaited without arguments.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    hook = getattr(cls, "on_session_close", None)
+    if hook is None:
+        return
+    if not inspect.iscoroutinefunction(hook):
+        raise TypeError(f"{where}.on_session_close is not a coroutine function: write 'async def on_session_close(self) -> None'")
+    needed = [parameter for parameter in inspect.signature(hook).parameters.values() if parameter.default is inspect.Parameter.empty]
+    if len([parameter for parameter in needed if parameter.kind not in _VARIADIC]) > 1:
+        raise TypeError(f"{where}.on_session_close takes arguments, but is called without: write 'async def on_session_close(self) -> None'")
+
+
+# --- The types of messages ---
+
+
+def message_types(function: _Function, pattern: RpcPattern, where: str, namespace: Mapping[str, Any]) -> tuple[type, type]:
+    """The dataclasses of a handler's request and response, from its annotations.
+
+    Raises:
+        NameError: an annotation refers to a name that does not exist (yet).
+        TypeError: an annotation is missing, or is not what the pattern needs.
+    """
+    parameter = _request_parameter(function, where)
+    hints = typing.get_type_hints(function, localns=dict(namespace))
+    if parameter not in hints:
+        raise TypeError(f"{where} has no annotation for its request {parameter!r}: write '{parameter}: {_example(pattern.streams_requests)}'")
+    if "return" not in hints:
+        raise TypeError(f"{where} has no return annotation: write '-> {_example(pattern.streams_responses)}'")
+    return (
+        _message_type(hints[parameter], pattern.streams_requests, f"{where}: its request {parameter!r}", pattern),
+        _message_type(hints["return"], pattern.streams_responses, f"{where}: its result", pattern),
+    )
+
+
+def check_override(function: _Function, pattern: RpcPattern, expected: tuple[type, type], where: str, base: str) -> None:
+    """Check that an undecorated override can stand in for the method that it overrides.
+
+    Its annotations count where it has any. Names that only the function around it knew cannot be resolved any more; they are left to type checkers.
+
+    Raises:
+        TypeError: it is of another kind, takes other arguments or is annotated with other types.
+    """
+    try:
+        check_handler(function, pattern, where)
+    except TypeError as exc:
+        raise TypeError(f"{exc}, like {base}, which it overrides") from exc
+    parameter = _request_parameter(function, where)
+    try:
+        hints = typing.get_type_hints(function)
+    except NameError:
+        return
+    sides = ((parameter, pattern.streams_requests, expected[0]), ("return", pattern.streams_responses, expected[1]))
+    for name, streams, declared in sides:
+        hint = hints.get(name, Any)
+        if hint is not Any and _message_type(hint, streams, f"{where}: {name!r}", pattern) is not declared:
+            wanted = f"AsyncIterator[{declared.__qualname__}]" if streams else declared.__qualname__
+            raise TypeError(f"{where}: {name!r} is annotated as {_shown(hint)}, but {base}, which it overrides, has {wanted}: write that")
+
+
+def _example(streams: bool) -> str:
+    return "AsyncIterator[SomeDataclass]" if streams else "SomeDataclass"
+
+
+def _message_type(hint: object, streams: bool, what: str, pattern: RpcPattern) -> type:
+    is_stream = (typing.get_origin(hint) or hint) in _STREAM_ORIGINS
+    decorator = DECORATOR_OF[pattern]
+    if is_stream and not streams:
+        raise TypeError(f"{what} is a stream, {_shown(hint)}, but {decorator} has one message there: name the dataclass itself, or use another decorator")
+    if streams and not is_stream:
+        raise TypeError(f"{what} is {_shown(hint)}, but {decorator} has a stream there: write AsyncIterator[...] around a dataclass, or use another decorator")
+    if not streams:
+        return _checked_dataclass(hint, what)
+    arguments = typing.get_args(hint)
+    if not arguments:
+        raise TypeError(f"{what} is a stream of unnamed type: write AsyncIterator[SomeDataclass]")
+    return _checked_dataclass(arguments[0], what)
+
+
+def _checked_dataclass(hint: object, what: str) -> type:
+    if not isinstance(hint, type) or not hasattr(hint, "__dataclass_fields__"):
+        raise TypeError(f"{what} is {_shown(hint)}, not a dataclass; {_advice(hint)}")
+    if "__dataclass_fields__" not in vars(hint):
+        raise TypeError(f"{what} is {_shown(hint)}, which inherits from a dataclass but is not one itself: put @dataclass on it too")
+    return hint
+
+
+def _advice(hint: object) -> str:
+    """What to do about a message that is no dataclass."""
+    if hint in (None, types.NoneType):
+        return "a message is never None: declare an empty dataclass, which leaves room for fields later"
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return "a message has one type: declare a dataclass with a field for the choice"
+    if typing.get_origin(hint) is not None:
+        return "declare a dataclass with a field of that type; generic dataclasses are written out, one for each argument"
+    if not isinstance(hint, type):
+        return "name one class that is decorated with @dataclass"
+    return next((advice for applies, advice in _ADVICE if applies(hint)), "put @dataclass on it")
+
+
+def _comes_from(package: str) -> Callable[[type], bool]:
+    return lambda cls: any(base.__module__.partition(".")[0] == package for base in cls.__mro__)
+
+
+_ADVICE: Sequence[tuple[Callable[[type], bool], str]] = (
+    (_comes_from("pydantic"), "a pydantic model stays inside: declare a dataclass for the wire and build the model from it in the handler"),
+    (_comes_from("msgspec"), "declare it with @dataclass instead of msgspec.Struct"),
+    (lambda cls: hasattr(cls, "__attrs_attrs__"), "declare it with @dataclass instead of attrs"),
+    (typing.is_typeddict, "declare it with @dataclass instead of TypedDict"),
+    (lambda cls: cls.__bases__ == (tuple,) and hasattr(cls, "_fields"), "declare it with @dataclass instead of NamedTuple"),
+    (lambda cls: issubclass(cls, Enum), "an enum may be a field: declare a dataclass that holds it"),
+    (lambda cls: cls.__module__ == "builtins", "declare a dataclass with a field of that type"),
+)
+
+
+def _shown(hint: object) -> str:
+    return hint.__qualname__ if isinstance(hint, type) and typing.get_origin(hint) is None else str(hint).replace("collections.abc.", "").replace("typing.", "")
