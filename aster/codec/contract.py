@@ -1,0 +1,44 @@
+"""What a codec is to the rest of Aster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from aster.types import SerializationMode
+
+__all__ = ["Codec"]
+
+T = TypeVar("T")
+
+
+class Codec(Protocol):
+    """Turns messages of one service into bytes and back, in one serialization mode. Safe to use from any thread.
+
+    Attributes:
+        mode: the serialization mode.
+    """
+
+    @property
+    def mode(self) -> SerializationMode: ...
+
+    def encoder(self, cls: type[T]) -> Callable[[T], bytes]:
+        """The function that encodes messages of exactly this class.
+
+        It raises TypeError when the value, or anything in it, is of another type than declared, and ValueError when a value of the right type cannot be sent
+        (an int beyond 64 bits, a lone surrogate, a naive datetime, nesting without end); both name the field. An int given for a float is sent as a float.
+
+        Raises:
+            TypeError: the class is not a dataclass that this codec knows.
+        """
+        ...
+
+    def decoder(self, cls: type[T]) -> Callable[[bytes], T]:
+        """The function that decodes a message of exactly this class, whatever bytes it is given.
+
+        It raises ``aster.errors.DecodeError`` unless the bytes are one value of exactly the declared types and nothing more, which ``__post_init__`` accepts.
+
+        Raises:
+            TypeError: the class is not a dataclass that this codec knows.
+        """
+        ...

@@ -1,0 +1,265 @@
+"""Fory instances made ready for a set of types. The only module that touches pyfory, whose objects are untyped and stay behind ``Engine``.
+
+Fory is told about *twins*, not about the user's classes. A twin is a dataclass with the same fields, whose hints are written in the few forms that Fory reads
+(it fails on ``X | None``, ``Annotated``, ``Literal``, ``Final``, ``frozenset``), whose defaults say which fields a peer may leave out, and whose ``__new__``
+makes an instance of the user's class. So the user's class is not changed, and reads and writes run at Fory's own speed, without a copy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import types
+import typing
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sized
+from dataclasses import dataclass
+from inspect import getattr_static
+from typing import Any
+
+import pyfory  # pyright: ignore[reportMissingTypeStubs]  # it has none
+from pyfory.meta import typedef_encoder  # pyright: ignore[reportMissingTypeStubs]  # it has none
+
+from aster.codec.fields import MAX_FIELDS, default_of
+from aster.codec.shapes import EXTENSIONS, DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, children
+from aster.codec.walk import MAX_NESTING
+
+__all__ = ["Engine", "Plan", "build_engine", "plan_engine", "reader_classes", "wrap"]
+
+MAX_GRAPH_BYTES = 16 * 1024 * 1024
+"""About what one message may occupy once decoded, in bytes: 3 MB of nested empty lists would otherwise take 217 MB."""
+
+MAX_DEFINITION_BYTES = 16 * 1024
+"""The longest type definition accepted from a peer: 128 fields with names of 100 characters, and a bound on what a decoder caches."""
+
+_DEPTH_PER_CONTAINER = 2  # Fory counts a container and its items as separate levels
+
+_fory: Any = pyfory
+_typedef_encoder: Any = typedef_encoder
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+wrap: Callable[[bytes], Any] = _fory.Buffer
+"""Makes the buffer that ``Engine.deserialize`` reads; its ``get_reader_index()`` then tells how far that came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an engine is built from; shared by all engines of a codec.
+
+    Attributes:
+        xlang: Fory's cross-language format rather than its Python one.
+        names: each Enum and dataclass with the name that Fory knows it by.
+        twins: what stands for each dataclass in Fory's eyes.
+        max_depth: how many levels a value may have, in Fory's way of counting.
+    """
+
+    xlang: bool
+    names: Mapping[type, str]
+    twins: Mapping[type, type]
+    max_depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One Fory instance. Used by one thread at a time and never re-entered: Fory crashes the process otherwise.
+
+    Attributes:
+        serialize: value to bytes.
+        deserialize: buffer, from ``wrap``, to a value whose types are unchecked.
+        release_buffer: free the write buffer, which never shrinks by itself.
+        definitions: the type definitions cached so far, which grow by one for each that a peer makes up.
+    """
+
+    serialize: Callable[[Any], bytes]
+    deserialize: Callable[[Any], Any]
+    release_buffer: Callable[[], None]
+    definitions: Sized
+
+
+def plan_engine(xlang: bool, names: Mapping[type, str], fields: Mapping[type, tuple[FieldShape, ...]], readers: Mapping[type, type]) -> Plan:
+    """Describe an engine for these types; ``fields`` holds those of each dataclass."""
+    twins = {cls: _twin(cls, own, readers.get(cls, cls)) for cls, own in fields.items()}
+    containers = max((_containers(field.shape) for own in fields.values() for field in own), default=0)
+    # A path through a value passes MAX_NESTING dataclasses that may contain themselves, and each of the others at most once.
+    max_depth = (MAX_NESTING + len(fields) + 1) * (1 + _DEPTH_PER_CONTAINER * containers) + _DEPTH_PER_CONTAINER
+    return Plan(xlang, names, twins, max_depth)
+
+
+def build_engine(plan: Plan) -> Engine:
+    """Make a Fory instance and have it work out all of its types now, rather than in a call. Takes milliseconds.
+
+    Raises:
+        TypeError: Fory refuses a type; names the class.
+    """
+    fory: Any = _fory.Fory(
+        xlang=plan.xlang,
+        ref=False,
+        strict=True,
+        compatible=True,
+        max_depth=plan.max_depth,
+        max_type_fields=MAX_FIELDS,
+        max_type_meta_bytes=MAX_DEFINITION_BYTES,
+        max_graph_memory_bytes=MAX_GRAPH_BYTES,
+    )
+    resolver = fory.type_resolver
+    _extend(resolver, uuid.UUID, "_aster.uuid", _UuidSerializer)
+    _extend(resolver, datetime.time, "_aster.time", _TimeSerializer)
+    # Fory's own goes through a float, which loses microseconds. Assigned, because registering one would change the type's number on the wire.
+    resolver.get_type_info(datetime.datetime).serializer = _TimestampSerializer(resolver, datetime.datetime)
+    for cls, name in plan.names.items():
+        with_name = plan.twins.get(cls, cls)
+        resolver._types_info[cls] = resolver.register_type(with_name, name=name)
+    for cls, twin in plan.twins.items():
+        try:
+            _let_stand_for(resolver, twin, cls)
+        except Exception as exc:
+            raise TypeError(f"Fory cannot send {cls.__qualname__} ({plan.names[cls]!r}): {exc}; shorten or split it") from exc
+
+    def release_buffer() -> None:
+        fory.buffer = _fory.Buffer.allocate(32)
+
+    return Engine(fory.serialize, fory.deserialize, release_buffer, resolver._meta_shared_type_info)
+
+
+def reader_classes(classes: Iterable[type]) -> Mapping[type, type]:
+    """For dataclasses that forbid assignment and have slots: a subclass that allows it, under which Fory fills in the fields.
+
+    Such a value gets its own class back afterwards. (Without slots Fory writes to ``__dict__``, which nothing forbids.)
+    """
+    return {cls: _reader(cls) for cls in classes if _has_slotted_fields(cls) and cls.__setattr__ is not object.__setattr__}
+
+
+def _reader(cls: type) -> type:
+    return type(cls.__name__, (cls,), {"__slots__": (), "__setattr__": object.__setattr__, "__module__": cls.__module__, "__qualname__": cls.__qualname__})
+
+
+def _has_slotted_fields(cls: type) -> bool:
+    return any(isinstance(getattr_static(cls, field.name, None), types.MemberDescriptorType) for field in dataclasses.fields(cls))
+
+
+def _twin(cls: type, own: tuple[FieldShape, ...], made: type) -> type:
+    def new(_twin: type) -> object:
+        return object.__new__(made)
+
+    namespace: dict[str, Any] = {"__new__": new, "__module__": cls.__module__}
+    if _has_slotted_fields(cls):
+        namespace["__slots__"] = ()  # tells Fory to go through attributes, not through __dict__
+    by_name = {field.name: field for field in dataclasses.fields(cls)}
+    specs = [(field.name, _hint(field.shape), dataclasses.field(default_factory=_filler(cls, by_name[field.name], field.shape))) for field in own]
+    return dataclasses.make_dataclass(cls.__name__, specs, namespace=namespace, init=False, repr=False, eq=False)
+
+
+def _filler(cls: type, field: dataclasses.Field[Any], shape: Shape) -> Callable[[], Any]:
+    """What a field gets when a message lacks it."""
+    default = default_of(field)
+    if default is not None:
+        return default
+    if isinstance(shape, Optional):
+        return lambda: None
+
+    def missing() -> NoDefault:
+        raise NoDefault(f"{cls.__qualname__}.{field.name} is missing, and has no default")
+
+    return missing
+
+
+class NoDefault(Exception):
+    """A message lacks a field that has no default."""
+
+
+def _hint(shape: Shape) -> Any:
+    """The shape as Fory wants it written. Classes stand for themselves; a union's value carries its own type, since Fory's unions mistake bool for int."""
+    match shape:
+        case Scalar(type_):
+            return Any if type_ in EXTENSIONS else type_
+        case EnumOf(cls) | Message(cls):
+            return cls
+        case LiteralOf(base, _):
+            return _hint(base)
+        case Values("list", item):
+            return typing.List[_hint(item)]  # noqa: UP006  # Fory wants the typing module's forms
+        case Values("tuple", item):
+            return typing.Tuple[_hint(item), ...]  # noqa: UP006
+        case Values(_, item):
+            return typing.Set[_hint(item)]  # noqa: UP006
+        case FixedTuple(items):
+            return typing.Tuple[tuple(_hint(item) for item in items)] if items else Any  # noqa: UP006
+        case DictOf(key, value):
+            return typing.Dict[_hint(key), _hint(value)]  # noqa: UP006
+        case Optional(item):
+            return typing.Optional[_hint(item)]  # noqa: UP045
+        case UnionOf():
+            return Any
+
+
+def _containers(shape: Shape) -> int:
+    inside = max(map(_containers, children(shape)), default=0)
+    return inside + isinstance(shape, Values | DictOf | FixedTuple)
+
+
+def _extend(resolver: Any, type_: type, name: str, serializer: type) -> None:
+    """Register an extension type, complete: at the first use of one without a definition Fory would replace our serializer by a guess of its own."""
+    record = resolver.register_type(type_, name=name, serializer=serializer)
+    record.type_def = _typedef_encoder.encode_typedef(resolver, type_)
+
+
+def _let_stand_for(resolver: Any, twin: type, cls: type) -> None:
+    """Have the resolver answer for a class what it answers for the twin.
+
+    Its lookup table is keyed by the class that a type's record names at the moment when the record is first asked for; so the record names the user's class
+    for that moment, and then the twin again, from which Fory builds the readers of other versions of the type.
+    """
+    record = resolver.get_type_info(twin)
+    record.cls = cls
+    try:
+        resolver.get_type_info(cls)
+    finally:
+        record.cls = twin
+
+
+class _TimestampSerializer(_fory.Serializer):
+    """Seconds and nanoseconds since 1970, as Fory has it, computed without floats."""
+
+    def __init__(self, resolver: Any, type_: type) -> None:
+        super().__init__(resolver, type_)
+        self.read_data_always_advances = True
+
+    def write(self, context: Any, value: datetime.datetime) -> None:
+        since = value - _EPOCH
+        context.write_int64(since.days * 86_400 + since.seconds)
+        context.write_uint32(since.microseconds * 1000)
+
+    def read(self, context: Any) -> datetime.datetime:
+        seconds = context.read_int64()
+        return _EPOCH + datetime.timedelta(seconds=seconds, microseconds=context.read_uint32() // 1000)
+
+
+class _UuidSerializer(_fory.Serializer):
+    def __init__(self, resolver: Any, type_: type) -> None:
+        super().__init__(resolver, type_)
+        self.read_data_always_advances = True
+
+    def write(self, context: Any, value: uuid.UUID) -> None:
+        context.write_bytes(value.bytes)
+
+    def read(self, context: Any) -> uuid.UUID:
+        return uuid.UUID(bytes=context.read_bytes(16))
+
+
+class _TimeSerializer(_fory.Serializer):
+    """Microseconds since midnight, doubled, plus the fold."""
+
+    def __init__(self, resolver: Any, type_: type) -> None:
+        super().__init__(resolver, type_)
+        self.read_data_always_advances = True
+
+    def write(self, context: Any, value: datetime.time) -> None:
+        seconds = (value.hour * 60 + value.minute) * 60 + value.second
+        context.write_varint64((seconds * 1_000_000 + value.microsecond) * 2 + value.fold)
+
+    def read(self, context: Any) -> datetime.time:
+        micros, fold = divmod(context.read_varint64(), 2)
+        seconds, micros = divmod(micros, 1_000_000)
+        minutes, seconds = divmod(seconds, 60)
+        hours, minutes = divmod(minutes, 60)
+        return datetime.time(hours, minutes, seconds, micros, fold=fold)

@@ -1,0 +1,197 @@
+"""The codec of XLANG and NATIVE: generated checks around pooled Fory instances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import is_dataclass
+from typing import TypeVar
+
+from aster.codec.checks import Check, generate_checks
+from aster.codec.contract import Codec
+from aster.codec.engine import Engine, build_engine, plan_engine, reader_classes, wrap
+from aster.codec.fields import field_shapes, wire_types
+from aster.codec.post_init import PostInit, post_inits
+from aster.codec.tags import auto_tag, registered_name, wire_tag
+from aster.codec.walk import Direction, Mismatch, Walk
+from aster.errors import DecodeError
+from aster.types import SerializationMode
+
+__all__ = ["make_codec"]
+
+T = TypeVar("T")
+
+LARGE_MESSAGE = 64 * 1024
+"""Encoding a message above this many bytes frees the instance's buffer afterwards: Fory keeps twice the largest message for ever."""
+
+MAX_FOREIGN_DEFINITIONS = 64
+"""Type definitions learnt from peers before an instance is replaced: each can hold 330 KB, and peers can make up any number."""
+
+
+def make_codec(mode: SerializationMode, tags: Mapping[type, str]) -> Codec:
+    """The codec of one service in one mode. Takes milliseconds; make it once.
+
+    Args:
+        mode: XLANG or NATIVE.
+        tags: the types of the service, each with its wire tag. Types that they reach and that are not named here have the tag of their own, or the automatic one.
+
+    Raises:
+        TypeError: a field's type cannot be sent; names class and field.
+        ValueError: two types share a tag; or the mode is ROW, which is not available.
+    """
+    if mode is SerializationMode.ROW:
+        raise ValueError("SerializationMode.ROW is not available yet; use XLANG or NATIVE")
+    types = wire_types(tags)
+    names = _names(types, tags)
+    return _ForyCodec(mode, types, names)
+
+
+def _names(types: Iterable[type], tags: Mapping[type, str]) -> Mapping[type, str]:
+    names: dict[type, str] = {}
+    owners: dict[str, type] = {}
+    for cls in types:
+        tag = tags.get(cls) or wire_tag(cls) or auto_tag(cls)
+        name = registered_name(tag)
+        owner = owners.setdefault(name, cls)
+        if owner is not cls:
+            raise ValueError(f"{_full_name(owner)} and {_full_name(cls)} share the wire tag {tag!r}: give each a tag of its own with @wire_type")
+        names[cls] = name
+    return names
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+class _Pool:
+    """Engines at rest.
+
+    ``idle.pop`` and ``idle.append`` are atomic, so that two threads never hold the same engine, and neither does a call made inside a call (by a value's
+    ``__hash__``, say). An engine is given back only after it did its work without an error.
+    """
+
+    def __init__(self, build: Callable[[], Engine]) -> None:
+        first = build()
+        self.build = build
+        self.idle = [first]
+        self.most_definitions = len(first.definitions) + MAX_FOREIGN_DEFINITIONS
+
+
+class _ForyCodec:
+    def __init__(self, mode: SerializationMode, types: tuple[type, ...], names: Mapping[type, str]) -> None:
+        self.mode = mode
+        fields = {cls: field_shapes(cls) for cls in types if is_dataclass(cls)}
+        readers = reader_classes(fields)
+        plan = plan_engine(mode is SerializationMode.XLANG, names, fields, readers)
+        self._pool = _Pool(lambda: build_engine(plan))
+        self._encode_checks = generate_checks(Direction.ENCODE, fields, readers)
+        self._decode_checks = generate_checks(Direction.DECODE, fields, readers)
+        self._encode_walk = Walk(Direction.ENCODE, fields, {})
+        self._decode_walk = Walk(Direction.DECODE, fields, readers)
+        self._post_inits = post_inits(fields)
+
+    def encoder(self, cls: type[T]) -> Callable[[T], bytes]:
+        self._check_known(cls)
+        return _encoder(cls, self._pool, self._encode_checks[cls], self._encode_walk)
+
+    def decoder(self, cls: type[T]) -> Callable[[bytes], T]:
+        self._check_known(cls)
+        return _decoder(cls, self._pool, self._decode_checks[cls], self._decode_walk, self._post_inits.get(cls))
+
+    def _check_known(self, cls: type) -> None:
+        if cls not in self._encode_checks:
+            known = ", ".join(sorted(known.__qualname__ for known in self._encode_checks))
+            raise TypeError(f"{cls!r} is not a dataclass of this codec, which knows {known}; give make_codec its tag")
+
+
+# The two functions below run for every message. They are closures, and spell out the pool's pop and append, because attribute look-ups and calls cost
+# as much here as Fory itself.
+
+
+def _encoder(cls: type[T], pool: _Pool, check: Check, walk: Walk) -> Callable[[T], bytes]:
+    idle, build = pool.idle, pool.build
+
+    def encode(value: T) -> bytes:
+        try:
+            exact = check(value, 0)
+        except Exception:  # an attribute that is missing or misbehaves, which the walk then reports
+            exact = False
+        sent = value if exact else _checked(cls, value, walk)
+        try:
+            engine = idle.pop()
+        except IndexError:
+            engine = build()
+        try:
+            data = engine.serialize(sent)
+        except Exception as exc:
+            _checked(cls, value, walk)  # finds what the check leaves to Fory, such as the range of an int, and names the field
+            raise ValueError(f"Fory cannot encode this {cls.__qualname__}: {exc}") from exc
+        if len(data) > LARGE_MESSAGE:
+            engine.release_buffer()
+        idle.append(engine)
+        return data
+
+    return encode
+
+
+def _checked(cls: type[T], value: T, walk: Walk) -> T:
+    """The value with its conversions made; raises TypeError or ValueError, naming the field."""
+    if type(value) is not cls:
+        raise TypeError(f"this call expects a {cls.__qualname__}, not {_description(value, cls)}")
+    try:
+        return walk.message(cls, value)
+    except Mismatch as exc:
+        raise exc.kind(exc.describe(cls.__qualname__)) from None
+
+
+def _description(value: object, expected: type) -> str:
+    cls = type(value)
+    if cls.__qualname__ == expected.__qualname__:
+        return f"an instance of another class of that name ({_full_name(cls)}): was it defined twice?"
+    return "None" if value is None else f"a {cls.__qualname__}"
+
+
+def _decoder(cls: type[T], pool: _Pool, check: Check, walk: Walk, post_init: PostInit | None) -> Callable[[bytes], T]:
+    idle, build, most_definitions = pool.idle, pool.build, pool.most_definitions
+
+    def decode(data: bytes) -> T:
+        buffer = wrap(data)
+        try:
+            engine = idle.pop()
+        except IndexError:
+            engine = build()
+        try:
+            value = engine.deserialize(buffer)
+        except Exception as exc:  # Fory raises whatever it likes, Exception itself included
+            raise DecodeError(f"these {len(data)} bytes are not a {cls.__qualname__}: {exc}") from exc
+        if len(engine.definitions) <= most_definitions:
+            idle.append(engine)
+        if buffer.get_reader_index() != len(data):
+            raise DecodeError(f"a {cls.__qualname__} ends after {buffer.get_reader_index()} of {len(data)} bytes; the rest belongs to nothing")
+        try:
+            exact = check(value, 0)
+        except Exception:  # a field that is missing, which the walk then reports
+            exact = False
+        if not exact:
+            value = _restored(cls, value, walk)
+        if post_init is not None:
+            _run_post_init(cls, value, post_init)
+        return value
+
+    return decode
+
+
+def _restored(cls: type[T], value: object, walk: Walk) -> T:
+    """The decoded value with the types that Fory lost restored; raises DecodeError, naming the field."""
+    try:
+        return walk.message(cls, value)
+    except Mismatch as exc:
+        raise DecodeError(f"the peer sent something that is not a {cls.__qualname__}: {exc.describe(cls.__qualname__)}") from exc
+
+
+def _run_post_init(cls: type, value: object, post_init: PostInit) -> None:
+    try:
+        post_init(value)
+    except (TypeError, ValueError) as exc:
+        raise DecodeError(str(exc)) from exc
+    except Exception as exc:
+        raise DecodeError(f"__post_init__ failed on a decoded {cls.__qualname__}: {exc!r}") from exc

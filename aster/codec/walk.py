@@ -1,0 +1,264 @@
+"""The slow, exact walk over a value: finds what is wrong and where, and makes the few conversions that are promised.
+
+The generated checks (``checks.py``) answer nearly every value with a plain yes. Whatever they do not pass comes here, so this module may be slow, and it is
+the only one that words messages.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import reprlib
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
+from typing import Any, NoReturn
+
+from aster.codec.shapes import DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, runtime_types
+
+__all__ = ["MAX_NESTING", "Direction", "Mismatch", "Walk", "is_encodable"]
+
+MAX_NESTING = 50
+"""How many dataclasses may be nested in one message: beyond any honest data, and far from the end of the stack."""
+
+_INT64 = range(-(2**63), 2**63)
+_MAX_DECIMAL_EXPONENT = 10_000  # Fory's own limit, on both sides of zero
+_MAX_DECIMAL_DIGITS = 10_000
+_MAX_DURATION = datetime.timedelta(microseconds=2**63 - 1)  # Fory counts microseconds in 64 bits
+
+
+class Direction(Enum):
+    """Whether the value is about to be sent or was just received."""
+
+    ENCODE = auto()
+    DECODE = auto()
+
+
+class Mismatch(Exception):
+    """A value is not of its shape. The path grows from the inside out while the exception rises."""
+
+    def __init__(self, kind: type[TypeError] | type[ValueError], text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.text = text
+        self.path: list[str] = []
+
+    def describe(self, root: str) -> str:
+        """The message, with where the value was."""
+        return f"{root}{''.join(reversed(self.path))} {self.text}"
+
+
+class Walk:
+    """Walks values of one set of dataclasses in one direction.
+
+    Args:
+        direction: which conversions to make.
+        fields: the fields of each dataclass.
+        makers: for classes that a decoder makes under a stand-in type, that type.
+    """
+
+    def __init__(self, direction: Direction, fields: Mapping[type, tuple[FieldShape, ...]], readers: Mapping[type, type]) -> None:
+        self._decoding = direction is Direction.DECODE
+        self._fields = fields
+        self._readers = readers
+
+    def message(self, cls: type, value: Any, depth: int = 0) -> Any:
+        """The value, or an equal one of exactly the declared types.
+
+        Raises:
+            Mismatch: it is not a value of the class.
+        """
+        if type(value) is self._readers.get(cls):
+            object.__setattr__(value, "__class__", cls)
+        if type(value) is not cls:
+            _fail(value, cls.__qualname__)
+        if depth > MAX_NESTING:
+            raise Mismatch(ValueError, f"is nested more than {MAX_NESTING} deep, or contains itself")
+        changed: dict[str, Any] = {}
+        for field in self._fields[cls]:
+            try:
+                old = getattr(value, field.name, _ABSENT)
+                new = self._value(field.shape, old, depth)
+            except Mismatch as exc:
+                exc.path.append(f".{field.name}")
+                raise
+            if new is not old:
+                changed[field.name] = new
+        return self._replaced(cls, value, changed) if changed else value
+
+    def _replaced(self, cls: type, value: Any, changed: dict[str, Any]) -> Any:
+        """A decoded value is ours to change; one that is to be sent is the caller's, so a copy goes."""
+        if self._decoding:
+            target = value
+        else:
+            target = object.__new__(cls)
+            changed = {field.name: getattr(value, field.name) for field in self._fields[cls]} | changed
+        for name, new in changed.items():
+            object.__setattr__(target, name, new)
+        return target
+
+    def _value(self, shape: Shape, value: Any, depth: int) -> Any:
+        match shape:
+            case Scalar(type_):
+                return self._scalar(type_, value)
+            case EnumOf(cls):
+                return value if type(value) is cls else _fail(value, cls.__qualname__)
+            case LiteralOf():
+                return value if _is_literal(shape, value) else _fail_literal(shape, value)
+            case Message(cls):
+                return self.message(cls, value, depth + 1)
+            case Optional(item):
+                return None if value is None else self._value(item, value, depth)
+            case Values(kind, item):
+                return self._values(kind, item, shape, value, depth)
+            case FixedTuple(items):
+                return self._fixed_tuple(items, shape, value, depth)
+            case DictOf(key, item):
+                return self._dict(key, item, shape, value, depth)
+            case UnionOf(members):
+                return self._union(members, shape, value, depth)
+
+    def _scalar(self, expected: type, value: Any) -> Any:
+        if expected is float and type(value) is int:
+            try:
+                return float(value)
+            except OverflowError:
+                raise Mismatch(ValueError, f"is too large for a float: {reprlib.repr(value)}") from None
+        if type(value) is not expected:
+            _fail(value, expected.__name__)
+        limit = _LIMITS.get(expected)
+        problem = limit(value) if limit is not None and not self._decoding else None
+        if problem is not None:
+            raise Mismatch(ValueError, problem)
+        return value
+
+    def _values(self, kind: str, item: Shape, shape: Shape, value: Any, depth: int) -> Any:
+        expected = next(runtime_types(shape))
+        wire = _WIRE_TYPES.get(expected) if self._decoding else None
+        if type(value) is not expected and type(value) is not wire:
+            _fail(value, str(shape))
+        step = "[{}]" if kind in ("list", "tuple") else " element {}"
+        new = [self._at(step, index, item, element, depth) for index, element in enumerate(value)]
+        same = type(value) is expected and all(map(_is, new, value))
+        return value if same else expected(new)
+
+    def _fixed_tuple(self, items: tuple[Shape, ...], shape: Shape, value: Any, depth: int) -> Any:
+        if type(value) is not tuple and not (self._decoding and type(value) is list):
+            _fail(value, str(shape))
+        if len(value) != len(items):
+            raise Mismatch(TypeError, f"must be {shape}, not {len(value)} items")
+        new = [self._at("[{}]", index, item, element, depth) for index, (item, element) in enumerate(zip(items, value, strict=True))]
+        return value if type(value) is tuple and all(map(_is, new, value)) else tuple(new)
+
+    def _dict(self, key: Shape, item: Shape, shape: Shape, value: Any, depth: int) -> Any:
+        if type(value) is not dict:
+            _fail(value, str(shape))
+        new = [
+            (self._at(" key {}", index, key, old_key, depth), self._at("[{}]", reprlib.repr(old_key), item, old, depth))
+            for index, (old_key, old) in enumerate(value.items())
+        ]
+        same = all(a is c and b is d for (a, b), (c, d) in zip(new, value.items(), strict=True))
+        return value if same else dict(new)
+
+    def _union(self, members: tuple[Shape, ...], shape: Shape, value: Any, depth: int) -> Any:
+        for member in members:
+            if self._may_be(member, value):
+                return self._value(member, value, depth)
+        if type(value) is int and Scalar(float) in members:
+            return self._scalar(float, value)
+        _fail(value, str(shape))
+
+    def _may_be(self, member: Shape, value: Any) -> bool:
+        for type_ in runtime_types(member):
+            if type(value) is type_ or (self._decoding and type(value) is _WIRE_TYPES.get(type_)) or type(value) is self._readers.get(type_, type_):
+                return True
+        return False
+
+    def _at(self, step: str, where: object, shape: Shape, value: Any, depth: int) -> Any:
+        try:
+            return self._value(shape, value, depth)
+        except Mismatch as exc:
+            exc.path.append(step.format(where))
+            raise
+
+
+_ABSENT = object()
+
+# What Fory may hand back in place of these: it has no frozenset, and no tuple where the element types are not declared.
+_WIRE_TYPES: Mapping[type, type] = {tuple: list, frozenset: set}
+
+
+def _is(a: object, b: object) -> bool:
+    return a is b
+
+
+def _fail(value: object, expected: str) -> NoReturn:
+    if value is _ABSENT:
+        raise Mismatch(TypeError, f"must be {expected}, and is not set")
+    found = "None" if value is None else type(value).__qualname__
+    if found == expected:
+        found = f"another class of that name (from {type(value).__module__})"
+    raise Mismatch(TypeError, f"must be {expected}, not {found}")
+
+
+def _is_literal(shape: LiteralOf, value: object) -> bool:
+    return type(value) is next(runtime_types(shape)) and value in shape.values
+
+
+def _fail_literal(shape: LiteralOf, value: object) -> NoReturn:
+    if type(value) is next(runtime_types(shape)):
+        raise Mismatch(ValueError, f"must be {shape}, not {reprlib.repr(value)}")
+    _fail(value, str(shape))
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a string has a UTF-8 form: it holds no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _str_problem(value: str) -> str | None:
+    return None if is_encodable(value) else "holds a lone surrogate, which has no UTF-8 form; send such data as bytes"
+
+
+def _int_problem(value: int) -> str | None:
+    return None if value in _INT64 else f"does not fit in 64 bits: {reprlib.repr(value)}; send it as str or Decimal"
+
+
+def _decimal_problem(value: decimal.Decimal) -> str | None:
+    if not value.is_finite():
+        return f"must be finite, not {value}; use Optional[Decimal] for the absence of a number"
+    _, digits, exponent = value.as_tuple()
+    if len(digits) > _MAX_DECIMAL_DIGITS or abs(int(exponent)) > _MAX_DECIMAL_EXPONENT:
+        return f"has too many digits or too large an exponent (the limits are {_MAX_DECIMAL_DIGITS:,} and {_MAX_DECIMAL_EXPONENT:,})"
+    return None
+
+
+def _datetime_problem(value: datetime.datetime) -> str | None:
+    if value.utcoffset() is None:
+        return "is a naive datetime, which names no instant; give it a time zone, as in datetime.now(timezone.utc)"
+    try:
+        value.astimezone(datetime.UTC)
+    except OverflowError:
+        return "is outside the years 1 to 9999 once it is in UTC"
+    return None
+
+
+def _time_problem(value: datetime.time) -> str | None:
+    return None if value.tzinfo is None else "has a time zone, which cannot be sent; send a datetime, or the zone in a field of its own"
+
+
+def _timedelta_problem(value: datetime.timedelta) -> str | None:
+    return None if abs(value) <= _MAX_DURATION else "is longer than 292,471 years, which does not fit in 64 bits of microseconds"
+
+
+_LIMITS: Mapping[type, Callable[[Any], str | None]] = {
+    str: _str_problem,
+    int: _int_problem,
+    decimal.Decimal: _decimal_problem,
+    datetime.datetime: _datetime_problem,
+    datetime.time: _time_problem,
+    datetime.timedelta: _timedelta_problem,
+}
