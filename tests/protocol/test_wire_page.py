@@ -1,0 +1,123 @@
+"""``docs/wire.md`` says what Aster does: its vectors and tables are read from the page."""
+
+from __future__ import annotations
+
+import pytest
+
+from aster._protocol.call import CallLimits, ClientCall, ServerCall
+from aster._protocol.events import ResetCode, Setting, TrailerOrigin
+from aster._protocol.frames import CONTROL_KINDS, REQUEST_KINDS, RESPONSE_KINDS, FrameKind, encode_varint, frame_limits
+from aster._protocol.states import REQUESTS_MANY, REQUESTS_ONE, RESPONSES_MANY, RESPONSES_ONE, State, Step, Table
+from aster.errors import RemoteProtocolError, StatusCode
+from aster.types import RpcPattern, SerializationMode
+from tests.protocol import wire_decoder
+from tests.protocol.vectors import encoded_by_aster, rows
+
+_VECTORS = {name: (wire_decoder.read_hex(digits), meaning) for name, digits, meaning in rows("name", "hex", "meaning")}
+_REFUSED = [(why, half, wire_decoder.read_hex(digits)) for why, half, digits in rows("refused", "half", "hex")]
+_LIMITS = CallLimits.create(window=262_144, peer_window=262_144, message=4_194_304, metadata=8_192)
+
+# Frames that are sound, and wrong only where they stand: a decoder that knows no states accepts them.
+_SOUND = {
+    "a control frame in a call",
+    "a frame of the other direction",
+    "message before header",
+    "end before header",
+    "part of a size of its own",
+    "trailer with an unknown status",
+    "trailer with an unknown origin",
+    "metadata with a reserved key",
+    "success without a response",
+    "more credit than is outstanding",
+}
+
+
+@pytest.mark.parametrize("name", _VECTORS)
+def test_a_vector_means_to_an_independent_decoder_what_the_page_says(name: str) -> None:
+    data, meaning = _VECTORS[name]
+    assert wire_decoder.describe(wire_decoder.decode(data)) == meaning
+
+
+@pytest.mark.parametrize("name", encoded_by_aster())
+def test_aster_encodes_what_the_page_shows(name: str) -> None:
+    assert encoded_by_aster()[name].hex() == _VECTORS[name][0].hex()
+
+
+def test_every_vector_is_made_by_aster_but_for_those_that_only_others_send() -> None:
+    assert set(_VECTORS) - set(encoded_by_aster()) == {"extension, skipped, then end", "integers in long forms"}
+
+
+def test_there_is_a_vector_for_every_kind_of_frame() -> None:
+    shown = {frame.kind for data, _ in _VECTORS.values() for frame in wire_decoder.decode(data)}
+    assert shown == {kind.name for kind in FrameKind}
+
+
+def test_a_whole_unary_call_is_read_off_the_page_by_both_ends() -> None:
+    client, server = ClientCall(RpcPattern.UNARY, _LIMITS), ServerCall(_LIMITS)
+    server.receive_data(_VECTORS["unary call, requests"][0])
+    assert (server.header is not None, list(server.requests.inbox), server.requests_ended) == (True, [b"ask"], True)
+    client.receive_data(_VECTORS["unary call, responses"][0])
+    client.receive_end()
+    assert (list(client.responses.inbox), client.trailer is not None) == ([b"answer"], True)
+
+
+@pytest.mark.parametrize(("why", "half", "data"), _REFUSED)
+def test_what_the_page_calls_refused_is_refused(why: str, half: str, data: bytes) -> None:
+    call = ServerCall(_LIMITS) if half == "requests" else ClientCall(RpcPattern.UNARY, _LIMITS)
+    with pytest.raises(RemoteProtocolError):
+        call.receive_data(data)
+    if why not in _SOUND:
+        with pytest.raises(wire_decoder.WireError):
+            wire_decoder.decode(data)
+
+
+def test_integers_are_written_as_the_page_shows() -> None:
+    table = rows("integer", "bytes")
+    shortest = dict(reversed([(int(value), digits) for value, digits in table]))
+    assert len(table) > len(shortest) > 0
+    for value, digits in table:
+        assert wire_decoder.decode_integer(bytes.fromhex(digits)) == int(value)
+    for value in (0, 63, 64, 16_383, 16_384, 2**30 - 1, 2**30, 2**62 - 1):
+        assert encode_varint(value).hex() == shortest[value]
+
+
+def test_the_kinds_of_frames_their_places_and_limits_are_those_of_the_page() -> None:
+    limits = frame_limits(8_192)
+    shown = {FrameKind[name]: (int(kind, 16), stream, sender, limit) for kind, name, stream, sender, limit in rows(*_KIND_COLUMNS)}
+    assert set(shown) == set(FrameKind)
+    for kind, (number, stream, sender, limit) in shown.items():
+        assert number == kind
+        assert stream == ("control" if kind in CONTROL_KINDS else "call")
+        if stream == "call":
+            assert (sender in ("client", "both"), sender in ("server", "both")) == (kind in REQUEST_KINDS, kind in RESPONSE_KINDS)
+        fixed, _, rest = limit.replace(",", "").partition(" + ")
+        size = 8_192 if fixed == "metadata limit" else int(fixed) + (8_192 if rest else 0)
+        assert limits[kind] == size
+
+
+_KIND_COLUMNS = ("kind", "name", "stream", "sent by", "largest payload in bytes")
+
+
+@pytest.mark.parametrize(
+    ("title", "table"),
+    [("Requests, one", REQUESTS_ONE), ("Requests, many", REQUESTS_MANY), ("Responses, one", RESPONSES_ONE), ("Responses, many", RESPONSES_MANY)],
+)
+def test_the_states_of_a_half_are_those_of_the_page(title: str, table: Table) -> None:
+    steps = ("HEADER", "PART", "MESSAGE", "END", "CREDIT") if title.startswith("Requests") else ("METADATA", "PART", "MESSAGE", "CREDIT", "OK", "ERROR")
+    shown = {
+        State[state]: {Step[step]: State[following] for step, following in zip(steps, cells, strict=True) if following != "-"}
+        for state, *cells in rows(title, *steps)
+    }
+    assert shown == table
+
+
+def test_the_numbers_of_the_page_are_those_of_the_enums() -> None:
+    statuses = {int(row[i]): row[i + 1] for row in rows(*("status", "name") * 3) for i in (0, 2, 4) if row[i]}
+    assert statuses == {code.value: code.name for code in StatusCode}
+    assert {int(row[0]): row[1] for row in rows("origin", "name", "who decided")} == {origin.value: origin.name for origin in TrailerOrigin}
+    assert {int(row[0]): row[1] for row in rows("code", "name", "used with", "meaning")} == {code.value: code.name for code in ResetCode}
+    assert {int(row[0]): row[1] for row in rows("mode", "name")} == {mode.value: mode.name for mode in SerializationMode}
+    settings = {int(row[0]): row[1] for row in rows("key", "name", "meaning")}
+    assert settings == {setting.value: setting.name for setting in Setting}
+    patterns = {int(row[0]): (row[2] == "many", row[3] == "many") for row in rows("pattern", "name", "requests", "responses")}
+    assert patterns == {pattern.value: (pattern.streams_requests, pattern.streams_responses) for pattern in RpcPattern}

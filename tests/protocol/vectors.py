@@ -1,0 +1,93 @@
+"""The tables of ``docs/wire.md``, and the same bytes as Aster makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from aster._protocol.call import CallLimits, ClientCall, ServerCall
+from aster._protocol.events import GoAway, Hello, MethodEntry, ServiceEntry, Setting, Target, Trailer, TrailerOrigin
+from aster._protocol.frames import (
+    FrameKind,
+    encode_credit,
+    encode_frame,
+    encode_go_away,
+    encode_header,
+    encode_header_start,
+    encode_hello,
+    encode_message,
+    encode_metadata,
+    encode_trailer,
+)
+from aster.errors import StatusCode
+from aster.types import Metadata, RpcPattern, SerializationMode
+
+__all__ = ["encoded_by_aster", "rows"]
+
+_PAGE = Path(__file__).parents[2] / "docs" / "wire.md"
+
+
+def rows(first_column: str, *others: str) -> list[list[str]]:
+    """The rows of all tables of the page that have exactly these columns, without back-ticks."""
+    return [row for header, body in _tables() if header == [first_column, *others] for row in body]
+
+
+def _tables() -> Iterator[tuple[list[str], list[list[str]]]]:
+    table: list[list[str]] = []
+    for line in [*_PAGE.read_text(encoding="utf-8").splitlines(), ""]:
+        if line.startswith("|"):
+            table.append([cell.strip().strip("`") for cell in line[1:-1].split("|")])
+        elif table:
+            yield table[0], table[2:]
+            table = []
+
+
+def encoded_by_aster() -> Mapping[str, bytes]:
+    """The bytes of each vector, by its name on the page."""
+    limits = CallLimits.create(window=262_144, peer_window=262_144, message=4_194_304, metadata=8_192)
+    target = Target("demo.TaskService", 1, "get_task", RpcPattern.UNARY, SerializationMode.XLANG)
+    start = encode_header_start(target)
+    metadata = Metadata([("trace-id", "ä1"), ("trace-bin", b"\x00\xff"), ("trace-id", "")])
+    settings: dict[int, int] = {
+        Setting.WINDOW: 262_144,
+        Setting.MESSAGE_LIMIT: 4_194_304,
+        Setting.METADATA_LIMIT: 8_192,
+        Setting.CALL_LIMIT: 1_000,
+        Setting.SESSION_LIMIT: 256,
+        Setting.CLEANUP_MILLISECONDS: 5_000,
+    }
+    methods = (
+        MethodEntry("get_task", RpcPattern.UNARY, frozenset({SerializationMode.XLANG})),
+        MethodEntry("watch", RpcPattern.SERVER_STREAM, frozenset({SerializationMode.XLANG, SerializationMode.ROW})),
+    )
+    services = (ServiceEntry("demo.TaskService", 1, False, b"\xca\xfe", methods), ServiceEntry("demo.Room", 300, True, b"", ()))
+    failure = Trailer(StatusCode.NOT_FOUND, TrailerOrigin.HANDLER, "no task «7»", (("demo/Hint", b"\x01\x02"),), Metadata({"retry": "never"}))
+    client, server = ClientCall(RpcPattern.UNARY, limits), ServerCall(limits)
+    requests = client.send_header(start, 1.5, Metadata({"user": "ada"})) + client.send_message(b"ask") + client.send_end()
+    server.receive_data(requests)
+    responses = server.send_message(b"answer") + server.send_trailer(Trailer())
+    return {
+        "client hello": encode_hello(Hello((1,), settings)),
+        "server hello": encode_hello(Hello((1, 2), settings, services, {"demo": b"\x07"})),
+        "least hello": encode_hello(Hello((1,), {})),
+        "go away": encode_go_away(GoAway(8, "update")),
+        "go away at once": encode_go_away(GoAway(-1)),
+        "header": encode_header(start, None, Metadata()),
+        "header with deadline": encode_header(start, 1.5, Metadata()),
+        "header without time left": encode_header(start, 0.0, Metadata()),
+        "header with metadata": encode_header(start, None, metadata),
+        "message": encode_message(b"hello"),
+        "empty message": encode_message(b""),
+        "message of one full chunk": encode_message(b"a" * 16_384),
+        "message in three chunks": encode_message(b"a" * 32_768 + b"bc"),
+        "end": encode_frame(FrameKind.END, b""),
+        "credit": encode_credit(131_072),
+        "metadata": encode_metadata(metadata),
+        "empty metadata": encode_metadata(Metadata()),
+        "success": encode_trailer(Trailer()),
+        "success with metadata": encode_trailer(Trailer(metadata=Metadata({"took": "3 ms"}))),
+        "failure": encode_trailer(failure),
+        "deadline by the server": encode_trailer(Trailer(StatusCode.DEADLINE_EXCEEDED, TrailerOrigin.DEADLINE, "late")),
+        "unary call, requests": requests,
+        "unary call, responses": responses,
+    }
