@@ -1,0 +1,242 @@
+"""aioquic's sans-I/O connection, with the few changes that Aster needs. The only module that touches aioquic's private names.
+
+What it needs of them is either essential (``Engine``), so that a version of aioquic without it is refused, or an improvement (``ActiveEngine``), without which
+the plain class serves; ``check.py`` finds out which.
+"""
+
+# This module is the wall around aioquic's private names; nothing outside it uses one.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection, QuicConnectionState
+from aioquic.quic.events import QuicEvent
+from aioquic.quic.packet import QuicHeader, QuicProtocolVersion
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
+from aioquic.quic.stream import QuicStream
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+__all__ = ["ALPN", "CONNECTION_ID_LENGTH", "VERSIONS", "ActiveEngine", "Engine", "EngineEnd"]
+
+ALPN = "aster/1"
+CONNECTION_ID_LENGTH = 8
+VERSIONS = [int(QuicProtocolVersion.VERSION_1)]
+"""QUIC version 1 alone (RFC 9000): with a second version every handshake derives keys for both, and gains nothing."""
+
+_MAX_REASON = 256
+"""Bytes of a close reason: the whole frame must fit into one packet of 1,200 bytes next to a second and third copy for the handshake's keys."""
+
+_logger = logging.getLogger("aster.quic")
+
+
+class _EngineLog:
+    """Stands in for aioquic's logger: what peers do is theirs, so nothing that they cause may come out above DEBUG, nor under another library's name."""
+
+    def __init__(self, connection_id: bytes) -> None:
+        self._id = connection_id.hex()
+
+    def debug(self, msg: object, *args: object) -> None:
+        if _logger.isEnabledFor(logging.DEBUG):
+            _logger.debug("[%s] %s", self._id, str(msg) % args if args else msg)
+
+    info = warning = error = debug
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEnd:
+    """Why an engine's connection is over.
+
+    Attributes:
+        by_peer: the peer sent CONNECTION_CLOSE.
+        silently: nobody sent anything: the idle timeout, no usable path, or no common QUIC version.
+        code: an error code of QUIC, or of the application.
+        application: whether ``code`` is the application's.
+        reason: what the closing side said.
+    """
+
+    by_peer: bool
+    silently: bool
+    code: int
+    application: bool
+    reason: str
+
+
+class Engine(QuicConnection):
+    """One QUIC connection without I/O, for mutual TLS over Ed25519 keys and for bidirectional streams that the client opens."""
+
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        *,
+        max_streams: int,
+        original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
+    ) -> None:
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
+        )
+        log: Any = _EngineLog(self._original_destination_connection_id or b"")
+        self._logger = log
+        self._loss._logger = log
+        # A limit of zero makes the engine itself refuse the streams that the protocol does not have.
+        _set_limit(self._local_max_streams_bidi, 0 if configuration.is_client else max_streams)
+        _set_limit(self._local_max_streams_uni, 0)
+        self._version_mismatch = False
+        self.event_queue: deque[QuicEvent] = self._events
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        # Without effect on a client, which answers a request by itself.
+        self.tls._request_client_certificate = True
+
+    def _receive_version_negotiation_packet(self, header: QuicHeader, now: float) -> None:
+        super()._receive_version_negotiation_packet(header=header, now=now)
+        self._version_mismatch = self._close_event is not None
+
+    @property
+    def version_mismatch(self) -> bool:
+        """Whether the server speaks only other versions of QUIC."""
+        return self._version_mismatch
+
+    @property
+    def handshake_confirmed(self) -> bool:
+        """Whether the peer has accepted this side's part of the handshake."""
+        return self._handshake_confirmed
+
+    @property
+    def stream_limit(self) -> int:
+        """How many streams the peer has allowed since the connection began."""
+        return self._remote_max_streams_bidi
+
+    def peer_key(self) -> Ed25519PublicKey | None:
+        """The key that the peer has proved to hold, once the handshake is complete; None for no certificate or one over another kind of key."""
+        certificate = self.tls._peer_certificate
+        key = certificate.public_key() if certificate is not None else None
+        return key if isinstance(key, Ed25519PublicKey) else None
+
+    def unsent(self, stream_id: int) -> int:
+        """Bytes given to a stream that were never put into a packet."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.sender._reset_error_code is not None:
+            return 0
+        return stream.sender._buffer_stop - stream.sender.highest_offset
+
+    def all_acknowledged(self) -> bool:
+        """Whether the peer has acknowledged every byte, end and reset of every stream."""
+        return not any(_unacknowledged(stream) for stream in self._streams_queue)
+
+    def end(self) -> EngineEnd | None:
+        """Why the connection is over, at once: aioquic's own event comes only after the draining period, and never for a close that is still unsent."""
+        event = self._close_event
+        if event is None:
+            return None
+        return EngineEnd(
+            by_peer=self._state is QuicConnectionState.DRAINING,
+            silently=self._state is QuicConnectionState.TERMINATED,
+            code=event.error_code,
+            application=event.frame_type is None,
+            reason=event.reason_phrase,
+        )
+
+    def close_application(self, code: int, reason: str) -> None:
+        """Close with a code of the application; the reason is cut to what fits."""
+        self.close(error_code=code, reason_phrase=reason.encode(errors="replace")[:_MAX_REASON].decode(errors="ignore"))
+
+
+def _set_limit(limit: Any, value: int) -> None:
+    limit.value = limit.sent = value
+
+
+def _unacknowledged(stream: QuicStream) -> bool:
+    sender = stream.sender
+    if sender.is_finished:
+        return False
+    return sender._buffer_stop > sender._buffer_start or sender._buffer_fin is not None or sender._reset_error_code is not None
+
+
+class ActiveEngine(Engine):
+    """Looks only at streams with something to do when it writes a packet, where aioquic looks at all that are open: with 1,000 idle streams that makes
+    sequential calls seven times faster.
+
+    ``_streams_queue`` holds the active streams in service order and ``_active`` the same by id; the superclass writes packets with ``_active`` in place of
+    ``_streams``, which it uses there only to walk over all streams and to drop finished ones.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._active: dict[int | None, QuicStream] = {}
+
+    def _write_application(self, builder: QuicPacketBuilder, network_path: Any, now: float) -> None:
+        everything, queue, count = self._streams, self._streams_queue, len(self._active)
+        active: Any = self._active  # aioquic types the id of a stream as optional, since it uses streams for the handshake too
+        self._streams = active
+        try:
+            super()._write_application(builder, network_path, now)
+        finally:
+            self._streams = everything
+            if len(self._active) != count:
+                for stream in queue:
+                    stream_id: Any = stream.stream_id
+                    if stream_id not in self._active:
+                        del everything[stream_id]
+            self._retire_idle_streams()
+
+    def _retire_idle_streams(self) -> None:
+        idle = [stream for stream in self._streams_queue if not _has_work(stream)]
+        if idle:
+            for stream in idle:
+                del self._active[stream.stream_id]
+            self._streams_queue = [stream for stream in self._streams_queue if stream.stream_id in self._active]
+
+    def _activate(self, stream: QuicStream) -> None:
+        if stream.stream_id not in self._active:
+            self._active[stream.stream_id] = stream
+            self._streams_queue.append(stream)
+
+    def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
+        known = len(self._streams)
+        stream = super()._get_or_create_stream(frame_type, stream_id)
+        if len(self._streams) != known:
+            # A new stream, and all lower ones that it opens: the superclass has queued them.
+            self._active.update((new.stream_id, new) for new in self._streams_queue[known - len(self._streams) :])
+        else:
+            self._activate(stream)
+        return stream
+
+    def _get_or_create_stream_for_send(self, stream_id: int) -> QuicStream:
+        known = len(self._streams)
+        stream = super()._get_or_create_stream_for_send(stream_id)
+        if len(self._streams) != known:
+            self._active[stream_id] = stream
+        else:
+            self._activate(stream)
+        return stream
+
+    def stop_stream(self, stream_id: int, error_code: int) -> None:
+        super().stop_stream(stream_id, error_code)
+        self._activate(self._streams[stream_id])
+
+    def _on_max_stream_data_delivery(self, delivery: QuicDeliveryState, stream: QuicStream) -> None:
+        super()._on_max_stream_data_delivery(delivery, stream)
+        if delivery is not QuicDeliveryState.ACKED and stream.stream_id in self._streams:
+            self._activate(stream)
+
+
+def _has_work(stream: QuicStream) -> bool:
+    """Whether a stream may have to be written, raised, stopped or discarded without another frame or call for it coming first."""
+    receiver = stream.receiver
+    return (
+        _unacknowledged(stream)
+        or stream.is_finished
+        or (receiver._stop_error_code is not None and not receiver.is_finished)
+        or stream.max_stream_data_local_sent != stream.max_stream_data_local
+        or receiver.highest_offset * 2 > stream.max_stream_data_local
+    )

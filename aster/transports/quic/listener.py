@@ -1,0 +1,237 @@
+"""The listening side: one socket, many connections, told apart by the ids in their packets."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import anyio.lowlevel
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionIdIssued, ConnectionIdRetired, HandshakeCompleted
+from aioquic.quic.packet import QuicErrorCode, QuicHeader
+from aioquic.quic.retry import QuicRetryTokenHandler
+
+from aster._reactor import Reactor
+from aster.errors import AddressError
+from aster.transports.base import Accept, ConnectionHandler, ConnectionOptions, Listener
+from aster.transports.quic import packets
+from aster.transports.quic.check import engine_class
+from aster.transports.quic.connection import Datagrams, QuicConnection, logger
+from aster.transports.quic.engine import CONNECTION_ID_LENGTH, Engine
+from aster.transports.quic.failures import NO_CERTIFICATE
+from aster.transports.quic.sockets import BURST, RECEIVE_SIZE, SMALLEST_DATAGRAM, SocketAddress, is_same_host
+from aster.trust import endpoint_id_of, join_host_port
+from aster.types import Peer
+
+__all__ = ["QuicListener"]
+
+RETRY_ABOVE = 64
+"""Unfinished handshakes from which on a new client must first show that it receives at its address: each costs signatures and memory here, and nothing there.
+Below, connecting saves the round trip."""
+
+MAX_HANDSHAKES = 1024
+"""Unfinished handshakes above which new clients are not answered at all; one holds some 50 KB, for no longer than the handshake timeout."""
+
+
+class ServerConnection(QuicConnection):
+    """A connection that shares its listener's socket."""
+
+    def __init__(self, listener: QuicListener, engine: Engine, addr: SocketAddress, reactor: Reactor, options: ConnectionOptions) -> None:
+        super().__init__(engine, reactor, options)
+        self._listener = listener
+        self._addr = addr
+        self._ids = {engine.original_destination_connection_id, engine.host_cid}
+        self._handshake_at = reactor.now() + options.handshake_timeout
+
+    @property
+    def ids(self) -> set[bytes]:
+        """The connection ids that packets for this connection may carry."""
+        return self._ids
+
+    def _transmit(self, datagrams: Datagrams) -> None:
+        self._listener.send(datagrams)
+
+    def _release(self) -> None:
+        self._listener.forget(self)
+
+    def _id_issued(self, event: ConnectionIdIssued) -> None:
+        self._ids.add(event.connection_id)
+        self._listener.route(event.connection_id, self)
+
+    def _id_retired(self, event: ConnectionIdRetired) -> None:
+        self._ids.discard(event.connection_id)
+        self._listener.unroute(event.connection_id)
+
+    def _handshake_completed(self, event: HandshakeCompleted) -> None:
+        self._handshake_at = float("inf")
+        key = self.engine.peer_key()
+        try:
+            endpoint_id = endpoint_id_of(key) if key is not None else None
+        except AddressError:
+            endpoint_id = None
+        if endpoint_id is None:
+            # aioquic lets a client pass that shows no certificate.
+            self.engine.close(error_code=NO_CERTIFICATE, frame_type=0, reason_phrase="a certificate over an Ed25519 key is required")
+            self.engine.event_queue.clear()
+            return
+        self._peer = Peer(endpoint_id, join_host_port(self._addr[0], self._addr[1]))
+        self._handler = self._listener.accepted(self)
+
+
+class QuicListener(Listener):
+    """Receives for all connections. Whatever arrives, the listener lives: each engine's failure ends its own connection."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        configurations: tuple[QuicConfiguration, QuicConfiguration],
+        accept: Accept,
+        reactor: Reactor,
+        options: ConnectionOptions,
+    ) -> None:
+        self._socket = sock
+        self._own_address: SocketAddress = sock.getsockname()
+        self._configuration, self._same_host_configuration = configurations
+        self._accept = accept
+        self._reactor = reactor
+        self._options = options
+        self._routes: dict[bytes, ServerConnection] = {}
+        self._connections: set[ServerConnection] = set()
+        self._handshakes: set[ServerConnection] = set()
+        self._tokens = QuicRetryTokenHandler()
+        self._refusing = False
+        self._closed = False
+        reactor.add_reader(sock, self._on_readable)
+
+    @property
+    def host(self) -> str:
+        return str(self._own_address[0])
+
+    @property
+    def port(self) -> int:
+        return int(self._own_address[1])
+
+    def refuse(self) -> None:
+        self._refusing = True
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._refusing = True
+            for connection in list(self._connections):
+                connection.close(reason="the server is closed")
+                connection.tell_lost()
+            self._closed = True
+            self._reactor.remove_reader(self._socket)
+            self._socket.close()
+        await anyio.lowlevel.checkpoint()
+
+    # The connections' side.
+
+    def send(self, datagrams: Datagrams) -> None:
+        """Send to any peer. What the system does not take is lost as in a network, and the engine sends it again."""
+        for data, addr in datagrams:
+            self._send_one(data, addr)
+
+    def _send_one(self, data: bytes, addr: SocketAddress) -> None:
+        try:
+            self._socket.sendto(data, addr)
+        except OSError as exc:
+            logger.debug("a datagram to %s was not sent: %s", addr, exc)
+
+    def route(self, connection_id: bytes, connection: ServerConnection) -> None:
+        """From here on, packets with this id are for the connection."""
+        self._routes[connection_id] = connection
+
+    def unroute(self, connection_id: bytes) -> None:
+        """Packets with this id are for nobody any more."""
+        self._routes.pop(connection_id, None)
+
+    def accepted(self, connection: ServerConnection) -> ConnectionHandler | None:
+        """A peer has proved its identity: find its owner, unless it came too late."""
+        self._handshakes.discard(connection)
+        if self._refusing:
+            connection.engine.close(error_code=QuicErrorCode.CONNECTION_REFUSED, frame_type=0, reason_phrase="the server takes no new connections")
+            return None
+        return self._accept(connection)
+
+    def forget(self, connection: ServerConnection) -> None:
+        """The connection has ended."""
+        self._connections.discard(connection)
+        self._handshakes.discard(connection)
+        for connection_id in connection.ids:
+            self.unroute(connection_id)
+
+    # The network's side.
+
+    def _on_readable(self) -> None:
+        if self._closed:
+            return
+        now = self._reactor.now()
+        receive = self._socket.recvfrom
+        touched: dict[ServerConnection, None] = {}
+        for _ in range(BURST):
+            try:
+                data, addr = receive(RECEIVE_SIZE)
+            except OSError:  # nothing more to read; or, on some systems, the fate of a datagram sent earlier
+                break
+            connection = self._routes.get(packets.destination_id(data)) or self._stranger(data, addr, now)
+            if connection is not None:
+                connection.receive(data, addr, now)
+                touched[connection] = None
+        for connection in touched:
+            connection.settle(now)
+
+    def _stranger(self, data: bytes, addr: SocketAddress, now: float) -> ServerConnection | None:
+        """A datagram for no connection: the first of a new one, or nothing that matters."""
+        header = packets.read_header(data) if data and data[0] >= 0x80 else None
+        if header is None:
+            return None
+        if packets.wants_other_version(header):
+            if len(data) >= SMALLEST_DATAGRAM:
+                self._send_one(packets.version_negotiation(header), addr)
+            return None
+        if not packets.is_first_packet(header, data):
+            return None
+        if self._refusing:
+            self._send_one(packets.refusal(header, QuicErrorCode.CONNECTION_REFUSED), addr)
+            return None
+        if len(self._handshakes) >= MAX_HANDSHAKES:
+            return None
+        if header.token:
+            return self._returned_with_token(header, addr, now)
+        if len(self._handshakes) >= RETRY_ABOVE:
+            self._ask_to_return(header, addr, now)
+            return None
+        return self._new_connection(addr, header.destination_cid, retry_id=None)
+
+    def _ask_to_return(self, header: QuicHeader, addr: SocketAddress, now: float) -> None:
+        source_id = os.urandom(CONNECTION_ID_LENGTH)
+        token = self._tokens.create_token(
+            address=addr, original_destination_connection_id=header.destination_cid, retry_source_connection_id=source_id, now=now
+        )
+        self._send_one(packets.retry(header, source_id=source_id, token=token), addr)
+
+    def _returned_with_token(self, header: QuicHeader, addr: SocketAddress, now: float) -> ServerConnection | None:
+        try:
+            first_id = self._tokens.validate_token(address=addr, destination_cid=header.destination_cid, token=header.token, now=now)
+        except ValueError:
+            self._send_one(packets.refusal(header, QuicErrorCode.INVALID_TOKEN), addr)
+            return None
+        return self._new_connection(addr, first_id, retry_id=header.destination_cid)
+
+    def _new_connection(self, addr: SocketAddress, first_id: bytes, retry_id: bytes | None) -> ServerConnection:
+        configuration = self._same_host_configuration if is_same_host(addr, self._own_address) else self._configuration
+        engine = engine_class()(
+            configuration,
+            max_streams=self._options.max_streams,
+            original_destination_connection_id=first_id,
+            retry_source_connection_id=retry_id,
+        )
+        connection = ServerConnection(self, engine, addr, self._reactor, self._options)
+        if retry_id is not None:
+            connection.ids.add(retry_id)
+        self._connections.add(connection)
+        self._handshakes.add(connection)
+        for connection_id in connection.ids:
+            self.route(connection_id, connection)
+        return connection
