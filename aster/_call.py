@@ -293,26 +293,28 @@ class OutgoingCall(CallDriver):
 
     async def close_pump(self) -> None:
         """Stop the request iterable and wait until it is closed; its own exception comes out of here."""
-        pump = self._pump
-        if pump is not None:
-            self._pump = None
-            pump.cancel()
-            with anyio.CancelScope(shield=True):
-                await pump.wait()
+        await self.stop_pump()
         if self.pump_error is not None:
             error, self.pump_error = self.pump_error, None
             raise error
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` in the loop's thread, from any thread and from destructors."""
+        self._reactor.call_soon_threadsafe(callback)
+
+    async def stop_pump(self) -> None:
+        """Stop the request iterable and wait, shielded, until it is closed."""
+        pump, self._pump = self._pump, None
+        if pump is not None:
+            pump.cancel()
+            with anyio.CancelScope(shield=True):
+                await pump.wait()
 
     # Receiving
 
     async def wait_done(self) -> None:
         """Wait for the outcome."""
         while not self.done:
-            await self._wait_receiver()
-
-    async def wait_settled(self) -> None:
-        """Wait until the server's half of the stream has ended."""
-        while not self._released:
             await self._wait_receiver()
 
     def single_response(self) -> Any:
@@ -377,6 +379,8 @@ class OutgoingCall(CallDriver):
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
             self._deadline_timer = None
+        if self._pump is not None:
+            self._pump.cancel()
         self._wake()
 
     # Called by the transport

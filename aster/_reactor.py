@@ -117,7 +117,8 @@ class _SocketTasks:
         self._scopes: dict[socket.socket, anyio.CancelScope] = {}
 
     def add(self, sock: socket.socket, callback: Callback) -> None:
-        self._scopes[sock] = scope = anyio.CancelScope()
+        # Shielded, as all I/O is: packets must go on while a cancelled block takes leave of its peers.
+        self._scopes[sock] = scope = anyio.CancelScope(shield=True)
         self._task_group.start_soon(self._watch, sock, scope, callback, name="aster socket reader")
 
     def remove(self, sock: socket.socket) -> None:
@@ -256,7 +257,7 @@ class _TrioReactor(Reactor):
 
         self._token: Any = trio.lowlevel.current_trio_token()
         self._clock: Callable[[], float] = trio.current_time
-        self._scope = anyio.CancelScope()
+        self._scope = anyio.CancelScope(shield=True)
         self._waiter = _TrioWaiter()
         self._soon: deque[Callback] = deque()
         self._timers: list[tuple[float, int, _TrioTimer]] = []

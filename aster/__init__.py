@@ -1,0 +1,68 @@
+"""Aster: RPC for Python on structured concurrency. Every call is a task that owns its stream; deadlines, cancellation and errors cross the wire.
+
+``docs/tutorial.md`` shows the way in; ``aster.serve`` and ``aster.connect`` are the two ends.
+"""
+
+from aster._call import current_call
+from aster._invoke import InteractiveCall
+from aster._streams import ResponseStream
+from aster.client import AsterClient, open_call, with_options
+from aster.codec import wire_type
+from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
+from aster.errors import (
+    AddressError,
+    AsterError,
+    AutoTagWarning,
+    ConnectError,
+    IdentityError,
+    IncompatiblePeerError,
+    KeyFileError,
+    RefusedError,
+    RpcError,
+    StatusCode,
+    UnreachableError,
+)
+from aster.server import AsterServer
+from aster.trust import Identity
+from aster.types import CallContext, CapabilityRequirement, Metadata, MethodInfo, Peer, RpcPattern, SerializationMode, ServiceInfo
+
+__all__ = [
+    "AddressError",
+    "AsterClient",
+    "AsterError",
+    "AsterServer",
+    "AutoTagWarning",
+    "CallContext",
+    "CapabilityRequirement",
+    "ConnectError",
+    "Identity",
+    "IdentityError",
+    "IncompatiblePeerError",
+    "InteractiveCall",
+    "KeyFileError",
+    "Metadata",
+    "MethodInfo",
+    "Peer",
+    "RefusedError",
+    "ResponseStream",
+    "RpcError",
+    "RpcPattern",
+    "SerializationMode",
+    "ServiceInfo",
+    "StatusCode",
+    "UnreachableError",
+    "bidi_stream",
+    "client_stream",
+    "connect",
+    "current_call",
+    "open_call",
+    "rpc",
+    "serve",
+    "server_stream",
+    "service",
+    "wire_type",
+    "with_options",
+]
+
+serve = AsterServer
+connect = AsterClient

@@ -1,0 +1,474 @@
+"""One connection, as each of its ends sees it: hello, the calls in flight, go-away, and what is left to unwind.
+
+These are plain objects that the transport calls back; the tasks that they need live in the task groups of the client or server that owns them.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from anyio import TaskHandle
+from anyio.abc import TaskGroup
+
+from aster._call import HostedMethod, IncomingCall, OutgoingCall
+from aster._protocol.call import CallLimits
+from aster._protocol.events import GoAway, Header, Hello, ServiceEntry, Setting, Trailer, TrailerOrigin
+from aster._protocol.frames import (
+    FrameKind,
+    FrameReader,
+    decode_go_away,
+    decode_hello,
+    encode_go_away,
+    encode_hello,
+    frame_limits,
+)
+from aster._reactor import Reactor, TimerHandle, Waiter
+from aster.errors import AsterError, IncompatiblePeerError, RemoteProtocolError, RpcError, StatusCode
+from aster.transports.base import Connection, ConnectionOptions, Stream, StreamSink
+from aster.types import Peer
+
+__all__ = ["PROTOCOL_VERSION", "ClientConnection", "CloseCode", "EndpointOptions", "ServerConnection", "ServerHost"]
+
+logger = logging.getLogger("aster")
+
+PROTOCOL_VERSION = 1
+
+
+_REQUIRED_SETTINGS = (Setting.WINDOW, Setting.MESSAGE_LIMIT, Setting.METADATA_LIMIT)
+
+
+class CloseCode:
+    """Why a connection was closed, as a number of the application (RFC 9000 section 20.2)."""
+
+    NORMAL = 0
+    PROTOCOL = 1
+    VERSION = 2
+    HELLO_TIMEOUT = 3
+    CLEANUP_OVERDUE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointOptions:
+    """The limits of an endpoint. Sizes are in bytes, times in seconds.
+
+    Raises:
+        ValueError: a number is not positive; the message names the option.
+    """
+
+    window: int = 262_144
+    max_message_size: int = 4_194_304
+    max_metadata_size: int = 8_192
+    max_concurrent_calls: int = 1_000
+    max_sessions: int = 256
+    idle_timeout: float = 30.0
+    keepalive_interval: float = 10.0
+    cleanup_budget: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value: object = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1 << 53:
+                raise ValueError(f"{name} must be a positive number, not {value!r}")
+            if isinstance(getattr(EndpointOptions, name, 0), int) and not isinstance(value, int | float):
+                raise ValueError(f"{name} must be a whole number, not {value!r}")
+
+    def for_transport(self) -> ConnectionOptions:
+        """What the transport needs to know: one stream a call, one a session, one for control."""
+        return ConnectionOptions(
+            idle_timeout=self.idle_timeout,
+            keepalive=self.keepalive_interval,
+            max_streams=self.max_concurrent_calls + self.max_sessions + 1,
+        )
+
+    def settings(self) -> dict[int, int]:
+        """What this endpoint says of itself in its hello."""
+        return {
+            Setting.WINDOW: self.window,
+            Setting.MESSAGE_LIMIT: self.max_message_size,
+            Setting.METADATA_LIMIT: self.max_metadata_size,
+            Setting.CALL_LIMIT: self.max_concurrent_calls,
+            Setting.SESSION_LIMIT: self.max_sessions,
+            Setting.CLEANUP_MILLISECONDS: round(self.cleanup_budget * 1000),
+        }
+
+
+class _ControlStream:
+    """The first stream of a connection: frames that concern all of it."""
+
+    def __init__(self, on_frame: Callable[[int, bytes], None], on_end: Callable[[str], None]) -> None:
+        self._reader = FrameReader({kind: limit for kind, limit in frame_limits(0).items() if kind in (FrameKind.HELLO, FrameKind.GO_AWAY)})
+        self._on_frame = on_frame
+        self._on_end = on_end
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for kind, payload in self._reader.feed(data):
+                self._on_frame(kind, payload)
+        except RemoteProtocolError as exc:
+            self._on_end(str(exc))
+
+    def finished(self) -> None:
+        self._on_end("the peer ended the control stream")
+
+    def was_reset(self, code: int) -> None:
+        self._on_end(f"the peer reset the control stream (code {code})")
+
+    def was_stopped(self, code: int) -> None:
+        self._on_end(f"the peer stopped the control stream (code {code})")
+
+    def connection_lost(self, error: AsterError) -> None:
+        """The connection itself is told as well."""
+
+
+class PeerConnection(ABC):
+    """What both ends of a connection have."""
+
+    def __init__(self, reactor: Reactor, options: EndpointOptions, inner: TaskGroup) -> None:
+        self.reactor = reactor
+        self.options = options
+        self.lost: AsterError | None = None
+        self.hello: Hello | None = None
+        self.limits: CallLimits
+        self.peer_metadata_limit = 0
+        self.peer_message_limit = 0
+        self._inner = inner
+        self._transport: Connection | None = None
+        self._control: Stream | None = None
+        self._waiters: set[Waiter] = set()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection below."""
+        return self._transport is not None
+
+    @property
+    def transport(self) -> Connection:
+        """The connection below; there is one from the hello on."""
+        assert self._transport is not None
+        return self._transport
+
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> TaskHandle[None]:
+        """Run a task in the inner task group: the one that ends before the connection does."""
+        return self._inner.create_task(function(), name=name)
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something about the connection's calls has changed so that ``condition`` holds."""
+        waiter = self.reactor.waiter()
+        self._waiters.add(waiter)
+        try:
+            while not condition():
+                await waiter.wait()
+        finally:
+            self._waiters.discard(waiter)
+
+    def _changed(self) -> None:
+        for waiter in self._waiters:
+            waiter.wake()
+
+    def _receive_hello(self, payload: bytes) -> Hello:
+        if self.hello is not None:
+            raise RemoteProtocolError("the peer sent a second HELLO")
+        hello = decode_hello(payload)
+        peer = hello.settings.get
+        for setting in _REQUIRED_SETTINGS:
+            if not peer(setting):
+                raise RemoteProtocolError(f"the peer's HELLO gives no {setting.name}; without it nothing can be sent")
+        self.peer_message_limit = peer(Setting.MESSAGE_LIMIT, 0)
+        self.peer_metadata_limit = peer(Setting.METADATA_LIMIT, 0)
+        self.limits = CallLimits.create(
+            window=self.options.window,
+            peer_window=peer(Setting.WINDOW, 0),
+            message=self.options.max_message_size,
+            metadata=self.options.max_metadata_size,
+        )
+        self.hello = hello
+        return hello
+
+    @abstractmethod
+    def _broken(self, why: str) -> None:
+        """The peer broke a rule that concerns the whole connection."""
+
+
+class _Slot:
+    """A place in the queue for a stream."""
+
+    __slots__ = ("granted", "waiter")
+
+    def __init__(self, waiter: Waiter) -> None:
+        self.waiter = waiter
+        self.granted = False
+
+
+class ClientConnection(PeerConnection):
+    """The client's end: opens calls, queues them at the peer's limit, and knows which have not been confirmed to be over."""
+
+    def __init__(self, reactor: Reactor, options: EndpointOptions, inner: TaskGroup) -> None:
+        super().__init__(reactor, options, inner)
+        self.calls: set[OutgoingCall] = set()
+        self.go_away: GoAway | None = None
+        self._queue: deque[_Slot] = deque()
+        self._reserved = 0
+        self._hello_error: str | None = None
+
+    async def say_hello(self, transport: Connection) -> Hello:
+        """Open the control stream, and wait for the server's hello.
+
+        Raises:
+            IncompatiblePeerError: it speaks no version that we do, or no sense.
+            ConnectionLost: the server closed the connection instead.
+        """
+        self._transport = transport
+        self._control = transport.open_stream(_ControlStream(self._control_frame, self._broken))
+        self._control.write(encode_hello(Hello((PROTOCOL_VERSION,), self.options.settings())))
+        await self.wait_until(lambda: self.hello is not None or self.lost is not None or self._hello_error is not None)
+        if self._hello_error is not None:
+            raise IncompatiblePeerError(f"the server at {transport.peer.address} does not speak this protocol: {self._hello_error}")
+        if self.hello is None:
+            assert self.lost is not None
+            raise self.lost
+        if PROTOCOL_VERSION not in self.hello.versions:
+            raise IncompatiblePeerError(
+                f"the server at {transport.peer.address} speaks version {_numbers(self.hello.versions)} of the protocol, this client version {PROTOCOL_VERSION}; "
+                "update the older of the two"
+            )
+        return self.hello
+
+    def check_open(self) -> None:
+        """Raise what a new call fails with, if the connection takes none."""
+        if self.lost is not None:
+            error = RpcError(StatusCode.UNAVAILABLE, str(self.lost))
+            error.__cause__ = self.lost
+            raise error
+        if self.go_away is not None:
+            raise RpcError(StatusCode.UNAVAILABLE, f"the server takes no new calls: {self.go_away.reason or 'it is closing'}")
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether a call may open its stream now, with nobody before it in the queue."""
+        return not self._queue and self._slots_left() > 0
+
+    def _slots_left(self) -> int:
+        assert self.hello is not None
+        limit = self.hello.settings.get(Setting.CALL_LIMIT, 0)
+        return min(limit - len(self.calls), self.transport.stream_credit) - self._reserved
+
+    async def acquire_slot(self) -> None:
+        """Wait for a stream below the peer's limit, first come first served. Open the call before the next await.
+
+        A waiter that is cancelled has touched nothing.
+        """
+        slot = _Slot(self.reactor.waiter())
+        self._queue.append(slot)
+        self._grant_slots()
+        try:
+            while not slot.granted and self.lost is None and self.go_away is None:
+                await slot.waiter.wait()
+        finally:
+            if slot.granted:
+                self._reserved -= 1
+            else:
+                self._queue.remove(slot)
+            self._grant_later()
+        self.check_open()
+
+    def _grant_later(self) -> None:
+        if self._queue:
+            self.reactor.call_soon(self._grant_slots)
+
+    def _grant_slots(self) -> None:
+        while self._queue and self.lost is None and self._slots_left() > 0:
+            slot = self._queue.popleft()
+            slot.granted = True
+            self._reserved += 1
+            slot.waiter.wake()
+
+    def open_call(self, call: OutgoingCall) -> Stream:
+        """The stream of a call."""
+        stream = self.transport.open_stream(call)
+        self.calls.add(call)
+        return stream
+
+    def call_over(self, call: OutgoingCall) -> None:
+        """The server's half of a call has ended."""
+        self.calls.discard(call)
+        if self._queue:
+            self._grant_slots()
+        if self._waiters:
+            self._changed()
+
+    def cancel_calls(self, cancel: Callable[[OutgoingCall], None]) -> None:
+        """Do something to each call in flight."""
+        for call in list(self.calls):
+            cancel(call)
+
+    # Called by the transport
+
+    def stream_opened(self, stream: Stream) -> StreamSink:
+        """Servers open no streams."""
+        self._broken("the server opened a stream")
+        stream.reset(CloseCode.PROTOCOL)
+        return _ControlStream(lambda kind, payload: None, lambda why: None)
+
+    def streams_available(self) -> None:
+        """The peer's limit rose."""
+        self._grant_slots()
+
+    def connection_lost(self, error: AsterError) -> None:
+        """The end."""
+        self.lost = error
+        for slot in self._queue:
+            slot.waiter.wake()
+        self._changed()
+
+    def _control_frame(self, kind: int, payload: bytes) -> None:
+        if kind == FrameKind.HELLO:
+            self._receive_hello(payload)
+        elif self.hello is None:
+            raise RemoteProtocolError("the server's first frame was not its HELLO")
+        else:
+            self.go_away = decode_go_away(payload)
+            for slot in self._queue:
+                slot.waiter.wake()
+        self._changed()
+
+    def _broken(self, why: str) -> None:
+        if self.lost is None and self._hello_error is None:
+            self._hello_error = why
+            logger.info("closing the connection to %s: %s", self.transport.peer.address, why)
+            self.transport.close(CloseCode.PROTOCOL, why)
+            self._changed()
+
+
+class ServerHost(Protocol):
+    """What a server's connection needs of the server."""
+
+    options: EndpointOptions
+    deadline_cap: float | None
+    debug: bool
+
+    def manifest(self) -> Iterable[ServiceEntry]:
+        """What the server serves."""
+        ...
+
+    def find(self, header: Header) -> HostedMethod:
+        """The method that a header names; RpcError when there is none."""
+        ...
+
+    def connection_over(self, connection: ServerConnection) -> None:
+        """A connection is gone and all its handlers have unwound."""
+        ...
+
+
+class ServerConnection(PeerConnection):
+    """The server's end: admits calls and runs their handlers."""
+
+    def __init__(self, host: ServerHost, transport: Connection, reactor: Reactor, inner: TaskGroup) -> None:
+        super().__init__(reactor, host.options, inner)
+        self._host = host
+        self._transport = transport
+        self._last_stream = -1
+        self._going_away = False
+        self._hello_timer: TimerHandle | None = reactor.call_at(reactor.now() + host.options.for_transport().handshake_timeout, self._hello_overdue)
+        self.calls: set[IncomingCall] = set()
+        self.peer: Peer = transport.peer
+        self.deadline_cap = host.deadline_cap
+        self.debug = host.debug
+
+    @property
+    def running(self) -> int:
+        """Handlers that have not unwound."""
+        return sum(call.running for call in self.calls)
+
+    def announce_drain(self, reason: str) -> None:
+        """Tell the client that no further calls are taken."""
+        if not self._going_away:
+            self._going_away = True
+            if self._control is not None and self.hello is not None:
+                self._control.write(encode_go_away(GoAway(self._last_stream, reason)))
+
+    def admit(self, call: IncomingCall, header: Header) -> HostedMethod:
+        """Find the method; refuse above the limit and while draining."""
+        if self._going_away and call.stream.id > self._last_stream:
+            raise RpcError(StatusCode.UNAVAILABLE, "the server is draining and takes no new calls")
+        if len(self.calls) > self.options.max_concurrent_calls:
+            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"this connection has {self.options.max_concurrent_calls} calls in flight, the server's limit")
+        method = self._host.find(header)
+        if not self._going_away:
+            self._last_stream = max(self._last_stream, call.stream.id)
+        return method
+
+    def call_over(self, call: IncomingCall) -> None:
+        """A call has ended on both sides, and its handler has unwound."""
+        self.calls.discard(call)
+        if self._waiters:
+            self._changed()
+        if self.lost is not None and not self.calls:
+            self._host.connection_over(self)
+
+    def stop_calls(self, message: str) -> None:
+        """Cancel all handlers; their callers see UNAVAILABLE."""
+        for call in list(self.calls):
+            call.fail(Trailer(StatusCode.UNAVAILABLE, TrailerOrigin.SERVER, message))
+
+    # Called by the transport
+
+    def stream_opened(self, stream: Stream) -> StreamSink:
+        """The first stream is for control, each other one a call."""
+        if stream.id == 0:
+            self._control = stream
+            return _ControlStream(self._control_frame, self._broken)
+        if self.hello is None:
+            self._broken("the client opened a call before its HELLO")
+            return _ControlStream(lambda kind, payload: None, lambda why: None)
+        call = IncomingCall(self, stream)
+        self.calls.add(call)
+        return call
+
+    def streams_available(self) -> None:
+        """Servers open no streams."""
+
+    def connection_lost(self, error: AsterError) -> None:
+        """The end: every call was told before."""
+        self.lost = error
+        self._drop_hello_timer()
+        self._changed()
+        if not self.calls:
+            self._host.connection_over(self)
+
+    def _control_frame(self, kind: int, payload: bytes) -> None:
+        if kind != FrameKind.HELLO:
+            raise RemoteProtocolError(f"the client sent a {FrameKind(kind).name} frame on the control stream")
+        hello = self._receive_hello(payload)
+        self._drop_hello_timer()
+        assert self._control is not None
+        self._control.write(encode_hello(Hello((PROTOCOL_VERSION,), self.options.settings(), tuple(self._host.manifest()))))
+        if PROTOCOL_VERSION not in hello.versions:
+            # Our hello is on its way and lets the client say what is wrong; it closes the connection.
+            logger.info("%s speaks version %s of the protocol, this server version %d", self.peer.endpoint_id, _numbers(hello.versions), PROTOCOL_VERSION)
+        if self._going_away:
+            self._control.write(encode_go_away(GoAway(self._last_stream, "the server is draining")))
+
+    def _hello_overdue(self) -> None:
+        self._hello_timer = None
+        self.transport.close(CloseCode.HELLO_TIMEOUT, "no HELLO in time")
+
+    def _drop_hello_timer(self) -> None:
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+            self._hello_timer = None
+
+    def _broken(self, why: str) -> None:
+        if self.lost is None:
+            logger.info("closing the connection of %s: %s", self.peer.endpoint_id, why)
+            self.transport.close(CloseCode.PROTOCOL, why)
+
+
+def _numbers(versions: Iterable[int]) -> str:
+    return ", ".join(map(str, versions)) or "none"
+
+

@@ -1,0 +1,335 @@
+"""How a client makes calls: the four patterns, their deadlines, and what a caller holds while a call runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterable, Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from aster._call import OutgoingCall, RemoteMethod
+from aster._connection import ClientConnection
+from aster._protocol.events import ResetCode
+from aster._streams import ResponseStream
+from aster.errors import RpcError, StatusCode
+from aster.types import Metadata
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["CallSettings", "Channel", "InteractiveCall", "RemoteResponseStream", "call_client_stream", "call_unary"]
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+
+@dataclass(frozen=True, slots=True)
+class CallSettings:
+    """What a call may be told besides its request.
+
+    Attributes:
+        timeout: seconds; ``None`` for no limit but the ambient one.
+        metadata: what to send along.
+    """
+
+    timeout: float | None
+    metadata: Metadata
+
+
+class Channel(Protocol):
+    """Where calls find their connection."""
+
+    async def connection(self) -> ClientConnection:
+        """The connection that takes calls now; RpcError (UNAVAILABLE) when there is none."""
+        ...
+
+
+class _Begun:
+    """A call with the deadlines that it began under."""
+
+    __slots__ = ("_ambient", "_own", "call")
+
+    def __init__(self, call: OutgoingCall, own: float, ambient: float) -> None:
+        self.call = call
+        self._own = own
+        self._ambient = ambient
+
+    async def conclude(self) -> None:
+        """Before an error is raised: if what expired was a scope around the call, let that scope speak, also when the server saw it first."""
+        if self.call.ended_by_call_deadline and self._ambient < self._own:
+            await anyio.sleep_until(self._ambient)
+            # The scope may be told in the same turn of the loop as the sleep.
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+
+
+async def _begin(channel: Channel, method: RemoteMethod, request: bytes | None, settings: CallSettings) -> _Begun:
+    ambient = anyio.current_effective_deadline()
+    now = anyio.current_time()
+    own = math.inf if settings.timeout is None else now + settings.timeout
+    connection = await channel.connection()
+    if not connection.has_slot:
+        await _queue(connection, method, own)
+        now = anyio.current_time()
+    deadline = min(own, ambient)
+    if deadline <= now:
+        # An ambient scope that has expired raises here; only the call's own timeout is left after that.
+        await anyio.lowlevel.checkpoint()
+        raise _expired(method)
+    call = OutgoingCall(connection, method)
+    call.begin(request, None if deadline == math.inf else deadline - now, settings.metadata, deadline=own if own <= ambient and own < math.inf else None)
+    return _Begun(call, own, ambient)
+
+
+async def _queue(connection: ClientConnection, method: RemoteMethod, own: float) -> None:
+    with anyio.CancelScope(deadline=own) as scope:
+        await connection.acquire_slot()
+    if scope.cancelled_caught:
+        raise _expired(method)
+
+
+def _expired(method: RemoteMethod) -> RpcError:
+    return RpcError(StatusCode.DEADLINE_EXCEEDED, f"the call of {method.label} did not begin within its timeout")
+
+
+async def call_unary(channel: Channel, method: RemoteMethod, request: Any, settings: CallSettings) -> Any:
+    """One request, one response.
+
+    Raises:
+        TypeError, ValueError: the request is not a value of the declared type; nothing was sent.
+        RpcError: the call failed.
+
+    Cancellation returns at once, and reaches the handler.
+    """
+    begun = await _begin(channel, method, method.encode(request), settings)
+    call = begun.call
+    try:
+        await call.wait_done()
+    except BaseException:
+        call.cancel(ResetCode.CANCELLED)
+        raise
+    if call.error is not None:
+        await begun.conclude()
+    return call.single_response()
+
+
+async def call_client_stream(channel: Channel, method: RemoteMethod, requests: Any, settings: CallSettings) -> Any:
+    """Requests from any iterable, one response.
+
+    Raises:
+        TypeError: ``requests`` is not iterable.
+        RpcError: the call failed.
+        Exception: what ``requests`` raised.
+
+    Cancellation returns as soon as the request iterable is closed, and reaches the handler.
+    """
+    check_requests(requests, method)
+    begun = await _begin(channel, method, None, settings)
+    call = begun.call
+    try:
+        call.start_pump(requests)
+        await call.wait_done()
+    except BaseException:
+        call.cancel(ResetCode.CANCELLED)
+        await call.stop_pump()
+        raise
+    await call.close_pump()
+    if call.error is not None:
+        await begun.conclude()
+    return call.single_response()
+
+
+def check_requests(requests: object, method: RemoteMethod) -> None:
+    """Refuse what is no stream of requests, before anything is sent."""
+    if not isinstance(requests, Iterable | AsyncIterable):
+        expected = method.info.request_type.__name__
+        raise TypeError(f"{method.label} takes an iterable or async iterable of {expected}, not {type(requests).__name__}; for a single one write [{expected}(...)]")
+
+
+class RemoteResponseStream(ResponseStream[Res]):
+    """The responses of a call over the wire. The call begins with the first step of the iteration, or with the ``async with`` block.
+
+    A caller that is cancelled while it waits for the next response has cancelled the call; inside an ``async with`` block the call lives on until the block ends.
+    """
+
+    _begun: _Begun | None = None
+    _closed = False
+    _managed = False
+
+    def __init__(self, channel: Channel, method: RemoteMethod, request: bytes | None, requests: Any, settings: CallSettings) -> None:
+        self._channel = channel
+        self._method = method
+        self._request = request
+        self._requests = requests
+        self._settings = settings
+        self._abandon: Callable[[Callable[[], None]], None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._managed = True
+        if self._begun is None:
+            await self._start()
+        return self
+
+    async def __anext__(self) -> Res:
+        begun = self._begun
+        if begun is None:
+            begun = await self._start()
+        call = begun.call
+        try:
+            payload = await call.receive()
+            if payload is not None:
+                return call.decode(payload)
+        except RpcError:
+            await self._end(call)
+            await begun.conclude()
+            raise
+        except BaseException:
+            if not self._managed:
+                call.cancel(ResetCode.CANCELLED)
+                await call.stop_pump()
+            raise
+        await self._end(call)
+        raise StopAsyncIteration
+
+    async def _start(self) -> _Begun:
+        if self._closed:
+            raise anyio.ClosedResourceError
+        connection_call = await _begin(self._channel, self._method, self._request, self._settings)
+        self._begun = connection_call
+        self._abandon = connection_call.call.call_soon_threadsafe
+        if self._requests is not None:
+            connection_call.call.start_pump(self._requests)
+            self._requests = None
+        self._request = None
+        return connection_call
+
+    async def _end(self, call: OutgoingCall) -> None:
+        # An undecodable response ends a call that the server goes on with.
+        call.cancel(ResetCode.CANCELLED)
+        await call.close_pump()
+
+    async def aclose(self) -> None:
+        """Cancel the call if it runs, and wait until the request iterable is closed. Idempotent."""
+        self._closed = True
+        if self._begun is not None:
+            self._begun.call.cancel(ResetCode.CANCELLED)
+            await self._begun.call.stop_pump()
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # From whatever thread the collector runs in: only ask the loop to look.
+        if self._begun is not None and not self._begun.call.done and self._abandon is not None:
+            self._abandon(partial(self._begun.call.cancel, ResetCode.CANCELLED))
+
+    @property
+    def metadata(self) -> Metadata:
+        return self._begun.call.metadata if self._begun is not None else Metadata()
+
+    @property
+    def trailers(self) -> Metadata:
+        return self._begun.call.trailers if self._begun is not None else Metadata()
+
+
+class InteractiveCall(Generic[Req, Res]):
+    """A call whose messages are sent and received one by one, in any order: what ``aster.open_call`` gives.
+
+    ::
+
+        async with aster.open_call(tasks.execute) as call:
+            await call.send(Command("build"))
+            print(await call.receive())
+            await call.end()
+
+    Leaving the block after ``end`` and the outcome is silent; leaving it before that cancels the call. One task may send while another receives.
+    """
+
+    def __init__(self, channel: Channel, method: RemoteMethod, settings: CallSettings) -> None:
+        self._channel = channel
+        self._method = method
+        self._settings = settings
+        self._begun: _Begun | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._begun is not None:
+            raise RuntimeError("this call was entered before: use open_call again for another one")
+        self._begun = await _begin(self._channel, self._method, None, self._settings)
+        return self
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        self._call.cancel(ResetCode.CANCELLED)
+
+    @property
+    def _call(self) -> OutgoingCall:
+        if self._begun is None:
+            raise RuntimeError("the call has not begun: use it inside `async with aster.open_call(...) as call`")
+        return self._begun.call
+
+    async def send(self, request: Req) -> None:
+        """Send one request; waits while the server has not taken enough of the earlier ones.
+
+        Raises:
+            TypeError, ValueError: it is not a value of the declared type; nothing was sent.
+            BrokenResourceError: the call has ended and takes no more; ``receive`` has its outcome.
+            RpcError: it is above the server's size limit.
+            RuntimeError: the requests were ended before.
+
+        Cancellation while waiting sends nothing.
+        """
+        call = self._call
+        payload = self._method.encode(request)
+        if call.requests_ended:
+            raise RuntimeError(f"the requests of {self._method.label} were ended: nothing can be sent after that")
+        if not await call.send(payload):
+            raise anyio.BrokenResourceError
+        if not self._method.info.pattern.streams_requests:
+            call.end_requests()
+
+    async def receive(self) -> Res:
+        """The next response; a single response comes by this too.
+
+        Raises:
+            EndOfStream: the call ended well, and all its responses were received.
+            RpcError: the call failed.
+
+        Cancellation loses nothing.
+        """
+        call = self._call
+        try:
+            payload = await call.receive()
+        except RpcError:
+            assert self._begun is not None
+            await self._begun.conclude()
+            raise
+        if payload is None:
+            raise anyio.EndOfStream
+        return call.decode(payload)
+
+    async def end(self) -> None:
+        """Tell the server that no more requests follow. Idempotent; without effect once the call has ended."""
+        await anyio.lowlevel.checkpoint()
+        self._call.end_requests()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Res:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the handler sent ahead of its first response; empty until it has arrived."""
+        return self._call.metadata
+
+    @property
+    def trailers(self) -> Metadata:
+        """What the handler sent after its last response; empty until it has arrived."""
+        return self._call.trailers

@@ -1,0 +1,131 @@
+"""The services that a server hosts: checked once, found for every call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aster._call import HostedMethod
+from aster._declarations import check_implementation, handler_of, service_info
+from aster._protocol.events import Header, MethodEntry, ServiceEntry
+from aster.codec import Codec, make_codec
+from aster.errors import RpcError, StatusCode
+from aster.types import MethodInfo, RpcPattern, SerializationMode, ServiceInfo
+
+__all__ = ["HostedServices"]
+
+_Key = tuple[str, SerializationMode]
+
+
+class HostedServices:
+    """Instances by service name and version, with a prepared handler for each method and mode.
+
+    Raises:
+        TypeError: something given is not an instance of a service, or an override does not fit its declaration.
+        ValueError: two services share name and version, or one uses an option that nothing would enforce yet.
+    """
+
+    def __init__(self, services: Iterable[object]) -> None:
+        self._hosted: dict[tuple[str, int], _HostedService] = {}
+        for instance in services:
+            hosted = _HostedService(instance)
+            key = hosted.info.name, hosted.info.version
+            if key in self._hosted:
+                raise ValueError(
+                    f"two services are named {key[0]!r} with version {key[1]}: {type(self._hosted[key].instance).__name__} and {type(instance).__name__}; "
+                    "give one of them another name or version"
+                )
+            self._hosted[key] = hosted
+        if not self._hosted:
+            raise ValueError("services is empty: a server needs at least one service to serve")
+
+    @property
+    def instances(self) -> list[object]:
+        """What was given, in order."""
+        return [hosted.instance for hosted in self._hosted.values()]
+
+    def find(self, header: Header) -> HostedMethod:
+        """The method that a call is for.
+
+        Raises:
+            RpcError: UNIMPLEMENTED, the service, its version, the method or the mode is not here; FAILED_PRECONDITION, the client takes it for another pattern.
+        """
+        service, version, method, pattern, mode = header.target
+        hosted = self._hosted.get((service, version))
+        if hosted is None:
+            raise RpcError(StatusCode.UNIMPLEMENTED, self._missing(service, version))
+        return hosted.find(method, pattern, mode)
+
+    def _missing(self, service: str, version: int) -> str:
+        versions = sorted(known for name, known in self._hosted if name == service)
+        if versions:
+            return f"service {service!r} has no version {version} here; it has {', '.join(map(str, versions))}"
+        names = ", ".join(f"{name!r} (version {known})" for name, known in self._hosted)
+        return f"there is no service {service!r} here; this server has {names}"
+
+    def manifest(self) -> list[ServiceEntry]:
+        """What the hello tells clients."""
+        return [hosted.entry() for hosted in self._hosted.values()]
+
+
+class _HostedService:
+    def __init__(self, instance: object) -> None:
+        if isinstance(instance, type):
+            service_info(instance)
+            raise TypeError(f"services takes instances: write {instance.__name__}(...) instead of the class {instance.__name__}")
+        self.instance = instance
+        self.info = service_info(instance)
+        _refuse_unenforced(self.info)
+        check_implementation(instance)
+        codecs = {mode: make_codec(mode, self.info.wire_tags) for mode in _modes(self.info)}
+        self._methods: dict[_Key, HostedMethod] = {}
+        for method in self.info.methods.values():
+            for mode in method.modes:
+                self._methods[method.name, mode] = self._prepare(method, codecs[mode])
+
+    def _prepare(self, method: MethodInfo, codec: Codec) -> HostedMethod:
+        handler = handler_of(self.instance, method.name)
+        return HostedMethod(self.info, method, handler, codec.decoder(method.request_type), codec.encoder(method.response_type))
+
+    def find(self, name: str, pattern: RpcPattern, mode: SerializationMode) -> HostedMethod:
+        hosted = self._methods.get((name, mode))
+        if hosted is None:
+            raise RpcError(StatusCode.UNIMPLEMENTED, self._missing(name, mode))
+        if hosted.info.pattern is not pattern:
+            raise RpcError(
+                StatusCode.FAILED_PRECONDITION,
+                f"{hosted.label} has the pattern {hosted.info.pattern.name} here, the client takes it for {pattern.name}: the two have different versions of the service",
+            )
+        return hosted
+
+    def _missing(self, name: str, mode: SerializationMode) -> str:
+        where = f"service {self.info.name!r} version {self.info.version}"
+        method = self.info.methods.get(name)
+        if method is None:
+            return f"{where} has no method {name!r}; it has {', '.join(self.info.methods)}"
+        return f"{where} does not allow the serialization mode {mode.name} for {name!r}; it allows {', '.join(mode.name for mode in method.modes)}"
+
+    def entry(self) -> ServiceEntry:
+        methods = tuple(MethodEntry(method.name, method.pattern, frozenset(method.modes)) for method in self.info.methods.values())
+        return ServiceEntry(self.info.name, self.info.version, self.info.scoped == "stream", b"", methods)
+
+
+def _modes(info: ServiceInfo) -> set[SerializationMode]:
+    return {mode for method in info.methods.values() for mode in method.modes}
+
+
+def _refuse_unenforced(info: ServiceInfo) -> None:
+    """Serve nothing that asks for a protection or a scope which this version would silently not give."""
+    methods = info.methods.values()
+    unenforced: Mapping[str, Any] = {
+        'scoped="stream"': info.scoped == "stream",
+        "interceptors": info.interceptors,
+        "max_concurrent_streams": info.max_concurrent_streams is not None,
+        "requires": info.requires is not None or any(method.requires is not None for method in methods),
+        "SerializationMode.ROW": SerializationMode.ROW in info.modes or SerializationMode.ROW in _modes(info),
+    }
+    for option, used in unenforced.items():
+        if used:
+            raise ValueError(
+                f"service {info.name!r} uses {option}, which this version of Aster does not carry out yet; it is refused rather than served without it. Remove the option to serve it"
+            )

@@ -1,0 +1,166 @@
+"""Stubs: what ``await client.client(TaskService)`` gives. To a type checker a stub is the service class; its methods call over the wire."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
+
+from aster._call import RemoteMethod
+from aster._declarations import service_info
+from aster._invoke import CallSettings, Channel, InteractiveCall, RemoteResponseStream, call_client_stream, call_unary, check_requests
+from aster.codec import make_codec
+from aster.types import Metadata, MethodInfo, RpcPattern, SerializationMode, ServiceInfo
+
+__all__ = ["Unset", "interactive_call", "make_stub", "with_settings"]
+
+S = TypeVar("S")
+
+_STATE = "__aster_stub__"
+
+
+class Unset:
+    """The default of options for which ``None`` means something."""
+
+
+@dataclass(frozen=True, slots=True)
+class _StubState:
+    """What makes an object a stub: where its calls go, and how."""
+
+    channel: Channel
+    methods: Mapping[str, RemoteMethod]
+    settings: Mapping[str, CallSettings]
+
+
+def make_stub(service: type[S], channel: Channel) -> S:
+    """A stub of a service whose calls go through ``channel``.
+
+    Raises:
+        TypeError: ``service`` is not a service class.
+        ValueError: it uses a serialization mode that cannot be had.
+    """
+    info = service_info(service)
+    methods = {method.name: _remote(service, method.name, method.modes[0]) for method in info.methods.values()}
+    settings = {method.name: CallSettings(method.timeout, Metadata()) for method in info.methods.values()}
+    stub_class = _stub_class(service)
+    stub = object.__new__(stub_class)
+    setattr(stub, _STATE, _StubState(channel, methods, settings))
+    return stub
+
+
+def with_settings(stub: S, timeout: float | type[Unset] | None, metadata: Metadata | None, mode: SerializationMode | None) -> S:
+    """A copy of a stub whose calls differ in what is given."""
+    state = _state_of(stub)
+    service = type(stub).__mro__[1]
+    info = service_info(service)
+    methods = dict(state.methods)
+    if mode is not None:
+        for method in info.methods.values():
+            _check_mode(info, method, mode)
+            methods[method.name] = _remote(service, method.name, mode)
+    settings = dict(state.settings)
+    for name, old in settings.items():
+        new_timeout = old.timeout if isinstance(timeout, type) else timeout
+        settings[name] = CallSettings(new_timeout, old.metadata if metadata is None else metadata)
+    copy = object.__new__(type(stub))
+    setattr(copy, _STATE, replace(state, methods=methods, settings=settings))
+    return copy
+
+
+def interactive_call(method: object) -> InteractiveCall[Any, Any]:
+    """The call of a stub's bound method, message by message."""
+    stub, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
+    state = getattr(stub, _STATE, None)
+    if not isinstance(state, _StubState) or name not in state.methods:
+        raise TypeError(f"open_call takes a method of a stub, such as tasks.execute with tasks = await client.client(TaskService), not {method!r}")
+    return InteractiveCall(state.channel, state.methods[name], state.settings[name])
+
+
+def _state_of(stub: object) -> _StubState:
+    state = getattr(stub, _STATE, None)
+    if not isinstance(state, _StubState):
+        raise TypeError(f"with_options takes a stub, which `await client.client(...)` gives, not {type(stub).__name__}")
+    return state
+
+
+def _check_mode(info: ServiceInfo, method: MethodInfo, mode: SerializationMode) -> None:
+    if mode not in method.modes:
+        allowed = ", ".join(allowed.name for allowed in method.modes)
+        raise ValueError(f"{info.name}.{method.name} does not allow the serialization mode {mode.name}; it allows {allowed}")
+
+
+@functools.lru_cache(maxsize=256)
+def _remote(service: type, name: str, mode: SerializationMode) -> RemoteMethod:
+    info = service_info(service)
+    method = info.methods[name]
+    codec = _codec(service, mode)
+    return RemoteMethod.create(info, method, mode, codec.encoder(method.request_type), codec.decoder(method.response_type))
+
+
+@functools.lru_cache(maxsize=64)
+def _codec(service: type, mode: SerializationMode) -> Any:
+    return make_codec(mode, service_info(service).wire_tags)
+
+
+@functools.lru_cache(maxsize=256)
+def _stub_class(service: type[S]) -> type[S]:
+    info = service_info(service)
+    namespace = {method.name: _stub_method(service, method) for method in info.methods.values()}
+    made = types.new_class(service.__name__, (service,), exec_body=lambda body: body.update(namespace))
+    made.__module__, made.__qualname__, made.__doc__ = service.__module__, service.__qualname__, service.__doc__
+    # An interface may leave other things abstract; a stub answers for the methods alone.
+    cast("Any", made).__abstractmethods__ = frozenset()
+    return made
+
+
+def _stub_method(service: type, method: MethodInfo) -> Callable[..., Any]:
+    handler = getattr(service, method.name)
+    name = method.name
+    argument = _argument_of(service, method, handler)
+
+    async def unary(self: Any, *args: Any, **kwargs: Any) -> Any:
+        state: _StubState = getattr(self, _STATE)
+        return await call_unary(state.channel, state.methods[name], argument(args, kwargs), state.settings[name])
+
+    async def client_stream(self: Any, *args: Any, **kwargs: Any) -> Any:
+        state: _StubState = getattr(self, _STATE)
+        return await call_client_stream(state.channel, state.methods[name], argument(args, kwargs), state.settings[name])
+
+    def server_stream(self: Any, *args: Any, **kwargs: Any) -> RemoteResponseStream[Any]:
+        state: _StubState = getattr(self, _STATE)
+        remote = state.methods[name]
+        return RemoteResponseStream(state.channel, remote, remote.encode(argument(args, kwargs)), None, state.settings[name])
+
+    def bidi_stream(self: Any, *args: Any, **kwargs: Any) -> RemoteResponseStream[Any]:
+        state: _StubState = getattr(self, _STATE)
+        remote, requests = state.methods[name], argument(args, kwargs)
+        check_requests(requests, remote)
+        return RemoteResponseStream(state.channel, remote, None, requests, state.settings[name])
+
+    match method.pattern:
+        case RpcPattern.UNARY:
+            stub: Callable[..., Any] = unary
+        case RpcPattern.CLIENT_STREAM:
+            stub = client_stream
+        case RpcPattern.SERVER_STREAM:
+            stub = server_stream
+        case RpcPattern.BIDI_STREAM:
+            stub = bidi_stream
+    return functools.wraps(getattr(handler, "__wrapped__", handler))(stub)
+
+
+def _argument_of(service: type, method: MethodInfo, handler: Any) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    """Finds the one request among the arguments of a call, given by position or by its parameter's name."""
+    code = getattr(handler, "__wrapped__", handler).__code__
+    parameter: str = code.co_varnames[1]
+
+    def argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if len(args) == 1 and not kwargs:
+            return args[0]
+        if not args and kwargs.keys() == {parameter}:
+            return kwargs[parameter]
+        raise TypeError(f"{service.__name__}.{method.name}() takes exactly one request, {parameter}; got {len(args)} by position and {sorted(kwargs)} by name")
+
+    return argument

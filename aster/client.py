@@ -1,0 +1,270 @@
+"""The caller's side: ``async with aster.connect(...)``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+
+import anyio
+from anyio import CancelScope
+
+from aster._call import OutgoingCall
+from aster._connection import ClientConnection, CloseCode, EndpointOptions
+from aster._declarations import service_info
+from aster._invoke import InteractiveCall
+from aster._lifetime import Lifetime
+from aster._methods import BidiStreamMethod, ClientStreamMethod, ServerStreamMethod, UnaryMethod
+from aster._protocol.events import Hello, ResetCode, Setting
+from aster._stub import Unset, interactive_call, make_stub, with_settings
+from aster.errors import AddressError, ConnectionLost, RefusedError, RpcError, StatusCode, UnreachableError
+from aster.transports.base import Transport
+from aster.transports.quic import QuicTransport
+from aster.trust import Address, Identity
+from aster.types import Metadata, MetadataLike, SerializationMode, ServiceInfo
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["ADDRESS_VARIABLE", "AsterClient", "open_call", "with_options"]
+
+logger = logging.getLogger("aster")
+
+S = TypeVar("S")
+P = ParamSpec("P")
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+ADDRESS_VARIABLE = "ASTER_ENDPOINT_ADDR"
+"""The environment variable that gives the address when ``connect`` is given none."""
+
+ROUND_TRIP_ALLOWANCE = 1.0
+"""Seconds that are added to the server's cleanup budget for its confirmations to arrive: some round trips of a slow mobile network."""
+
+
+class AsterClient:
+    """A connection to a server, for as long as its ``async with`` block lasts.
+
+    ::
+
+        async with aster.connect(address) as client:
+            tasks = await client.client(TaskService)
+            result = await tasks.get_task(TaskRequest(task_id="1"))
+
+    Entering completes the handshake. Leaving cancels what calls still run and waits, shielded, until the server has confirmed that their handlers have unwound: at
+    the most for the server's cleanup budget and a round trip.
+
+    Args:
+        address: ``server.address``; by default the environment variable ``ASTER_ENDPOINT_ADDR``.
+        identity: the key that this client proves, or the path of its key file; by default a new one.
+        transport: how bytes travel; QUIC by default.
+        connect_timeout: seconds that entering may take.
+        window: bytes that each direction of a call may have unconsumed.
+        max_message_size: bytes of the largest message that is accepted.
+        max_metadata_size: bytes of the most metadata that is accepted at a time.
+        idle_timeout: seconds of silence after which the connection counts as lost.
+        keepalive_interval: seconds of silence after which an idle server is asked for a sign of life.
+
+    Raises:
+        AddressError: the address is missing or malformed.
+        KeyFileError: the key file cannot be used.
+        ValueError: an option is out of range.
+        ConnectError: entering the block failed; the subclasses tell an unreachable server, a wrong key, another protocol and a refusal apart.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        identity: Identity | str | os.PathLike[str] | None = None,
+        transport: Transport | None = None,
+        connect_timeout: float = 10.0,
+        window: int = 262_144,
+        max_message_size: int = 4_194_304,
+        max_metadata_size: int = 8_192,
+        idle_timeout: float = 30.0,
+        keepalive_interval: float = 10.0,
+    ) -> None:
+        if not connect_timeout > 0:
+            raise ValueError(f"connect_timeout must be a positive number of seconds, not {connect_timeout!r}")
+        self.options = EndpointOptions(
+            window=window,
+            max_message_size=max_message_size,
+            max_metadata_size=max_metadata_size,
+            idle_timeout=idle_timeout,
+            keepalive_interval=keepalive_interval,
+        )
+        self._address = _parse_address(address)
+        self._identity = identity if isinstance(identity, Identity) else Identity.load(identity) if identity is not None else Identity.generate()
+        self._transport = transport or QuicTransport()
+        self._connect_timeout = connect_timeout
+        self._lifetime: Lifetime | None = None
+        self._connection: ClientConnection | None = None
+
+    @property
+    def endpoint_id(self) -> str:
+        """This client's public key, 64 hex digits: who it is to the server."""
+        return self._identity.endpoint_id
+
+    # The block
+
+    async def __aenter__(self) -> Self:
+        if self._lifetime is not None:
+            raise RuntimeError("an AsterClient connects once: make a new one for another block")
+        self._lifetime = lifetime = Lifetime()
+        await lifetime.open()
+        connection = ClientConnection(lifetime.reactor, self.options, lifetime.inner)
+        try:
+            await self._connect(connection)
+        except BaseException as exc:
+            with CancelScope(shield=True):
+                await _hang_up(connection)
+            await lifetime.close(exc)
+            raise
+        self._connection = connection
+        return self
+
+    async def _connect(self, connection: ClientConnection) -> None:
+        where = f"{self._address.host}:{self._address.port}"
+        with CancelScope(deadline=anyio.current_time() + self._connect_timeout) as scope:
+            transport = await self._transport.connect(
+                self._address,
+                identity=self._identity,
+                handler=connection,
+                reactor=connection.reactor,
+                options=self.options.for_transport(),
+            )
+            try:
+                await connection.say_hello(transport)
+            except ConnectionLost as exc:
+                raise RefusedError(f"the server at {where} turned this client away: {exc}") from exc
+        if scope.cancelled_caught:
+            raise UnreachableError(
+                f"{where} did not complete a handshake within {self._connect_timeout:g} s: check that the server runs there and that UDP reaches it"
+            )
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        connection, lifetime = self._connection, self._lifetime
+        assert connection is not None
+        assert lifetime is not None
+        with CancelScope(shield=True):
+            await self._finish_calls(connection)
+            await _hang_up(connection)
+        await lifetime.close(exc)
+
+    async def _finish_calls(self, connection: ClientConnection) -> None:
+        """Law 4: what was cancelled here has unwound there, or the server's budget for it is over."""
+        connection.cancel_calls(_cancel)
+        hello = connection.hello
+        assert hello is not None
+        budget = hello.settings.get(Setting.CLEANUP_MILLISECONDS, 0) / 1000 + ROUND_TRIP_ALLOWANCE
+        with anyio.move_on_after(budget) as scope:
+            await connection.wait_until(lambda: not connection.calls)
+        if scope.cancelled_caught:
+            overdue = ", ".join(sorted({call.method.label for call in connection.calls}))
+            logger.warning("the server did not confirm within %g s that these calls have unwound, so the connection is closed: %s", budget, overdue)
+            connection.transport.close(CloseCode.CLEANUP_OVERDUE, "cancelled calls did not unwind in time")
+
+    # Stubs
+
+    async def client(self, service: type[S]) -> S:
+        """A stub of a service: an object of that class to a type checker, whose methods call the server.
+
+        Raises:
+            TypeError: ``service`` is not a class decorated with ``@service``, or is session-scoped.
+            RpcError: UNIMPLEMENTED, the server has no such service or version; UNAVAILABLE, the connection is lost.
+        """
+        info = service_info(service)
+        if not isinstance(service, type):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
+            raise TypeError(f"client() takes the class of a service, not an instance of {type(service).__name__}")
+        if info.scoped == "stream":
+            raise TypeError(f"{service.__name__} is session-scoped: use `async with client.session({service.__name__}) as session`")
+        connection = await self.connection()
+        assert connection.hello is not None
+        _check_manifest(info, connection.hello)
+        return make_stub(service, self)
+
+    async def connection(self) -> ClientConnection:
+        """The connection that takes calls now.
+
+        Raises:
+            RpcError: UNAVAILABLE, there is none.
+            RuntimeError: the block was not entered.
+        """
+        if self._connection is None:
+            raise RuntimeError("the client is not connected: use it inside `async with aster.connect(...) as client`")
+        self._connection.check_open()
+        return self._connection
+
+
+def _cancel(call: OutgoingCall) -> None:
+    call.cancel(ResetCode.CANCELLED)
+
+
+async def _hang_up(connection: ClientConnection) -> None:
+    if connection.connected:
+        connection.transport.close(CloseCode.NORMAL)
+        await connection.wait_until(lambda: connection.lost is not None)
+
+
+def _parse_address(address: str | None) -> Address:
+    if address is not None:
+        return Address.parse(address)
+    from_environment = os.environ.get(ADDRESS_VARIABLE)
+    if not from_environment:
+        raise AddressError(f"no address: give connect() the server's address, or set the environment variable {ADDRESS_VARIABLE} to it")
+    try:
+        return Address.parse(from_environment)
+    except AddressError as exc:
+        raise AddressError(f"the environment variable {ADDRESS_VARIABLE} is set to a malformed address: {exc}") from exc
+
+
+def _check_manifest(info: ServiceInfo, hello: Hello) -> None:
+    versions = sorted(service.version for service in hello.services if service.name == info.name)
+    if info.version in versions:
+        return
+    if versions:
+        raise RpcError(StatusCode.UNIMPLEMENTED, f"the server has no version {info.version} of service {info.name!r}; it has {', '.join(map(str, versions))}")
+    names = ", ".join(f"{service.name!r} (version {service.version})" for service in hello.services)
+    raise RpcError(StatusCode.UNIMPLEMENTED, f"the server has no service {info.name!r}; it has {names or 'none'}")
+
+
+def with_options(
+    stub: S,
+    *,
+    timeout: float | type[Unset] | None = Unset,
+    metadata: MetadataLike | None = None,
+    serialization: SerializationMode | None = None,
+) -> S:
+    """A stub of the same type whose calls differ in what is given; the original stays as it is.
+
+    Args:
+        stub: what ``await client.client(...)`` gave.
+        timeout: seconds for each call, instead of the methods' own; ``None`` for no limit.
+        metadata: what each call sends along, instead of what the stub sent before.
+        serialization: the mode of each call; every method must allow it.
+
+    Raises:
+        TypeError: ``stub`` is not a stub.
+        ValueError: the timeout is not positive, the metadata is malformed, or a method does not allow the mode.
+    """
+    if not isinstance(timeout, type) and timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout must be a positive number of seconds or None, not {timeout!r}")
+    return with_settings(stub, timeout, None if metadata is None else Metadata(metadata), serialization)
+
+
+@overload
+def open_call(method: BidiStreamMethod[Req, Res]) -> InteractiveCall[Req, Res]: ...
+@overload
+def open_call(method: ClientStreamMethod[Req, Res]) -> InteractiveCall[Req, Res]: ...
+@overload
+def open_call(method: UnaryMethod[[Req], Res]) -> InteractiveCall[Req, Res]: ...
+@overload
+def open_call(method: ServerStreamMethod[[Req], Res]) -> InteractiveCall[Req, Res]: ...
+def open_call(method: Any) -> InteractiveCall[Any, Any]:
+    """A call whose messages are sent and received one by one; use it as ``async with aster.open_call(tasks.execute) as call``.
+
+    Raises:
+        TypeError: ``method`` is not a method of a stub.
+    """
+    return interactive_call(method)

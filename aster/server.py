@@ -1,0 +1,296 @@
+"""The host: ``async with aster.serve(...)``."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import TYPE_CHECKING, Self
+
+import anyio
+from anyio import CancelScope
+
+from aster._call import HostedMethod
+from aster._connection import EndpointOptions, ServerConnection
+from aster._lifetime import Lifetime
+from aster._protocol.events import Header, ServiceEntry
+from aster._registry import HostedServices
+from aster.transports.base import Connection, ConnectionHandler, Listener, Transport
+from aster.transports.quic import QuicTransport
+from aster.trust import Address, Identity, parse_listen
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["AsterServer"]
+
+logger = logging.getLogger("aster")
+
+
+class AsterServer:
+    """Serves services at one address, for as long as its ``async with`` block lasts.
+
+    ::
+
+        async with aster.serve(services=[TaskService()], listen="127.0.0.1:0") as server:
+            print(server.address)
+            await server.serve()
+
+    Leaving the block drains: new calls are refused, running ones may end within ``drain_grace``, then their handlers are cancelled, and the block waits until all of them have
+    unwound. Cancellation from outside skips the grace.
+
+    Args:
+        services: instances of ``@service`` classes. One that is an async context manager is entered before listening, and left after the drain.
+        listen: ``"host:port"``: an IPv4 or ``[IPv6]`` address or a host name, port 0 for one that the system chooses.
+        identity: the key that the server proves, or the path of its key file; by default a new one for this server, whose address ends with it.
+        advertise: the host in ``address``, for servers that listen at a wildcard or behind a translated address.
+        transport: how bytes travel; QUIC by default.
+        drain_grace: seconds that running calls may take to end when the block is left or ``drain`` is called.
+        cleanup_budget: seconds that cancelled handlers may take to unwind before their peers are released.
+        max_deadline: the most seconds that any call may take; ``None`` for no cap.
+        window: bytes that each direction of a call may have unconsumed.
+        max_message_size: bytes of the largest message that is accepted.
+        max_metadata_size: bytes of the most metadata that is accepted at a time.
+        max_concurrent_calls: calls at a time on one connection.
+        max_sessions: sessions at a time on one connection.
+        idle_timeout: seconds of silence after which a connection counts as lost.
+        keepalive_interval: seconds of silence after which an idle peer is asked for a sign of life.
+        debug: whether callers see the type and text of a handler's unexpected exception.
+
+    Raises:
+        TypeError: something in ``services`` is not an instance of a service.
+        ValueError: an option is out of range, two services share name and version, or a service uses an option that is not carried out yet.
+        AddressError: ``listen`` or ``advertise`` is malformed.
+        KeyFileError: the key file cannot be used.
+    """
+
+    def __init__(
+        self,
+        services: Iterable[object],
+        listen: str = "127.0.0.1:0",
+        *,
+        identity: Identity | str | os.PathLike[str] | None = None,
+        advertise: str | None = None,
+        transport: Transport | None = None,
+        drain_grace: float = 10.0,
+        cleanup_budget: float = 5.0,
+        max_deadline: float | None = None,
+        window: int = 262_144,
+        max_message_size: int = 4_194_304,
+        max_metadata_size: int = 8_192,
+        max_concurrent_calls: int = 1_000,
+        max_sessions: int = 256,
+        idle_timeout: float = 30.0,
+        keepalive_interval: float = 10.0,
+        debug: bool = False,
+    ) -> None:
+        if not 0 <= drain_grace < math.inf:
+            raise ValueError(f"drain_grace must be a finite number of seconds, zero or more, not {drain_grace!r}")
+        if max_deadline is not None and not 0 < max_deadline < math.inf:
+            raise ValueError(f"max_deadline must be a positive number of seconds or None, not {max_deadline!r}")
+        self.options = EndpointOptions(
+            window=window,
+            max_message_size=max_message_size,
+            max_metadata_size=max_metadata_size,
+            max_concurrent_calls=max_concurrent_calls,
+            max_sessions=max_sessions,
+            idle_timeout=idle_timeout,
+            keepalive_interval=keepalive_interval,
+            cleanup_budget=cleanup_budget,
+        )
+        self.deadline_cap = max_deadline
+        self.debug = debug
+        self._services = HostedServices(services)
+        self._host, self._port = parse_listen(listen)
+        self._advertise = advertise
+        self._identity = identity if isinstance(identity, Identity) else Identity.load(identity) if identity is not None else Identity.generate()
+        self._transport = transport or QuicTransport()
+        self._drain_grace = drain_grace
+        self._connections: set[ServerConnection] = set()
+        self._grace_scopes: set[CancelScope] = set()
+        self._address: Address | None = None
+        self._lifetime: Lifetime | None = None
+        self._listener: Listener
+        self._entered_services: AsyncExitStack
+        self._drained: anyio.Event
+
+    @property
+    def endpoint_id(self) -> str:
+        """The server's public key, 64 hex digits."""
+        return self._identity.endpoint_id
+
+    @property
+    def address(self) -> str:
+        """``"aster://<endpoint id>@host:port"``: what clients connect to.
+
+        Raises:
+            RuntimeError: the server does not listen yet.
+        """
+        if self._address is None:
+            raise RuntimeError("the server has no address before its block is entered: use it inside `async with aster.serve(...) as server`")
+        return str(self._address)
+
+    # The block
+
+    async def __aenter__(self) -> Self:
+        if self._lifetime is not None:
+            raise RuntimeError("an AsterServer serves once: make a new one for another block")
+        self._drained = anyio.Event()
+        self._entered_services = AsyncExitStack()
+        async with AsyncExitStack() as undo:
+            undo.push_async_exit(self._entered_services)
+            for instance in self._services.instances:
+                if isinstance(instance, AbstractAsyncContextManager):
+                    await self._entered_services.enter_async_context(instance)  # pyright: ignore[reportUnknownArgumentType] (a user's class, of any result)
+            self._lifetime = lifetime = Lifetime()
+            await lifetime.open()
+            try:
+                self._listener = await self._transport.listen(
+                    self._host,
+                    self._port,
+                    identity=self._identity,
+                    accept=self._accept,
+                    reactor=lifetime.reactor,
+                    options=self.options.for_transport(),
+                )
+            except BaseException as exc:
+                await lifetime.close(exc)
+                raise
+            self._address = Address(self.endpoint_id, self._advertised_host(), self._listener.port)
+            undo.pop_all()
+        return self
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        lifetime = self._lifetime
+        assert lifetime is not None
+        try:
+            await self._shut_down(0.0 if isinstance(exc, anyio.get_cancelled_exc_class()) else self._drain_grace)
+        finally:
+            try:
+                await lifetime.close(exc)
+            finally:
+                with CancelScope(shield=True):
+                    await self._entered_services.__aexit__(exc_type, exc, traceback)
+
+    def _advertised_host(self) -> str:
+        if self._advertise is not None:
+            return self._advertise
+        try:
+            wildcard = ipaddress.ip_address(self._listener.host).is_unspecified
+        except ValueError:
+            wildcard = False
+        if wildcard:
+            logger.warning("listening at the wildcard %s: clients cannot connect to that; pass advertise= with the host that they reach", self._listener.host)
+        return self._listener.host
+
+    # Waiting and draining
+
+    async def serve(self) -> None:
+        """Wait until the server is drained, cancelled or told to stop by a signal.
+
+        On the main thread SIGINT and SIGTERM start a drain, and a second one cancels what still runs. Cancelling this call only ends the waiting.
+        """
+        async with anyio.create_task_group() as group:
+            if threading.current_thread() is threading.main_thread():
+                group.start_soon(self._watch_signals)
+            await self._drained.wait()
+            group.cancel_scope.cancel()
+
+    async def _watch_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with anyio.create_task_group() as group:
+                first = True
+                async for number in signals:
+                    logger.info("%s: %s", number.name, "draining" if first else "cancelling what still runs")
+                    if first:
+                        first = False
+                        group.start_soon(self.drain)
+                    else:
+                        for scope in self._grace_scopes:
+                            scope.cancel()
+
+    async def drain(self, grace: float | None = None) -> None:
+        """Take no new calls, let the running ones end, and cancel those that have not ended within the grace.
+
+        Args:
+            grace: seconds; the server's ``drain_grace`` by default.
+
+        Cancellation ends the waiting; the server goes on refusing new calls.
+        """
+        self._refuse_new_calls()
+        scope = CancelScope(deadline=anyio.current_time() + (self._drain_grace if grace is None else grace))
+        self._grace_scopes.add(scope)
+        try:
+            with scope:
+                await self._wait_for_handlers()
+        finally:
+            self._grace_scopes.discard(scope)
+        self._stop_handlers()
+        with anyio.move_on_after(self.options.cleanup_budget):
+            await self._wait_for_handlers()
+        self._drained.set()
+
+    def _refuse_new_calls(self) -> None:
+        self._listener.refuse()
+        for connection in self._connections:
+            connection.announce_drain("the server is draining")
+
+    def _stop_handlers(self) -> None:
+        for connection in list(self._connections):
+            connection.stop_calls("the server is shutting down")
+
+    async def _wait_for_handlers(self) -> None:
+        for connection in list(self._connections):
+            await connection.wait_until(lambda connection=connection: not connection.running)
+
+    async def _shut_down(self, grace: float) -> None:
+        self._refuse_new_calls()
+        try:
+            if grace > 0 and not self._drained.is_set():
+                with anyio.move_on_after(grace):
+                    await self._wait_for_handlers()
+        finally:
+            with CancelScope(shield=True):
+                await self._release_peers()
+
+    async def _release_peers(self) -> None:
+        """Cancel what still runs; once it has unwound and its outcomes are acknowledged, or the budget is over, close the connections. Then wait for the rest."""
+        self._stop_handlers()
+        connections = list(self._connections)
+        with anyio.move_on_after(self.options.cleanup_budget):
+            await self._wait_for_handlers()
+            for connection in connections:
+                await connection.transport.wait_acknowledged()
+        overdue = [call.label for connection in connections for call in connection.calls if call.running]
+        if overdue:
+            logger.warning("handlers that still shield themselves after %g s of cleanup: %s", self.options.cleanup_budget, ", ".join(overdue))
+        await self._listener.aclose()
+        for connection in connections:
+            await connection.wait_until(lambda connection=connection: not connection.running)
+
+    # What connections need (ServerHost)
+
+    def manifest(self) -> list[ServiceEntry]:
+        """What the hello tells clients."""
+        return self._services.manifest()
+
+    def find(self, header: Header) -> HostedMethod:
+        """The method that a call is for."""
+        return self._services.find(header)
+
+    def connection_over(self, connection: ServerConnection) -> None:
+        """A connection has ended, with all its handlers."""
+        self._connections.discard(connection)
+
+    def _accept(self, transport: Connection) -> ConnectionHandler:
+        assert self._lifetime is not None
+        connection = ServerConnection(self, transport, self._lifetime.reactor, self._lifetime.inner)
+        self._connections.add(connection)
+        return connection
+
+
