@@ -67,6 +67,10 @@ class Handler(Generic[Method_co]):
         options: what its decorator was told.
     """
 
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+
     def __init__(self, function: Callable[..., Any], pattern: RpcPattern, options: MethodOptions) -> None:
         # Among what this copies is __isabstractmethod__, so that an abstract handler keeps its class abstract.
         functools.update_wrapper(self, function)

@@ -177,9 +177,15 @@ def check_override(function: _Function, pattern: RpcPattern, expected: tuple[typ
     sides = ((parameter, pattern.streams_requests, expected[0]), ("return", pattern.streams_responses, expected[1]))
     for name, streams, declared in sides:
         hint = hints.get(name, Any)
-        if hint is not Any and _message_type(hint, streams, f"{where}: {name!r}", pattern) is not declared:
+        if hint is not Any and not _agrees(hint, streams, declared):
             wanted = f"AsyncIterator[{declared.__qualname__}]" if streams else declared.__qualname__
             raise TypeError(f"{where}: {name!r} is annotated as {_shown(hint)}, but {base}, which it overrides, has {wanted}: write that")
+
+
+def _agrees(hint: object, streams: bool, declared: type) -> bool:
+    if not streams:
+        return hint is declared
+    return typing.get_origin(hint) in _STREAM_ORIGINS and typing.get_args(hint)[0] is declared
 
 
 def _example(streams: bool) -> str:
