@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from anyio import TaskHandle
 from anyio.abc import TaskGroup
 
-from aster._call import HostedMethod, IncomingCall, OutgoingCall
+from aster._incoming import HostedMethod, IncomingCall
+from aster._outgoing import OutgoingCall
 from aster._protocol.call import CallLimits
 from aster._protocol.events import GoAway, Header, Hello, ServiceEntry, Setting, Trailer, TrailerOrigin
 from aster._protocol.frames import (
@@ -32,7 +33,7 @@ from aster.errors import AsterError, IncompatiblePeerError, RemoteProtocolError,
 from aster.transports.base import Connection, ConnectionOptions, Stream, StreamSink
 from aster.types import Peer
 
-__all__ = ["PROTOCOL_VERSION", "ClientConnection", "CloseCode", "EndpointOptions", "ServerConnection", "ServerHost"]
+__all__ = ["PROTOCOL_VERSION", "ClientConnection", "CloseCode", "EndpointOptions", "PeerConnection", "ServerConnection", "ServerHost"]
 
 logger = logging.getLogger("aster")
 
@@ -74,8 +75,6 @@ class EndpointOptions:
             value: object = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1 << 53:
                 raise ValueError(f"{name} must be a positive number, not {value!r}")
-            if isinstance(getattr(EndpointOptions, name, 0), int) and not isinstance(value, int | float):
-                raise ValueError(f"{name} must be a whole number, not {value!r}")
 
     def for_transport(self) -> ConnectionOptions:
         """What the transport needs to know: one stream a call, one a session, one for control."""
@@ -233,8 +232,8 @@ class ClientConnection(PeerConnection):
             raise self.lost
         if PROTOCOL_VERSION not in self.hello.versions:
             raise IncompatiblePeerError(
-                f"the server at {transport.peer.address} speaks version {_numbers(self.hello.versions)} of the protocol, this client version {PROTOCOL_VERSION}; "
-                "update the older of the two"
+                f"the server at {transport.peer.address} speaks version {_numbers(self.hello.versions)} of the protocol, "
+                f"this client version {PROTOCOL_VERSION}; update the older of the two"
             )
         return self.hello
 
@@ -470,5 +469,3 @@ class ServerConnection(PeerConnection):
 
 def _numbers(versions: Iterable[int]) -> str:
     return ", ".join(map(str, versions)) or "none"
-
-

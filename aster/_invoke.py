@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 import anyio
 import anyio.lowlevel
 
-from aster._call import OutgoingCall, RemoteMethod
 from aster._connection import ClientConnection
+from aster._outgoing import OutgoingCall, RemoteMethod
 from aster._protocol.events import ResetCode
 from aster._streams import ResponseStream
 from aster.errors import RpcError, StatusCode
@@ -21,7 +21,7 @@ from aster.types import Metadata
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["CallSettings", "Channel", "InteractiveCall", "RemoteResponseStream", "call_client_stream", "call_unary"]
+__all__ = ["CallSettings", "Channel", "InteractiveCall", "RemoteResponseStream", "call_client_stream", "call_unary", "check_requests"]
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -147,13 +147,16 @@ def check_requests(requests: object, method: RemoteMethod) -> None:
     """Refuse what is no stream of requests, before anything is sent."""
     if not isinstance(requests, Iterable | AsyncIterable):
         expected = method.info.request_type.__name__
-        raise TypeError(f"{method.label} takes an iterable or async iterable of {expected}, not {type(requests).__name__}; for a single one write [{expected}(...)]")
+        raise TypeError(
+            f"{method.label} takes an iterable or async iterable of {expected}, not {type(requests).__name__}; for a single one write [{expected}(...)]"
+        )
 
 
 class RemoteResponseStream(ResponseStream[Res]):
     """The responses of a call over the wire. The call begins with the first step of the iteration, or with the ``async with`` block.
 
-    A caller that is cancelled while it waits for the next response has cancelled the call; inside an ``async with`` block the call lives on until the block ends.
+    A caller that is cancelled while it waits for the next response has cancelled the call; inside an ``async with`` block the call
+    lives on until the block ends.
     """
 
     _begun: _Begun | None = None

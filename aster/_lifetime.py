@@ -1,7 +1,8 @@
 """The two task groups of an endpoint, and the reactor between them.
 
-The outer group holds I/O, which shields itself; the inner one holds handlers and the tasks of calls. On the way out the inner one ends first, so that the last words of
-every call still reach the network. The groups are entered and left by hand: an exception of the body leaves as itself, never inside an ExceptionGroup of ours.
+The outer group holds I/O, which shields itself; the inner one holds handlers and the tasks of calls. On the way out the inner one
+ends first, so that the last words of every call still reach the network. The groups are entered and left by hand: an exception of
+the body leaves as itself, never inside an ExceptionGroup of ours.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ __all__ = ["Reactor", "TimerHandle", "Waiter", "open_reactor"]
 
 logger = logging.getLogger("aster")
 
-Callback = Callable[[], None]
+_Callback = Callable[[], None]
 
 _CANCELLED_TIMERS_KEPT = 100
 """Below this many a cancelled timer costs less than a sweep."""
@@ -67,19 +67,19 @@ class Reactor(ABC):
         """The clock of ``anyio.current_time()``, in seconds."""
 
     @abstractmethod
-    def call_soon(self, callback: Callback) -> None:
+    def call_soon(self, callback: _Callback) -> None:
         """Run ``callback`` after the current callback or task step. Only from the loop's thread."""
 
     @abstractmethod
-    def call_soon_threadsafe(self, callback: Callback) -> None:
+    def call_soon_threadsafe(self, callback: _Callback) -> None:
         """The same from any thread, and from a destructor. After the loop has ended it does nothing."""
 
     @abstractmethod
-    def call_at(self, when: float, callback: Callback) -> TimerHandle:
+    def call_at(self, when: float, callback: _Callback) -> TimerHandle:
         """Run ``callback`` once ``now() >= when``."""
 
     @abstractmethod
-    def add_reader(self, sock: socket.socket, callback: Callback) -> None:
+    def add_reader(self, sock: socket.socket, callback: _Callback) -> None:
         """Run ``callback`` whenever ``sock`` is readable. One callback a socket."""
 
     @abstractmethod
@@ -102,7 +102,7 @@ def open_reactor(task_group: TaskGroup) -> Reactor:
     return _AsyncioReactor(task_group)
 
 
-def _run(callback: Callback) -> None:
+def _run(callback: _Callback) -> None:
     try:
         callback()
     except Exception:
@@ -116,7 +116,7 @@ class _SocketTasks:
         self._task_group = task_group
         self._scopes: dict[socket.socket, anyio.CancelScope] = {}
 
-    def add(self, sock: socket.socket, callback: Callback) -> None:
+    def add(self, sock: socket.socket, callback: _Callback) -> None:
         # Shielded, as all I/O is: packets must go on while a cancelled block takes leave of its peers.
         self._scopes[sock] = scope = anyio.CancelScope(shield=True)
         self._task_group.start_soon(self._watch, sock, scope, callback, name="aster socket reader")
@@ -130,7 +130,7 @@ class _SocketTasks:
         for sock in list(self._scopes):
             self.remove(sock)
 
-    async def _watch(self, sock: socket.socket, scope: anyio.CancelScope, callback: Callback) -> None:
+    async def _watch(self, sock: socket.socket, scope: anyio.CancelScope, callback: _Callback) -> None:
         with scope:
             while True:
                 await anyio.wait_readable(sock)
@@ -168,10 +168,10 @@ class _AsyncioReactor(Reactor):
     def now(self) -> float:
         return self._loop.time()
 
-    def call_soon(self, callback: Callback) -> None:
+    def call_soon(self, callback: _Callback) -> None:
         self._loop.call_soon(self._invoke, callback, context=self._context)
 
-    def call_soon_threadsafe(self, callback: Callback) -> None:
+    def call_soon_threadsafe(self, callback: _Callback) -> None:
         # A destructor may run while the loop closes; then there is nothing left to tell.
         if not self._loop.is_closed():
             try:
@@ -180,10 +180,10 @@ class _AsyncioReactor(Reactor):
                 if not self._loop.is_closed():
                     raise
 
-    def call_at(self, when: float, callback: Callback) -> TimerHandle:
+    def call_at(self, when: float, callback: _Callback) -> TimerHandle:
         return self._loop.call_at(when, self._invoke, callback, context=self._context)
 
-    def add_reader(self, sock: socket.socket, callback: Callback) -> None:
+    def add_reader(self, sock: socket.socket, callback: _Callback) -> None:
         try:
             # Registered in the reactor's context: asyncio runs the callback in the context that was current here.
             self._context.run(self._loop.add_reader, sock, _run, callback)
@@ -208,7 +208,7 @@ class _AsyncioReactor(Reactor):
             self.remove_reader(sock)
         self._sockets.close()
 
-    def _invoke(self, callback: Callback) -> None:
+    def _invoke(self, callback: _Callback) -> None:
         if not self._closed:
             _run(callback)
 
@@ -241,9 +241,9 @@ class _TrioWaiter:
 class _TrioTimer:
     __slots__ = ("_reactor", "callback")
 
-    def __init__(self, reactor: _TrioReactor, callback: Callback) -> None:
+    def __init__(self, reactor: _TrioReactor, callback: _Callback) -> None:
         self._reactor = reactor
-        self.callback: Callback | None = callback
+        self.callback: _Callback | None = callback
 
     def cancel(self) -> None:
         if self.callback is not None:
@@ -259,7 +259,7 @@ class _TrioReactor(Reactor):
         self._clock: Callable[[], float] = trio.current_time
         self._scope = anyio.CancelScope(shield=True)
         self._waiter = _TrioWaiter()
-        self._soon: deque[Callback] = deque()
+        self._soon: deque[_Callback] = deque()
         self._timers: list[tuple[float, int, _TrioTimer]] = []
         self._cancelled_timers = 0
         self._serial = itertools.count()
@@ -269,11 +269,11 @@ class _TrioReactor(Reactor):
     def now(self) -> float:
         return self._clock()
 
-    def call_soon(self, callback: Callback) -> None:
+    def call_soon(self, callback: _Callback) -> None:
         self._soon.append(callback)
         self._waiter.wake()
 
-    def call_soon_threadsafe(self, callback: Callback) -> None:
+    def call_soon_threadsafe(self, callback: _Callback) -> None:
         import trio
 
         try:
@@ -281,7 +281,7 @@ class _TrioReactor(Reactor):
         except trio.RunFinishedError:
             return  # the loop has ended, and with it all that could have been told
 
-    def call_at(self, when: float, callback: Callback) -> TimerHandle:
+    def call_at(self, when: float, callback: _Callback) -> TimerHandle:
         timer = _TrioTimer(self, callback)
         earlier = not self._timers or when < self._timers[0][0]
         heapq.heappush(self._timers, (when, next(self._serial), timer))
@@ -297,7 +297,7 @@ class _TrioReactor(Reactor):
             heapq.heapify(self._timers)
             self._cancelled_timers = 0
 
-    def add_reader(self, sock: socket.socket, callback: Callback) -> None:
+    def add_reader(self, sock: socket.socket, callback: _Callback) -> None:
         self._sockets.add(sock, callback)
 
     def remove_reader(self, sock: socket.socket) -> None:

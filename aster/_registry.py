@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aster._call import HostedMethod
 from aster._declarations import check_implementation, handler_of, service_info
+from aster._incoming import HostedMethod
 from aster._protocol.events import Header, MethodEntry, ServiceEntry
 from aster.codec import Codec, make_codec
 from aster.errors import RpcError, StatusCode
@@ -94,7 +94,8 @@ class _HostedService:
         if hosted.info.pattern is not pattern:
             raise RpcError(
                 StatusCode.FAILED_PRECONDITION,
-                f"{hosted.label} has the pattern {hosted.info.pattern.name} here, the client takes it for {pattern.name}: the two have different versions of the service",
+                f"{hosted.label} has the pattern {hosted.info.pattern.name} here, the client takes it for {pattern.name}: "
+                "the two have different versions of the service",
             )
         return hosted
 
@@ -127,5 +128,6 @@ def _refuse_unenforced(info: ServiceInfo) -> None:
     for option, used in unenforced.items():
         if used:
             raise ValueError(
-                f"service {info.name!r} uses {option}, which this version of Aster does not carry out yet; it is refused rather than served without it. Remove the option to serve it"
+                f"service {info.name!r} uses {option}, which this version of Aster does not carry out yet; "
+                "it is refused rather than served without it. Remove the option to serve it"
             )

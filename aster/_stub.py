@@ -6,11 +6,11 @@ import functools
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from aster._call import RemoteMethod
 from aster._declarations import service_info
 from aster._invoke import CallSettings, Channel, InteractiveCall, RemoteResponseStream, call_client_stream, call_unary, check_requests
+from aster._outgoing import RemoteMethod
 from aster.codec import make_codec
 from aster.types import Metadata, MethodInfo, RpcPattern, SerializationMode, ServiceInfo
 
@@ -45,7 +45,7 @@ def make_stub(service: type[S], channel: Channel) -> S:
     methods = {method.name: _remote(service, method.name, method.modes[0]) for method in info.methods.values()}
     settings = {method.name: CallSettings(method.timeout, Metadata()) for method in info.methods.values()}
     stub_class = _stub_class(service)
-    stub = object.__new__(stub_class)
+    stub: S = object.__new__(stub_class)
     setattr(stub, _STATE, _StubState(channel, methods, settings))
     return stub
 
@@ -105,13 +105,13 @@ def _codec(service: type, mode: SerializationMode) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def _stub_class(service: type[S]) -> type[S]:
+def _stub_class(service: type) -> Any:
     info = service_info(service)
     namespace = {method.name: _stub_method(service, method) for method in info.methods.values()}
-    made = types.new_class(service.__name__, (service,), exec_body=lambda body: body.update(namespace))
+    made: Any = types.new_class(service.__name__, (service,), exec_body=lambda body: body.update(namespace))
     made.__module__, made.__qualname__, made.__doc__ = service.__module__, service.__qualname__, service.__doc__
     # An interface may leave other things abstract; a stub answers for the methods alone.
-    cast("Any", made).__abstractmethods__ = frozenset()
+    made.__abstractmethods__ = frozenset()
     return made
 
 

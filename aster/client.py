@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 import anyio
 from anyio import CancelScope
 
-from aster._call import OutgoingCall
 from aster._connection import ClientConnection, CloseCode, EndpointOptions
 from aster._declarations import service_info
 from aster._invoke import InteractiveCall
 from aster._lifetime import Lifetime
 from aster._methods import BidiStreamMethod, ClientStreamMethod, ServerStreamMethod, UnaryMethod
+from aster._outgoing import OutgoingCall
 from aster._protocol.events import Hello, ResetCode, Setting
 from aster._stub import Unset, interactive_call, make_stub, with_settings
 from aster.errors import AddressError, ConnectionLost, RefusedError, RpcError, StatusCode, UnreachableError
@@ -26,7 +26,7 @@ from aster.types import Metadata, MetadataLike, SerializationMode, ServiceInfo
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["ADDRESS_VARIABLE", "AsterClient", "open_call", "with_options"]
+__all__ = ["ADDRESS_VARIABLE", "ROUND_TRIP_ALLOWANCE", "AsterClient", "open_call", "with_options"]
 
 logger = logging.getLogger("aster")
 
@@ -51,8 +51,8 @@ class AsterClient:
             tasks = await client.client(TaskService)
             result = await tasks.get_task(TaskRequest(task_id="1"))
 
-    Entering completes the handshake. Leaving cancels what calls still run and waits, shielded, until the server has confirmed that their handlers have unwound: at
-    the most for the server's cleanup budget and a round trip.
+    Entering completes the handshake. Leaving cancels what calls still run and waits, shielded, until the server has confirmed that
+    their handlers have unwound: at the most for the server's cleanup budget and a round trip.
 
     Args:
         address: ``server.address``; by default the environment variable ``ASTER_ENDPOINT_ADDR``.

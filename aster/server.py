@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Self
 import anyio
 from anyio import CancelScope
 
-from aster._call import HostedMethod
 from aster._connection import EndpointOptions, ServerConnection
+from aster._incoming import HostedMethod
 from aster._lifetime import Lifetime
 from aster._protocol.events import Header, ServiceEntry
 from aster._registry import HostedServices
@@ -41,8 +41,8 @@ class AsterServer:
             print(server.address)
             await server.serve()
 
-    Leaving the block drains: new calls are refused, running ones may end within ``drain_grace``, then their handlers are cancelled, and the block waits until all of them have
-    unwound. Cancellation from outside skips the grace.
+    Leaving the block drains: new calls are refused, running ones may end within ``drain_grace``, then their handlers are cancelled,
+    and the block waits until all of them have unwound. Cancellation from outside skips the grace.
 
     Args:
         services: instances of ``@service`` classes. One that is an async context manager is entered before listening, and left after the drain.
@@ -259,7 +259,10 @@ class AsterServer:
                 await self._release_peers()
 
     async def _release_peers(self) -> None:
-        """Cancel what still runs; once it has unwound and its outcomes are acknowledged, or the budget is over, close the connections. Then wait for the rest."""
+        """Cancel what still runs; once it has unwound and its outcomes are acknowledged, or the budget is over, close the connections.
+
+        The handlers that are left after that are waited for without a limit: the block leaves no task behind.
+        """
         self._stop_handlers()
         connections = list(self._connections)
         with anyio.move_on_after(self.options.cleanup_budget):
@@ -292,5 +295,3 @@ class AsterServer:
         connection = ServerConnection(self, transport, self._lifetime.reactor, self._lifetime.inner)
         self._connections.add(connection)
         return connection
-
-

@@ -179,7 +179,9 @@ class Transport(ABC):
 
     @abstractmethod
     async def listen(self, host: str, port: int, *, identity: Identity, accept: Accept, reactor: Reactor, options: ConnectionOptions) -> Listener:
-        """Listen at ``host`` and ``port`` (0: the system chooses). ``accept`` is called once for each peer that has proved its identity, before its first stream.
+        """Listen at ``host`` and ``port`` (0: the system chooses).
+
+        ``accept`` is called once for each peer that has proved its identity, before its first stream.
 
         Raises:
             AddressError: the host does not resolve.

@@ -1,7 +1,8 @@
 """A transport within one process and one event loop, for tests and for parts of a program that talk as if they were apart.
 
-It keeps the contract of ``base`` to the letter, the uncomfortable parts included: bytes arrive later and never from inside a call, a reset drops what was not delivered and
-can be the first thing that a peer hears of a stream, and the number of streams is limited. Identities are checked as over a network.
+It keeps the contract of ``base`` to the letter, the uncomfortable parts included: bytes arrive later and never from inside a call, a
+reset drops what was not delivered and can be the first thing that a peer hears of a stream, and the number of streams is limited.
+Identities are checked as over a network.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ class _MemoryConnection(Connection):
         while queue and not self.closed:
             sender, kind, value = queue.popleft()
             if kind is _Kind.CLOSE:
-                self._lose(f"closed by the peer: {value}" if value else "closed by the peer")
+                self.lose(f"closed by the peer: {value}" if value else "closed by the peer")
             elif sender is not None:
                 self._deliver_to_stream(sender, kind, value)
         if self.other is not None:
@@ -218,9 +219,9 @@ class _MemoryConnection(Connection):
     def close(self, code: int = 0, reason: str = "") -> None:
         if not self.closed:
             self.send(None, _Kind.CLOSE, reason)
-            self._reactor.call_soon(lambda: self._lose("closed by this side"))
+            self._reactor.call_soon(lambda: self.lose("closed by this side"))
 
-    def _lose(self, why: str) -> None:
+    def lose(self, why: str) -> None:
         if self.closed:
             return
         self.closed = True
@@ -236,7 +237,9 @@ class _MemoryConnection(Connection):
 
 
 class _MemoryListener(Listener):
-    def __init__(self, transport: MemoryTransport, host: str, port: int, identity: Identity, accept: Accept, reactor: Reactor, options: ConnectionOptions) -> None:
+    def __init__(
+        self, transport: MemoryTransport, host: str, port: int, identity: Identity, accept: Accept, reactor: Reactor, options: ConnectionOptions
+    ) -> None:
         self._transport = transport
         self._host = host
         self._port = port
@@ -263,7 +266,7 @@ class _MemoryListener(Listener):
         for connection in self.connections:
             if not connection.closed:
                 connection.send(None, _Kind.CLOSE, "the server is closing")
-                connection._lose("closed by this side")
+                connection.lose("closed by this side")
         self.connections.clear()
 
 
@@ -290,7 +293,8 @@ class MemoryTransport(Transport):
             raise UnreachableError(f"nothing listens at {address.host}:{address.port} in this MemoryTransport; serve with transport= the same instance")
         if listener.identity.endpoint_id != address.endpoint_id:
             raise IdentityError(
-                f"{address.host}:{address.port} proved the key {listener.identity.endpoint_id}, not {address.endpoint_id}: use the address that the server prints"
+                f"{address.host}:{address.port} proved the key {listener.identity.endpoint_id}, not {address.endpoint_id}: "
+                "use the address that the server prints"
             )
         if listener.refusing:
             raise RefusedError(f"the server at {address.host}:{address.port} takes no new connections: it is closing")
@@ -302,5 +306,3 @@ class MemoryTransport(Transport):
         listener.connections.add(server)
         server.handler = listener.accept(server)
         return client
-
-

@@ -1,0 +1,357 @@
+"""The server's end of a call: a task that runs the handler and owns the stream. The server's half ends when, and only when, that task has unwound."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import anyio
+from anyio import TaskHandle
+
+from aster._call import CURRENT_CALL, CallDriver, Decode, Encode
+from aster._protocol.call import CallLimits, ServerCall
+from aster._protocol.events import Header, ResetCode, Trailer, TrailerOrigin
+from aster._protocol.frames import metadata_size
+from aster._reactor import Reactor
+from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
+from aster.transports.base import Stream
+from aster.types import CallContext, Metadata, MethodInfo, Peer, RpcPattern, ServiceInfo
+
+__all__ = ["HostedMethod", "IncomingCall", "IncomingOwner", "RequestStream"]
+
+logger = logging.getLogger("aster")
+
+T = TypeVar("T")
+
+_OK = Trailer()
+
+
+@dataclass(frozen=True, slots=True)
+class HostedMethod:
+    """A method as a server runs it."""
+
+    service: ServiceInfo
+    info: MethodInfo
+    handler: Callable[[Any], Any]
+    decode: Decode
+    encode: Encode
+
+    @property
+    def label(self) -> str:
+        """How messages to people name it."""
+        return f"{self.service.name}.{self.info.name}"
+
+
+class IncomingOwner(Protocol):
+    """What an incoming call needs of its connection."""
+
+    limits: CallLimits
+    reactor: Reactor
+    peer: Peer
+    peer_metadata_limit: int
+    peer_message_limit: int
+    deadline_cap: float | None
+    debug: bool
+
+    def admit(self, call: IncomingCall, header: Header) -> HostedMethod:
+        """Find the method; raises RpcError when the call is refused."""
+        ...
+
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> TaskHandle[None]:
+        """Run the handler's task."""
+        ...
+
+    def call_over(self, call: IncomingCall) -> None:
+        """Both halves of the call's stream have ended, and its task has unwound."""
+        ...
+
+
+class IncomingCall(CallDriver):
+    """The server's end of one call.
+
+    Three things end a handler early, and each is remembered so that the stream is ended in its own way once the handler has
+    unwound: the peer reset its half (``_reset_code``), a broken rule or the server decided on an outcome (``_verdict``), the
+    connection was lost (``_lost``).
+    """
+
+    __slots__ = ("_deadline", "_lost", "_owner", "_peer_ended", "_protocol", "_reset_code", "_task", "_unwound", "_verdict", "method")
+
+    def __init__(self, owner: IncomingOwner, stream: Stream) -> None:
+        self._protocol = ServerCall(owner.limits)
+        super().__init__(owner.reactor, self._protocol.requests, self._protocol.responses)
+        self._owner = owner
+        self.stream = stream
+        self._task: TaskHandle[None] | None = None
+        self._deadline = math.inf
+        self._reset_code: int | None = None
+        self._verdict: Trailer | None = None
+        self._lost = False
+        self._peer_ended = False
+        self._unwound = False
+        self.method: HostedMethod | None = None
+
+    @property
+    def label(self) -> str:
+        """How messages to people name it."""
+        return self.method.label if self.method is not None else "a call without a header"
+
+    @property
+    def running(self) -> bool:
+        """Whether its handler's task has not unwound."""
+        return self._task is not None and not self._unwound
+
+    # Called by the transport
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client's half."""
+        if self._unwound or self._verdict is not None:
+            return
+        try:
+            self._protocol.receive_data(data)
+        except RemoteProtocolError as exc:
+            self.fail(Trailer(exc.code, TrailerOrigin.SERVER, str(exc)))
+            return
+        if self._task is None and self._protocol.header is not None:
+            self._start(self._protocol.header)
+        else:
+            self._wake()
+
+    def finished(self) -> None:
+        """The client's half ended."""
+        self._peer_ended = True
+        if not self._unwound and self._verdict is None:
+            try:
+                self._protocol.receive_end()
+            except RemoteProtocolError as exc:
+                self.fail(Trailer(exc.code, TrailerOrigin.SERVER, str(exc)))
+        self._over_if_ended()
+
+    def was_reset(self, code: int) -> None:
+        """The client cancelled, or does not wait for the end of a call that is over here."""
+        self._peer_ended = True
+        if self.running:
+            self._reset_code = code
+            self._interrupt()
+        else:
+            self.stream.reset(code)
+            self._unwound = True
+            self._over_if_ended()
+
+    def was_stopped(self, code: int) -> None:
+        """Clients do not send STOP_SENDING; one that does has torn down the responses, which is a cancel."""
+        if self.running:
+            self._reset_code = code
+            self._interrupt()
+
+    def connection_lost(self, error: AsterError) -> None:
+        """The connection is gone."""
+        self._peer_ended = self._lost = True
+        if self.running:
+            self._interrupt()
+        else:
+            self._unwound = True
+            self._over_if_ended()
+
+    # Ending early
+
+    def fail(self, trailer: Trailer) -> None:
+        """End the call with an outcome of the server's own, after its handler has unwound. Without effect when it has ended."""
+        if self._unwound or self._verdict is not None:
+            return
+        self._verdict = trailer
+        if self._task is not None:
+            self._interrupt()
+        else:
+            self._finish(trailer)
+
+    def _interrupt(self) -> None:
+        self._inbound.discard()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _start(self, header: Header) -> None:
+        # The protocol chose its halves by the header's pattern.
+        self._inbound, self._outbound = self._protocol.requests, self._protocol.responses
+        try:
+            self.method = self._owner.admit(self, header)
+        except RpcError as exc:
+            self.fail(Trailer(exc.code, TrailerOrigin.REFUSED, exc.message))
+            return
+        self._task = self._owner.spawn(self._run, f"aster {self.method.label}")
+
+    # The task
+
+    async def _run(self) -> None:
+        trailer: Trailer | None = None
+        try:
+            trailer = await self._outcome()
+        finally:
+            self._finish(trailer)
+
+    async def _outcome(self) -> Trailer:
+        header, method = self._protocol.header, self.method
+        assert header is not None
+        assert method is not None
+        timeout, cap = header.timeout, self._owner.deadline_cap
+        capped = cap is not None and (timeout is None or cap < timeout)
+        limit = cap if capped else timeout
+        if limit is not None:
+            self._deadline = self._reactor.now() + limit
+        context = CallContext(
+            peer=self._owner.peer,
+            service=method.service.name,
+            version=method.service.version,
+            method=method.info.name,
+            deadline=self._deadline,
+            metadata=header.metadata,
+            send_metadata=self._send_metadata,
+        )
+        CURRENT_CALL.set(context)
+        if limit is None:
+            trailer = await self._guarded(method)
+        else:
+            origin = TrailerOrigin.CAP if capped else TrailerOrigin.DEADLINE
+            whose = "the server's limit" if capped else "the call's timeout"
+            trailer = Trailer(StatusCode.DEADLINE_EXCEEDED, origin, f"{method.label} was interrupted: {whose} of {limit:g} s is over")
+            with anyio.CancelScope(deadline=self._deadline):
+                trailer = await self._guarded(method)
+        return self._with_trailers(trailer, context)
+
+    async def _guarded(self, method: HostedMethod) -> Trailer:
+        """Run the handler; whatever it raises becomes an outcome, except cancellation that came from outside."""
+        try:
+            await self._invoke(method)
+        except RpcError as exc:
+            return Trailer(exc.code, TrailerOrigin.HANDLER, exc.message)
+        except anyio.get_cancelled_exc_class() as exc:
+            if anyio.current_effective_deadline() == -math.inf:
+                raise
+            # No scope around the handler is cancelled: it raised this by hand, and is just another bug.
+            return self._handler_bug(method, exc)
+        except Exception as exc:
+            return self._handler_bug(method, exc)
+        return _OK
+
+    def _handler_bug(self, method: HostedMethod, exc: BaseException) -> Trailer:
+        logger.error("the handler of %s raised %s", method.label, type(exc).__name__, exc_info=exc)
+        message = f"{type(exc).__name__}: {exc}" if self._owner.debug else "the handler failed; the server's log has the reason"
+        return Trailer(StatusCode.INTERNAL, TrailerOrigin.HANDLER, message)
+
+    async def _invoke(self, method: HostedMethod) -> None:
+        pattern = method.info.pattern
+        argument: Any
+        if pattern is RpcPattern.UNARY or pattern is RpcPattern.SERVER_STREAM:
+            argument = await self._single_request(method)
+        else:
+            argument = RequestStream[Any](self, method)
+        if pattern is RpcPattern.UNARY or pattern is RpcPattern.CLIENT_STREAM:
+            handler: Callable[[Any], Awaitable[Any]] = method.handler
+            payload = self._encode(method, await handler(argument))
+            await self._send(payload, method)
+        else:
+            await self._send_all(method, method.handler(argument))
+
+    async def _single_request(self, method: HostedMethod) -> Any:
+        while not self._protocol.requests_ended:
+            await self.wait_receiver()
+        return self.decode(method, self.take())
+
+    def decode(self, method: HostedMethod, payload: bytes) -> Any:
+        """A request as a value; INVALID_ARGUMENT when it is none."""
+        try:
+            return method.decode(payload)
+        except DecodeError as exc:
+            raise RpcError(StatusCode.INVALID_ARGUMENT, f"a request of {method.label} cannot be decoded: {exc}") from exc
+
+    def _encode(self, method: HostedMethod, value: Any) -> bytes:
+        try:
+            return method.encode(value)
+        except (TypeError, ValueError) as exc:
+            logger.error("%s returned a %s that cannot be sent: %s", method.label, type(value).__name__, exc)  # noqa: TRY400
+            raise RpcError(StatusCode.INTERNAL, f"the response of {method.label} cannot be encoded; the server's log has the reason") from exc
+
+    async def _send_all(self, method: HostedMethod, responses: AsyncGenerator[Any, None]) -> None:
+        # The generator runs whole in this task, with no scope around a step; it is closed here, not by the collector.
+        async with aclosing(responses):
+            async for value in responses:
+                await self._send(self._encode(method, value), method)
+                await self.checkpoint_sometimes()
+
+    async def _send(self, payload: bytes, method: HostedMethod) -> None:
+        if len(payload) > self._owner.peer_message_limit:
+            raise RpcError(
+                StatusCode.RESOURCE_EXHAUSTED,
+                f"a response of {method.label} takes {len(payload)} bytes; the client's limit is {self._owner.peer_message_limit} bytes",
+            )
+        if self._outbound.ready or await self.wait_credit():
+            self.stream.write(self._protocol.send_message(payload))
+
+    def _send_metadata(self, metadata: Metadata) -> None:
+        if metadata_size(metadata) > self._owner.peer_metadata_limit:
+            raise ValueError(f"the metadata counts {metadata_size(metadata)} bytes; the client's limit is {self._owner.peer_metadata_limit} bytes")
+        try:
+            frame = self._protocol.send_metadata(metadata)
+        except LocalProtocolError as exc:
+            raise RuntimeError("metadata can be sent once, ahead of the first response") from exc
+        self.stream.write(frame)
+
+    def _with_trailers(self, trailer: Trailer, context: CallContext) -> Trailer:
+        metadata = context.trailers
+        if not len(metadata):
+            return trailer
+        if metadata_size(metadata) > self._owner.peer_metadata_limit:
+            logger.error("%s set trailers of %d bytes; the client's limit is %d bytes", self.label, metadata_size(metadata), self._owner.peer_metadata_limit)
+            return Trailer(StatusCode.RESOURCE_EXHAUSTED, TrailerOrigin.HANDLER, f"the trailers of {self.label} are above the client's limit")
+        return trailer._replace(metadata=metadata)
+
+    def _inbound_is_over(self) -> bool:
+        return self._protocol.requests_ended
+
+    def _outbound_is_over(self) -> bool:
+        return self._unwound
+
+    def _finish(self, trailer: Trailer | None) -> None:
+        """The handler has unwound: end this half of the stream."""
+        self._unwound = True
+        self._inbound.discard()
+        if self._reset_code is not None:
+            self.stream.reset(self._reset_code)
+        elif not self._lost:
+            verdict = self._verdict or trailer or Trailer(StatusCode.UNAVAILABLE, TrailerOrigin.SERVER, "the server is shutting down")
+            self.stream.write(self._trailer_frame(verdict))
+            self.stream.finish()
+            if not self._protocol.requests_ended and not self._peer_ended:
+                self.stream.stop(ResetCode.NOT_NEEDED)
+        self._over_if_ended()
+
+    def _trailer_frame(self, trailer: Trailer) -> bytes:
+        try:
+            return self._protocol.send_trailer(trailer)
+        except LocalProtocolError as exc:
+            # Only an error text beyond all reason gets here, or a handler that returned in the middle of a message's credit.
+            return self._protocol.send_trailer(Trailer(StatusCode.RESOURCE_EXHAUSTED, TrailerOrigin.HANDLER, str(exc)))
+
+    def _over_if_ended(self) -> None:
+        if self._unwound and self._peer_ended:
+            self._owner.call_over(self)
+
+
+class RequestStream(AsyncIterator[T], Generic[T]):
+    """The requests of a call, as its handler reads them. Ends when the client has sent its last one."""
+
+    def __init__(self, call: IncomingCall, method: HostedMethod) -> None:
+        self._call = call
+        self._method = method
+
+    async def __anext__(self) -> T:
+        payload = await self._call.receive()
+        if payload is None:
+            raise StopAsyncIteration
+        return self._call.decode(self._method, payload)
+
+    async def aclose(self) -> None:
+        """Nothing to release: the call ends with its handler. Present so that a handler may treat its requests as any async generator."""

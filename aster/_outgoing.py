@@ -1,0 +1,365 @@
+"""The client's end of a call: from its header to the server's FIN or RESET."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import anyio
+from anyio import TaskHandle
+
+from aster._call import NO_METADATA, CallDriver, Decode, Encode
+from aster._protocol.call import CallLimits, ClientCall
+from aster._protocol.events import ResetCode, Target, TrailerOrigin
+from aster._protocol.frames import encode_header_start, metadata_size
+from aster._protocol.states import State
+from aster._reactor import Reactor, TimerHandle
+from aster.errors import AsterError, DecodeError, RemoteProtocolError, RpcError, StatusCode
+from aster.transports.base import Stream
+from aster.types import Metadata, MethodInfo, SerializationMode, ServiceInfo
+
+__all__ = ["OutgoingCall", "OutgoingOwner", "RemoteMethod"]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteMethod:
+    """A method as a client calls it: with the codec of the mode that it chose."""
+
+    service: ServiceInfo
+    info: MethodInfo
+    encode: Encode
+    decode: Decode
+    header_start: bytes
+
+    @classmethod
+    def create(cls, service: ServiceInfo, info: MethodInfo, mode: SerializationMode, encode: Encode, decode: Decode) -> RemoteMethod:
+        """Prepare what is the same for every call."""
+        target = Target(service.name, service.version, info.name, info.pattern, mode)
+        return cls(service, info, encode, decode, encode_header_start(target))
+
+    @property
+    def label(self) -> str:
+        """How messages to people name it."""
+        return f"{self.service.name}.{self.info.name}"
+
+
+class OutgoingOwner(Protocol):
+    """What an outgoing call needs of its connection."""
+
+    limits: CallLimits
+    reactor: Reactor
+    peer_metadata_limit: int
+    peer_message_limit: int
+
+    def open_call(self, call: OutgoingCall) -> Stream:
+        """Open a stream; a slot must have been acquired."""
+        ...
+
+    def call_over(self, call: OutgoingCall) -> None:
+        """Both halves of the call's stream have ended."""
+        ...
+
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> TaskHandle[None]:
+        """Run a task of the call in the connection's inner task group."""
+        ...
+
+
+class OutgoingCall(CallDriver):
+    """The client's end of one call, from its header to the server's FIN or RESET.
+
+    ``done`` says that there is an outcome: ``error``, or success. A call that is cancelled is done at once; it stays with its
+    connection until the server has confirmed that the handler has unwound.
+    """
+
+    __slots__ = ("_deadline_timer", "_owner", "_protocol", "_pump", "_released", "_unwanted", "cancelled", "done", "error", "method", "pump_error")
+
+    def __init__(self, owner: OutgoingOwner, method: RemoteMethod) -> None:
+        self._protocol = ClientCall(method.info.pattern, owner.limits)
+        super().__init__(owner.reactor, self._protocol.responses, self._protocol.requests)
+        self._owner = owner
+        self._pump: TaskHandle[None] | None = None
+        self._deadline_timer: TimerHandle | None = None
+        self._unwanted = False
+        self._released = False
+        self.method = method
+        self.done = False
+        self.cancelled = False
+        self.error: RpcError | None = None
+        self.pump_error: BaseException | None = None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the server sent ahead of its first response."""
+        return self._protocol.metadata or NO_METADATA
+
+    @property
+    def trailers(self) -> Metadata:
+        """What the server sent after its last response."""
+        return self._protocol.trailer.metadata if self._protocol.trailer is not None else NO_METADATA
+
+    # Starting and sending
+
+    def begin(self, request: bytes | None, timeout: float | None, metadata: Metadata, *, deadline: float | None = None) -> None:
+        """Open the stream and send the header, and the only request if there is one.
+
+        Args:
+            request: the encoded request, or ``None`` when requests will follow.
+            timeout: the remaining time in seconds that travels to the server.
+            metadata: what to send along.
+            deadline: when to give up by our own clock; ``None`` when no one but an ambient scope limits the call.
+
+        Raises:
+            RpcError: RESOURCE_EXHAUSTED, the request or the metadata is above the server's limits; nothing was sent.
+        """
+        if request is not None:
+            self._check_size(request)
+        size, limit = metadata_size(metadata), self._owner.peer_metadata_limit
+        if size > limit:
+            raise RpcError(
+                StatusCode.RESOURCE_EXHAUSTED,
+                f"the metadata of a call of {self.method.label} counts {size} bytes; the server's limit is {limit} bytes",
+            )
+        protocol = self._protocol
+        head = protocol.send_header(self.method.header_start, timeout, metadata)
+        if request is not None:
+            head += protocol.send_message(request) + protocol.send_end()
+        self.stream = self._owner.open_call(self)
+        self.stream.write(head)
+        if deadline is not None:
+            self._deadline_timer = self._reactor.call_at(deadline, self._expire)
+
+    def _check_size(self, payload: bytes) -> None:
+        if len(payload) > self._owner.peer_message_limit:
+            raise RpcError(
+                StatusCode.RESOURCE_EXHAUSTED,
+                f"a request of {self.method.label} takes {len(payload)} bytes; the server's limit is {self._owner.peer_message_limit} bytes",
+            )
+
+    async def send(self, payload: bytes) -> bool:
+        """Send one request, once there is credit; false when the call ended and takes no more.
+
+        Raises:
+            RpcError: RESOURCE_EXHAUSTED, it is above the server's limit.
+        """
+        self._check_size(payload)
+        if not await self.wait_credit():
+            return False
+        self.stream.write(self._protocol.send_message(payload))
+        await self.checkpoint_sometimes()
+        return True
+
+    def end_requests(self) -> None:
+        """Tell the server that no more requests follow. Idempotent."""
+        if self._outbound.state is not State.ENDED and not self._outbound_is_over():
+            self.stream.write(self._protocol.send_end())
+
+    @property
+    def requests_ended(self) -> bool:
+        """Whether ``end_requests`` was called."""
+        return self._outbound.state is State.ENDED
+
+    def start_pump(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
+        """Send what ``requests`` yields from a task of its own, then end the requests."""
+        self._pump = self._owner.spawn(lambda: self._run_pump(requests), f"aster requests of {self.method.label}")
+
+    async def _run_pump(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
+        try:
+            async with _closing(requests) as items:
+                async for item in items:
+                    if not await self.send(self.method.encode(item)):
+                        return
+            self.end_requests()
+        except Exception as exc:
+            self.pump_error = exc
+            self.cancel(ResetCode.CANCELLED)
+
+    async def close_pump(self) -> None:
+        """Stop the request iterable and wait until it is closed; its own exception comes out of here."""
+        await self.stop_pump()
+        if self.pump_error is not None:
+            error, self.pump_error = self.pump_error, None
+            raise error
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` in the loop's thread, from any thread and from destructors."""
+        self._reactor.call_soon_threadsafe(callback)
+
+    async def stop_pump(self) -> None:
+        """Stop the request iterable and wait, shielded, until it is closed."""
+        pump, self._pump = self._pump, None
+        if pump is not None:
+            pump.cancel()
+            with anyio.CancelScope(shield=True):
+                await pump.wait()
+
+    # Receiving
+
+    async def wait_done(self) -> None:
+        """Wait for the outcome."""
+        while not self.done:
+            await self.wait_receiver()
+
+    def single_response(self) -> Any:
+        """The only response of a call that is done.
+
+        Raises:
+            RpcError: the call failed, or its response cannot be decoded (INTERNAL).
+        """
+        if self.error is not None:
+            raise self.error
+        return self.decode(self._inbound.take())
+
+    def decode(self, payload: bytes) -> Any:
+        """A response as a value.
+
+        Raises:
+            RpcError: INTERNAL, it is not a value of the declared type.
+        """
+        try:
+            return self.method.decode(payload)
+        except DecodeError as exc:
+            raise RpcError(StatusCode.INTERNAL, f"a response of {self.method.label} cannot be decoded: {exc}") from exc
+
+    def _inbound_is_over(self) -> bool:
+        if self.error is not None:
+            raise self.error
+        return self.done
+
+    def _outbound_is_over(self) -> bool:
+        return self.done or self._unwanted
+
+    @property
+    def ended_by_call_deadline(self) -> bool:
+        """Whether the server was the first to see the deadline pass that this side gave it."""
+        trailer = self._protocol.trailer
+        return trailer is not None and trailer.origin is TrailerOrigin.DEADLINE
+
+    # Ending
+
+    def cancel(self, code: ResetCode) -> None:
+        """End the call from here: nothing more is read or sent. Without effect when it is done."""
+        if self.done:
+            return
+        self.cancelled = True
+        self._settle(RpcError(StatusCode.CANCELLED, f"the call of {self.method.label} was cancelled by this side"))
+        self._tear_down(code)
+
+    def _expire(self) -> None:
+        self._deadline_timer = None
+        if not self.done:
+            self._settle(RpcError(StatusCode.DEADLINE_EXCEEDED, f"the call of {self.method.label} did not end within its timeout"))
+            self._tear_down(ResetCode.DEADLINE)
+
+    def _tear_down(self, code: ResetCode) -> None:
+        self._inbound.discard()
+        if not self._released:
+            self.stream.reset(code)
+
+    def _settle(self, error: RpcError | None) -> None:
+        self.done = True
+        self.error = error
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
+        if self._pump is not None:
+            self._pump.cancel()
+        self._wake()
+
+    # Called by the transport
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the server's half."""
+        if self.done:
+            return
+        try:
+            self._protocol.receive_data(data)
+        except RemoteProtocolError as exc:
+            self._broken(exc)
+            return
+        trailer = self._protocol.trailer
+        if trailer is None:
+            self._wake()
+        elif trailer.status is StatusCode.OK:
+            self._settle(None)
+        else:
+            self._settle(RpcError(trailer.status, trailer.message, trailers=trailer.metadata))
+
+    def _broken(self, exc: RemoteProtocolError) -> None:
+        error = RpcError(exc.code, f"{self.method.label}: {exc}")
+        error.__cause__ = exc
+        self._settle(error)
+        self._tear_down(ResetCode.PROTOCOL)
+
+    def finished(self) -> None:
+        """The server's half ended."""
+        if not self.done:
+            try:
+                self._protocol.receive_end()
+            except RemoteProtocolError as exc:
+                self._broken(exc)
+        self._release()
+        self.stream.finish()
+
+    def was_reset(self, code: int) -> None:
+        """The server's half was torn down: the confirmation of a cancel, or a broken server."""
+        if not self.done:
+            self._broken(RemoteProtocolError(f"the server tore the stream down without an outcome (code {code})"))
+        self._release()
+        self.stream.finish()
+
+    def was_stopped(self, code: int) -> None:
+        """The server reads no more requests; its trailer is here or on the way."""
+        self._unwanted = True
+        self._wake()
+
+    def connection_lost(self, error: AsterError) -> None:
+        """The connection is gone."""
+        if not self.done:
+            failure = RpcError(StatusCode.UNAVAILABLE, f"{self.method.label}: {error}")
+            failure.__cause__ = error
+            self._settle(failure)
+        self._release()
+
+    def _release(self) -> None:
+        if not self._released:
+            self._released = True
+            self._owner.call_over(self)
+            self._wake()
+
+
+class _closing:
+    """Iterates what a caller gave as requests, and closes it: ``aclose`` or ``close``, if it has one, however the iteration ended."""
+
+    def __init__(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
+        self._requests = requests
+        self._iterator: Any = None
+
+    async def __aenter__(self) -> AsyncIterator[Any]:
+        if isinstance(self._requests, AsyncIterable):
+            self._iterator = aiter(self._requests)
+            return self._iterator
+        self._iterator = iter(self._requests)
+        return _steps(self._iterator)
+
+    async def __aexit__(self, *_: object) -> None:
+        close: Any = getattr(self._iterator, "aclose", None)
+        if close is not None:
+            await close()
+        elif (close := getattr(self._iterator, "close", None)) is not None:
+            close()
+
+
+class _steps:
+    """A plain iterator as an async one."""
+
+    def __init__(self, iterator: Any) -> None:
+        self._iterator = iterator
+
+    def __aiter__(self) -> _steps:
+        return self
+
+    async def __anext__(self) -> Any:
+        for item in self._iterator:
+            return item
+        raise StopAsyncIteration
