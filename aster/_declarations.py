@@ -72,7 +72,7 @@ class _UnknownName(TypeError):
     """An annotation refers to a name that does not exist: yet, while its module is still being read; else it is a mistake."""
 
 
-class Declaration:
+class _Declaration:
     """One decorated class: what was declared, and the ``ServiceInfo`` made of it.
 
     A forward reference to a name further down the module cannot be resolved while the class is decorated; then, and only then, the ``ServiceInfo`` is made at
@@ -200,7 +200,7 @@ def declare(cls: type, options: ServiceOptions, frame: FrameType) -> None:
     Raises:
         TypeError, ValueError: the class cannot be one.
     """
-    setattr(cls, _ATTRIBUTE, Declaration(cls, options, frame))
+    setattr(cls, _ATTRIBUTE, _Declaration(cls, options, frame))
 
 
 def _full_name(cls: type) -> str:
@@ -213,10 +213,10 @@ def _class_of(service: object) -> type:
     return service if isinstance(service, type) else type(service)
 
 
-def _declaration_of(service: object) -> Declaration:
+def _declaration_of(service: object) -> _Declaration:
     cls = _class_of(service)
     declaration = getattr(cls, _ATTRIBUTE, None)
-    if not isinstance(declaration, Declaration):
+    if not isinstance(declaration, _Declaration):
         raise TypeError(f"{readable(cls)} is not a service: decorate it, or a class that it inherits from, with @service")
     return declaration
 
