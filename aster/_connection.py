@@ -40,7 +40,7 @@ logger = logging.getLogger("aster")
 PROTOCOL_VERSION = 1
 
 
-_REQUIRED_SETTINGS = (Setting.WINDOW, Setting.MESSAGE_LIMIT, Setting.METADATA_LIMIT)
+_REQUIRED_SETTINGS = (Setting.WINDOW, Setting.MESSAGE_LIMIT, Setting.METADATA_LIMIT, Setting.CALL_LIMIT)
 
 
 class CloseCode:
@@ -179,9 +179,12 @@ class PeerConnection(ABC):
                 raise RemoteProtocolError(f"the peer's HELLO gives no {setting.name}; without it nothing can be sent")
         self.peer_message_limit = peer(Setting.MESSAGE_LIMIT, 0)
         self.peer_metadata_limit = peer(Setting.METADATA_LIMIT, 0)
+        # Both sides know both windows and use the smaller: a receiver that offers more could make the sender buffer without bound,
+        # and a sender that used less on its own would wait for grants that come by half of the other's.
+        window = min(self.options.window, peer(Setting.WINDOW, 0))
         self.limits = CallLimits.create(
-            window=self.options.window,
-            peer_window=peer(Setting.WINDOW, 0),
+            window=window,
+            peer_window=window,
             message=self.options.max_message_size,
             metadata=self.options.max_metadata_size,
         )
@@ -400,6 +403,11 @@ class ServerConnection(PeerConnection):
         if not self._going_away:
             self._last_stream = max(self._last_stream, call.stream.id)
         return method
+
+    def handler_ended(self) -> None:
+        """A handler has unwound; its call may still wait for the client's half to end."""
+        if self._waiters:
+            self._changed()
 
     def call_over(self, call: IncomingCall) -> None:
         """A call has ended on both sides, and its handler has unwound."""

@@ -65,6 +65,10 @@ class IncomingOwner(Protocol):
         """Run the handler's task."""
         ...
 
+    def handler_ended(self) -> None:
+        """A handler's task has unwound."""
+        ...
+
     def call_over(self, call: IncomingCall) -> None:
         """Both halves of the call's stream have ended, and its task has unwound."""
         ...
@@ -326,6 +330,7 @@ class IncomingCall(CallDriver):
             self.stream.finish()
             if not self._protocol.requests_ended and not self._peer_ended:
                 self.stream.stop(ResetCode.NOT_NEEDED)
+        self._owner.handler_ended()
         self._over_if_ended()
 
     def _trailer_frame(self, trailer: Trailer) -> bytes:

@@ -99,7 +99,7 @@ class AsterClient:
         self._transport = transport or QuicTransport()
         self._connect_timeout = connect_timeout
         self._lifetime: Lifetime | None = None
-        self._connection: ClientConnection | None = None
+        self._channel = _Channel()
 
     @property
     def endpoint_id(self) -> str:
@@ -121,7 +121,7 @@ class AsterClient:
                 await _hang_up(connection)
             await lifetime.close(exc)
             raise
-        self._connection = connection
+        self._channel.current = connection
         return self
 
     async def _connect(self, connection: ClientConnection) -> None:
@@ -144,7 +144,7 @@ class AsterClient:
             )
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
-        connection, lifetime = self._connection, self._lifetime
+        connection, lifetime = self._channel.current, self._lifetime
         assert connection is not None
         assert lifetime is not None
         with CancelScope(shield=True):
@@ -162,10 +162,8 @@ class AsterClient:
             await connection.wait_until(lambda: not connection.calls)
         if scope.cancelled_caught:
             overdue = ", ".join(sorted({call.method.label for call in connection.calls}))
-            logger.warning("the server did not confirm within %g s that these calls have unwound, so the connection is closed: %s", budget, overdue)
+            logger.info("the server did not confirm within %g s that these calls have unwound, so the connection is closed: %s", budget, overdue)
             connection.transport.close(CloseCode.CLEANUP_OVERDUE, "cancelled calls did not unwind in time")
-
-    # Stubs
 
     async def client(self, service: type[S]) -> S:
         """A stub of a service: an object of that class to a type checker, whose methods call the server.
@@ -179,10 +177,17 @@ class AsterClient:
             raise TypeError(f"client() takes the class of a service, not an instance of {type(service).__name__}")
         if info.scoped == "stream":
             raise TypeError(f"{service.__name__} is session-scoped: use `async with client.session({service.__name__}) as session`")
-        connection = await self.connection()
+        connection = await self._channel.connection()
         assert connection.hello is not None
         _check_manifest(info, connection.hello)
-        return make_stub(service, self)
+        return make_stub(service, self._channel)
+
+
+class _Channel:
+    """Where the client's stubs find their connection."""
+
+    def __init__(self) -> None:
+        self.current: ClientConnection | None = None
 
     async def connection(self) -> ClientConnection:
         """The connection that takes calls now.
@@ -191,10 +196,10 @@ class AsterClient:
             RpcError: UNAVAILABLE, there is none.
             RuntimeError: the block was not entered.
         """
-        if self._connection is None:
+        if self.current is None:
             raise RuntimeError("the client is not connected: use it inside `async with aster.connect(...) as client`")
-        self._connection.check_open()
-        return self._connection
+        self.current.check_open()
+        return self.current
 
 
 def _cancel(call: OutgoingCall) -> None:

@@ -93,7 +93,7 @@ class AsterServer:
             raise ValueError(f"drain_grace must be a finite number of seconds, zero or more, not {drain_grace!r}")
         if max_deadline is not None and not 0 < max_deadline < math.inf:
             raise ValueError(f"max_deadline must be a positive number of seconds or None, not {max_deadline!r}")
-        self.options = EndpointOptions(
+        options = EndpointOptions(
             window=window,
             max_message_size=max_message_size,
             max_metadata_size=max_metadata_size,
@@ -103,15 +103,12 @@ class AsterServer:
             keepalive_interval=keepalive_interval,
             cleanup_budget=cleanup_budget,
         )
-        self.deadline_cap = max_deadline
-        self.debug = debug
-        self._services = HostedServices(services)
-        self._host, self._port = parse_listen(listen)
+        self._hosting = _Host(HostedServices(services), options, max_deadline, debug)
+        self._listen = parse_listen(listen)
         self._advertise = advertise
         self._identity = identity if isinstance(identity, Identity) else Identity.load(identity) if identity is not None else Identity.generate()
         self._transport = transport or QuicTransport()
         self._drain_grace = drain_grace
-        self._connections: set[ServerConnection] = set()
         self._grace_scopes: set[CancelScope] = set()
         self._address: Address | None = None
         self._lifetime: Lifetime | None = None
@@ -144,19 +141,18 @@ class AsterServer:
         self._entered_services = AsyncExitStack()
         async with AsyncExitStack() as undo:
             undo.push_async_exit(self._entered_services)
-            for instance in self._services.instances:
+            for instance in self._hosting.services.instances:
                 if isinstance(instance, AbstractAsyncContextManager):
                     await self._entered_services.enter_async_context(instance)  # pyright: ignore[reportUnknownArgumentType] (a user's class, of any result)
             self._lifetime = lifetime = Lifetime()
             await lifetime.open()
             try:
                 self._listener = await self._transport.listen(
-                    self._host,
-                    self._port,
+                    *self._listen,
                     identity=self._identity,
-                    accept=self._accept,
+                    accept=lambda transport: self._hosting.accept(transport, lifetime),
                     reactor=lifetime.reactor,
-                    options=self.options.for_transport(),
+                    options=self._hosting.options.for_transport(),
                 )
             except BaseException as exc:
                 await lifetime.close(exc)
@@ -174,8 +170,7 @@ class AsterServer:
             try:
                 await lifetime.close(exc)
             finally:
-                with CancelScope(shield=True):
-                    await self._entered_services.__aexit__(exc_type, exc, traceback)
+                await self._entered_services.__aexit__(exc_type, exc, traceback)
 
     def _advertised_host(self) -> str:
         if self._advertise is not None:
@@ -231,21 +226,21 @@ class AsterServer:
         finally:
             self._grace_scopes.discard(scope)
         self._stop_handlers()
-        with anyio.move_on_after(self.options.cleanup_budget):
+        with anyio.move_on_after(self._hosting.options.cleanup_budget):
             await self._wait_for_handlers()
         self._drained.set()
 
     def _refuse_new_calls(self) -> None:
         self._listener.refuse()
-        for connection in self._connections:
+        for connection in self._hosting.connections:
             connection.announce_drain("the server is draining")
 
     def _stop_handlers(self) -> None:
-        for connection in list(self._connections):
+        for connection in list(self._hosting.connections):
             connection.stop_calls("the server is shutting down")
 
     async def _wait_for_handlers(self) -> None:
-        for connection in list(self._connections):
+        for connection in list(self._hosting.connections):
             await connection.wait_until(lambda connection=connection: not connection.running)
 
     async def _shut_down(self, grace: float) -> None:
@@ -264,34 +259,43 @@ class AsterServer:
         The handlers that are left after that are waited for without a limit: the block leaves no task behind.
         """
         self._stop_handlers()
-        connections = list(self._connections)
-        with anyio.move_on_after(self.options.cleanup_budget):
+        connections = list(self._hosting.connections)
+        with anyio.move_on_after(self._hosting.options.cleanup_budget):
             await self._wait_for_handlers()
             for connection in connections:
                 await connection.transport.wait_acknowledged()
         overdue = [call.label for connection in connections for call in connection.calls if call.running]
         if overdue:
-            logger.warning("handlers that still shield themselves after %g s of cleanup: %s", self.options.cleanup_budget, ", ".join(overdue))
+            logger.warning("handlers that still shield themselves after %g s of cleanup: %s", self._hosting.options.cleanup_budget, ", ".join(overdue))
         await self._listener.aclose()
         for connection in connections:
             await connection.wait_until(lambda connection=connection: not connection.running)
 
-    # What connections need (ServerHost)
+
+class _Host:
+    """What the server's connections need of it."""
+
+    def __init__(self, services: HostedServices, options: EndpointOptions, deadline_cap: float | None, debug: bool) -> None:
+        self.services = services
+        self.options = options
+        self.deadline_cap = deadline_cap
+        self.debug = debug
+        self.connections: set[ServerConnection] = set()
 
     def manifest(self) -> list[ServiceEntry]:
         """What the hello tells clients."""
-        return self._services.manifest()
+        return self.services.manifest()
 
     def find(self, header: Header) -> HostedMethod:
         """The method that a call is for."""
-        return self._services.find(header)
+        return self.services.find(header)
+
+    def accept(self, transport: Connection, lifetime: Lifetime) -> ConnectionHandler:
+        """A peer has connected."""
+        connection = ServerConnection(self, transport, lifetime.reactor, lifetime.inner)
+        self.connections.add(connection)
+        return connection
 
     def connection_over(self, connection: ServerConnection) -> None:
         """A connection has ended, with all its handlers."""
-        self._connections.discard(connection)
-
-    def _accept(self, transport: Connection) -> ConnectionHandler:
-        assert self._lifetime is not None
-        connection = ServerConnection(self, transport, self._lifetime.reactor, self._lifetime.inner)
-        self._connections.add(connection)
-        return connection
+        self.connections.discard(connection)
