@@ -125,6 +125,8 @@ class _SocketTasks:
         scope = self._scopes.pop(sock, None)
         if scope is not None:
             scope.cancel()
+            # Takes the descriptor out of the loop now: its number may belong to another socket before the task runs again.
+            anyio.notify_closing(sock)
 
     def close(self) -> None:
         for sock in list(self._scopes):
@@ -132,8 +134,12 @@ class _SocketTasks:
 
     async def _watch(self, sock: socket.socket, scope: anyio.CancelScope, callback: _Callback) -> None:
         with scope:
-            while True:
-                await anyio.wait_readable(sock)
+            # Asked before each wait: the socket may have been closed while this task was ready to run, and cannot be waited for then.
+            while not scope.cancel_called:
+                try:
+                    await anyio.wait_readable(sock)
+                except anyio.ClosedResourceError:
+                    return
                 _run(callback)
 
 
