@@ -11,6 +11,7 @@ reactor goes on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import heapq
 import itertools
@@ -163,10 +164,24 @@ class _AsyncioWaiter:
             self._future = None
 
 
+def _callback_context() -> contextvars.Context:
+    """The current context, in which AnyIO knows its backend.
+
+    Where sniffio is installed (trio brings it along) AnyIO asks it, and sniffio recognizes asyncio by the current task. Callbacks have none: under
+    ``anyio.run`` the context says it, under ``asyncio.run`` nothing does.
+    """
+    context = contextvars.copy_context()
+    with contextlib.suppress(ImportError):
+        from sniffio import current_async_library_cvar
+
+        context.run(current_async_library_cvar.set, "asyncio")
+    return context
+
+
 class _AsyncioReactor(Reactor):
     def __init__(self, task_group: TaskGroup) -> None:
         self._loop = asyncio.get_running_loop()
-        self._context = contextvars.copy_context()
+        self._context = _callback_context()
         self._sockets = _SocketTasks(task_group)
         self._readers: set[socket.socket] = set()
         self._closed = False
