@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import anyio
 from anyio import CancelScope
@@ -13,9 +14,10 @@ from aster._connection import ClientConnection, CloseCode, EndpointOptions
 from aster._declarations import service_info
 from aster._invoke import InteractiveCall
 from aster._lifetime import Lifetime
-from aster._methods import BidiStreamMethod, ClientStreamMethod, ServerStreamMethod, UnaryMethod
+from aster._methods import BidiStreamMethod, ClientStreamMethod
 from aster._outgoing import OutgoingCall
 from aster._protocol.events import Hello, ResetCode, Setting
+from aster._streams import ResponseStream
 from aster._stub import Unset, interactive_call, make_stub, with_settings
 from aster.errors import AddressError, ConnectionLost, RefusedError, RpcError, StatusCode, UnreachableError
 from aster.transports.base import Transport
@@ -31,7 +33,6 @@ __all__ = ["ADDRESS_VARIABLE", "ROUND_TRIP_ALLOWANCE", "AsterClient", "open_call
 logger = logging.getLogger("aster")
 
 S = TypeVar("S")
-P = ParamSpec("P")
 Req = TypeVar("Req")
 Res = TypeVar("Res")
 
@@ -263,9 +264,9 @@ def open_call(method: BidiStreamMethod[Req, Res]) -> InteractiveCall[Req, Res]: 
 @overload
 def open_call(method: ClientStreamMethod[Req, Res]) -> InteractiveCall[Req, Res]: ...
 @overload
-def open_call(method: UnaryMethod[[Req], Res]) -> InteractiveCall[Req, Res]: ...
+def open_call(method: Callable[[Req], Coroutine[Any, Any, Res]]) -> InteractiveCall[Req, Res]: ...
 @overload
-def open_call(method: ServerStreamMethod[[Req], Res]) -> InteractiveCall[Req, Res]: ...
+def open_call(method: Callable[[Req], ResponseStream[Res]]) -> InteractiveCall[Req, Res]: ...
 def open_call(method: Any) -> InteractiveCall[Any, Any]:
     """A call whose messages are sent and received one by one; use it as ``async with aster.open_call(tasks.execute) as call``.
 

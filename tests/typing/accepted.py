@@ -104,6 +104,11 @@ async def clients(client: aster.AsterClient) -> None:
     assert_type(aster.with_options(tasks, timeout=2.0, metadata={"a": "b"}, serialization=SerializationMode.NATIVE), TaskService)
     assert_type(aster.open_call(tasks.ingest), aster.InteractiveCall[Ask, Answer])
     assert_type(aster.open_call(tasks.execute), aster.InteractiveCall[Ask, Answer])
+    assert_type(aster.open_call(tasks.get), aster.InteractiveCall[Ask, Answer])
+    assert_type(aster.open_call(tasks.get_with_options), aster.InteractiveCall[Ask, Answer])
+    assert_type(aster.open_call(tasks.watch), aster.InteractiveCall[Ask, Answer])
+    assert_type(aster.open_call(tasks.watch_with_options), aster.InteractiveCall[Ask, Answer])
+    assert_type(aster.open_call(tasks.watch_iterable), aster.InteractiveCall[Ask, Answer])
 
 
 def _plain() -> Iterator[Ask]:
