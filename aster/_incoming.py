@@ -236,7 +236,7 @@ class IncomingCall(CallDriver):
                 raise
             # No scope around the handler is cancelled: it raised this by hand, and is just another bug.
             return self._handler_bug(method, exc)
-        except Exception as exc:
+        except (Exception, GeneratorExit) as exc:
             return self._handler_bug(method, exc)
         return _OK
 
