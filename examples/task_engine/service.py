@@ -1,0 +1,82 @@
+"""The service that both processes know: its messages and its methods, as the guide writes them."""
+
+from dataclasses import dataclass
+from typing import AsyncIterator  # noqa: UP035  (either import works)
+
+from aster.codec import wire_type
+from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
+
+
+@wire_type("example.tasks/TaskRequest")
+@dataclass
+class TaskRequest:
+    task_id: str = ""
+    priority: int = 0
+
+
+@wire_type("example.tasks/TaskResult")
+@dataclass
+class TaskResult:
+    task_id: str = ""
+    status: str = ""
+
+
+@wire_type("example.tasks/WatchRequest")
+@dataclass
+class WatchRequest:
+    filter: str = ""
+
+
+@wire_type("example.tasks/TaskUpdate")
+@dataclass
+class TaskUpdate:
+    task_id: str = ""
+    status: str = ""
+
+
+@wire_type("example.tasks/LogEntry")
+@dataclass
+class LogEntry:
+    line: str = ""
+
+
+@wire_type("example.tasks/IngestResult")
+@dataclass
+class IngestResult:
+    count: int = 0
+
+
+@wire_type("example.tasks/Command")
+@dataclass
+class Command:
+    action: str = ""
+
+
+@wire_type("example.tasks/CommandResult")
+@dataclass
+class CommandResult:
+    output: str = ""
+
+
+@service("TaskEngine", version=1)
+class TaskService:
+    @rpc(timeout=10.0, idempotent=True)
+    async def get_task(self, req: TaskRequest) -> TaskResult:
+        return TaskResult(task_id=req.task_id, status="running")
+
+    @server_stream
+    async def watch_tasks(self, req: WatchRequest) -> AsyncIterator[TaskUpdate]:
+        for i in range(5):
+            yield TaskUpdate(task_id=f"task-{i}", status="active")
+
+    @client_stream
+    async def ingest_logs(self, stream: AsyncIterator[LogEntry]) -> IngestResult:
+        count = 0
+        async for _entry in stream:
+            count += 1
+        return IngestResult(count=count)
+
+    @bidi_stream
+    async def execute(self, commands: AsyncIterator[Command]) -> AsyncIterator[CommandResult]:
+        async for cmd in commands:
+            yield CommandResult(output=f"executed: {cmd.action}")
