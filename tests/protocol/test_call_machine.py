@@ -21,8 +21,8 @@ from tests.protocol.pair import Direction, Pair
 
 _FAILURE = Trailer(StatusCode.NOT_FOUND, TrailerOrigin.HANDLER, "gone")
 _METADATA = Metadata({"early": "yes"})
-_WINDOWS = st.sampled_from((1, 128, 20_000))
-_PIECES = st.sampled_from((1, 2, 7, 100, 16_384, 1_000_000))
+_WINDOWS = st.sampled_from((1, 300, 20_000))
+_PIECES = st.sampled_from((1_000_000, 1, 7, 100, 16_384, 1_000_000))
 
 
 class _Side:
@@ -58,12 +58,14 @@ class _Side:
     def known_ended(self) -> bool:
         return self.ended_at is not None and self.ended_at <= self.delivered
 
-    def take(self, size: int, other: _Side) -> None:
-        """The other side took a message of this one, and grants once it has taken half a window."""
+    def take(self, size: int, other: _Side) -> bool:
+        """The other side took a message of this one; whether it grants, as it does once it has taken half a window."""
         self.taken += size + MESSAGE_CHARGE
         if self.taken * 2 >= self.direction.window and self.many and not self.known_ended:
             self.grants_under_way.append((other.written, self.taken))
             self.taken = 0
+            return True
+        return False
 
     def hear_grants(self, delivered: int) -> None:
         """So many bytes of the other side have arrived here."""
@@ -76,13 +78,17 @@ class CallMachine(RuleBasedStateMachine):
 
     seen: ClassVar[Counter[str]] = Counter()
 
-    @initialize(pattern=strategies.patterns, request_window=_WINDOWS, response_window=_WINDOWS)
-    def begin(self, pattern: RpcPattern, request_window: int, response_window: int) -> None:
+    @initialize(pattern=strategies.patterns, request_window=_WINDOWS, response_window=_WINDOWS, hasty=st.sampled_from((False, False, False, True)))
+    def begin(self, pattern: RpcPattern, request_window: int, response_window: int, *, hasty: bool) -> None:
         self.pair = Pair(pattern, request_window=request_window, response_window=response_window)
         self.client = _Side(self.pair.requests, many=pattern.streams_requests)
         self.server = _Side(self.pair.responses, many=pattern.streams_responses)
         self.metadata_sent = False
         self.trailer: Trailer | None = None
+        self.hasty = hasty
+        if not hasty:
+            self.client_sends_header()
+            self.requests_travel(1_000_000)
 
     def _try(self, action: Callable[[], None], *, allowed: bool) -> bool:
         if not allowed:
@@ -111,6 +117,8 @@ class CallMachine(RuleBasedStateMachine):
         if self._try(lambda: self.pair.send_response(self._message(self.pair.responses, size)), allowed=self.server.may_send):
             self.server.outstanding += size + MESSAGE_CHARGE
 
+    # The ends may come at any time; mostly they come late here, or no call would live long.
+    @precondition(lambda self: self.hasty or not self.client.many or len(self.pair.requests.sent) > 5)
     @rule()
     def client_ends(self) -> None:
         if self._try(self.pair.send_end, allowed=self.client.may_end):
@@ -121,16 +129,19 @@ class CallMachine(RuleBasedStateMachine):
         allowed = self.server.sending and not self.pair.responses.sent and not self.metadata_sent
         self.metadata_sent |= self._try(lambda: self.pair.send_metadata(_METADATA), allowed=allowed)
 
-    # An outcome may come at any time; here it comes late, or no call would live long.
-    @precondition(lambda self: self.client.ended_at is not None)
+    @precondition(lambda self: self.may_conclude)
     @rule()
     def server_succeeds(self) -> None:
         self._outcome(SUCCESS, allowed=self.server.may_end)
 
-    @precondition(lambda self: self.client.ended_at is not None)
+    @precondition(lambda self: self.may_conclude)
     @rule()
     def server_fails(self) -> None:
         self._outcome(_FAILURE, allowed=self.server.ended_at is None)
+
+    @property
+    def may_conclude(self) -> bool:
+        return self.hasty or (self.client.ended_at is not None and (not self.server.many or len(self.pair.responses.sent) > 5))
 
     def _outcome(self, trailer: Trailer, *, allowed: bool) -> None:
         if self._try(lambda: self.pair.send_trailer(trailer), allowed=allowed):
@@ -155,13 +166,22 @@ class CallMachine(RuleBasedStateMachine):
     @rule()
     def handler_takes_a_request(self) -> None:
         self.pair.take_request()
-        self.client.take(len(self.pair.requests.taken[-1]), self.server)
+        self.seen["granted"] += self.client.take(len(self.pair.requests.taken[-1]), self.server)
 
     @precondition(lambda self: self.pair.client.responses.inbox)
     @rule()
     def caller_takes_a_response(self) -> None:
         self.pair.take_response()
-        self.server.take(len(self.pair.responses.taken[-1]), self.client)
+        self.seen["granted"] += self.server.take(len(self.pair.responses.taken[-1]), self.client)
+
+    @rule()
+    def all_travels_and_is_taken(self) -> None:
+        self.requests_travel(1_000_000)
+        while self.pair.server.requests.inbox and self.server.ended_at is None:
+            self.handler_takes_a_request()
+        self.responses_travel(1_000_000)
+        while self.pair.client.responses.inbox:
+            self.caller_takes_a_response()
 
     @invariant()
     def order_and_bounds_hold(self) -> None:
@@ -171,7 +191,6 @@ class CallMachine(RuleBasedStateMachine):
     def credit_is_what_the_model_says(self) -> None:
         assert self.pair.client.requests.ready == (self.client.outstanding < self.pair.requests.window)
         self.seen["stalled"] += not (self.pair.client.requests.ready and self.pair.server.responses.ready)
-        self.seen["granted"] += bool(self.client.grants_under_way or self.server.grants_under_way)
         assert self.pair.server.responses.ready == (self.server.outstanding < self.pair.responses.window)
 
     @invariant()
