@@ -22,9 +22,10 @@ from pyfory.meta import typedef_encoder  # pyright: ignore[reportMissingTypeStub
 
 from aster.codec.fields import MAX_FIELDS, default_of
 from aster.codec.shapes import EXTENSIONS, DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, children
+from aster.codec.tags import short_name
 from aster.codec.walk import MAX_NESTING
 
-__all__ = ["Engine", "Plan", "build_engine", "plan_engine", "reader_classes", "wrap"]
+__all__ = ["MAX_DEFINITION_BYTES", "MAX_GRAPH_BYTES", "Engine", "NoDefault", "Plan", "build_engine", "plan_engine", "reader_classes", "wrap"]
 
 MAX_GRAPH_BYTES = 16 * 1024 * 1024
 """About what one message may occupy once decoded, in bytes: 3 MB of nested empty lists would otherwise take 217 MB."""
@@ -37,6 +38,8 @@ _DEPTH_PER_CONTAINER = 2  # Fory counts a container and its items as separate le
 _fory: Any = pyfory
 _typedef_encoder: Any = typedef_encoder
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_FIRST_INSTANT = datetime.datetime.min.replace(tzinfo=datetime.UTC) - _EPOCH
+_LAST_INSTANT = datetime.datetime.max.replace(tzinfo=datetime.UTC) - _EPOCH
 
 wrap: Callable[[bytes], Any] = _fory.Buffer
 """Makes the buffer that ``Engine.deserialize`` reads; its ``get_reader_index()`` then tells how far that came."""
@@ -59,11 +62,12 @@ class Plan:
     max_depth: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Engine:
     """One Fory instance. Used by one thread at a time and never re-entered: Fory crashes the process otherwise.
 
     Attributes:
+        failures: how many decodes have failed in it.
         serialize: value to bytes.
         deserialize: buffer, from ``wrap``, to a value whose types are unchecked.
         release_buffer: free the write buffer, which never shrinks by itself.
@@ -74,6 +78,7 @@ class Engine:
     deserialize: Callable[[Any], Any]
     release_buffer: Callable[[], None]
     definitions: Sized
+    failures: int = 0
 
 
 def plan_engine(xlang: bool, names: Mapping[type, str], fields: Mapping[type, tuple[FieldShape, ...]], readers: Mapping[type, type]) -> Plan:
@@ -106,14 +111,15 @@ def build_engine(plan: Plan) -> Engine:
     _extend(resolver, datetime.time, "_aster.time", _TimeSerializer)
     # Fory's own goes through a float, which loses microseconds. Assigned, because registering one would change the type's number on the wire.
     resolver.get_type_info(datetime.datetime).serializer = _TimestampSerializer(resolver, datetime.datetime)
+    # Where the type of an element is not declared, a frozenset goes as the set that it will arrive as (XLANG does so by itself).
+    resolver._types_info[frozenset] = resolver.get_type_info(set)
     for cls, name in plan.names.items():
-        with_name = plan.twins.get(cls, cls)
-        resolver._types_info[cls] = resolver.register_type(with_name, name=name)
+        resolver._types_info[cls] = resolver.register_type(plan.twins.get(cls, cls), name=name)
     for cls, twin in plan.twins.items():
         try:
             _let_stand_for(resolver, twin, cls)
         except Exception as exc:
-            raise TypeError(f"Fory cannot send {cls.__qualname__} ({plan.names[cls]!r}): {exc}; shorten or split it") from exc
+            raise TypeError(f"Fory cannot send {short_name(cls)} ({plan.names[cls]!r}): {exc}; shorten or split it") from exc
 
     def release_buffer() -> None:
         fory.buffer = _fory.Buffer.allocate(32)
@@ -137,7 +143,7 @@ def _has_slotted_fields(cls: type) -> bool:
     return any(isinstance(getattr_static(cls, field.name, None), types.MemberDescriptorType) for field in dataclasses.fields(cls))
 
 
-def _twin(cls: type, own: tuple[FieldShape, ...], made: type) -> type:
+def _twin(cls: type[Any], own: tuple[FieldShape, ...], made: type[Any]) -> type:
     def new(_twin: type) -> object:
         return object.__new__(made)
 
@@ -158,7 +164,7 @@ def _filler(cls: type, field: dataclasses.Field[Any], shape: Shape) -> Callable[
         return lambda: None
 
     def missing() -> NoDefault:
-        raise NoDefault(f"{cls.__qualname__}.{field.name} is missing, and has no default")
+        raise NoDefault(f"{short_name(cls)}.{field.name} is missing, and has no default")
 
     return missing
 
@@ -217,15 +223,21 @@ def _let_stand_for(resolver: Any, twin: type, cls: type) -> None:
         record.cls = twin
 
 
-class _TimestampSerializer(_fory.Serializer):
-    """Seconds and nanoseconds since 1970, as Fory has it, computed without floats."""
+class _Serializer(_fory.Serializer):
+    """One whose values always take up bytes, which spares them Fory's limit on those that do not."""
 
     def __init__(self, resolver: Any, type_: type) -> None:
-        super().__init__(resolver, type_)
+        super().__init__(resolver, type_)  # pyright: ignore[reportUnknownMemberType]  # pyfory's
         self.read_data_always_advances = True
+
+
+class _TimestampSerializer(_Serializer):
+    """Seconds and nanoseconds since 1970, as Fory has it, computed without floats."""
 
     def write(self, context: Any, value: datetime.datetime) -> None:
         since = value - _EPOCH
+        if not _FIRST_INSTANT <= since <= _LAST_INSTANT:
+            raise OverflowError("no datetime in UTC can hold this instant")
         context.write_int64(since.days * 86_400 + since.seconds)
         context.write_uint32(since.microseconds * 1000)
 
@@ -234,11 +246,7 @@ class _TimestampSerializer(_fory.Serializer):
         return _EPOCH + datetime.timedelta(seconds=seconds, microseconds=context.read_uint32() // 1000)
 
 
-class _UuidSerializer(_fory.Serializer):
-    def __init__(self, resolver: Any, type_: type) -> None:
-        super().__init__(resolver, type_)
-        self.read_data_always_advances = True
-
+class _UuidSerializer(_Serializer):
     def write(self, context: Any, value: uuid.UUID) -> None:
         context.write_bytes(value.bytes)
 
@@ -246,14 +254,12 @@ class _UuidSerializer(_fory.Serializer):
         return uuid.UUID(bytes=context.read_bytes(16))
 
 
-class _TimeSerializer(_fory.Serializer):
+class _TimeSerializer(_Serializer):
     """Microseconds since midnight, doubled, plus the fold."""
 
-    def __init__(self, resolver: Any, type_: type) -> None:
-        super().__init__(resolver, type_)
-        self.read_data_always_advances = True
-
     def write(self, context: Any, value: datetime.time) -> None:
+        if value.tzinfo is not None:
+            raise ValueError("a time of day is sent without its zone")
         seconds = (value.hour * 60 + value.minute) * 60 + value.second
         context.write_varint64((seconds * 1_000_000 + value.microsecond) * 2 + value.fold)
 

@@ -11,12 +11,12 @@ from aster.codec.contract import Codec
 from aster.codec.engine import Engine, build_engine, plan_engine, reader_classes, wrap
 from aster.codec.fields import field_shapes, wire_types
 from aster.codec.post_init import PostInit, post_inits
-from aster.codec.tags import auto_tag, registered_name, wire_tag
+from aster.codec.tags import auto_tag, registered_name, short_name, wire_tag
 from aster.codec.walk import Direction, Mismatch, Walk
 from aster.errors import DecodeError
 from aster.types import SerializationMode
 
-__all__ = ["make_codec"]
+__all__ = ["LARGE_MESSAGE", "MAX_FAILURES", "MAX_FOREIGN_DEFINITIONS", "make_codec"]
 
 T = TypeVar("T")
 
@@ -32,11 +32,12 @@ def make_codec(mode: SerializationMode, tags: Mapping[type, str]) -> Codec:
 
     Args:
         mode: XLANG or NATIVE.
-        tags: the types of the service, each with its wire tag. Types that they reach and that are not named here have the tag of their own, or the automatic one.
+        tags: the types of the service, each with its wire tag. Types that they reach and that are not named
+            have the tag of their own, or the automatic one.
 
     Raises:
         TypeError: a field's type cannot be sent; names class and field.
-        ValueError: two types share a tag; or the mode is ROW, which is not available.
+        ValueError: two types share a tag, or a tag is not ASCII; or the mode is ROW, which is not available.
     """
     if mode is SerializationMode.ROW:
         raise ValueError("SerializationMode.ROW is not available yet; use XLANG or NATIVE")
@@ -54,19 +55,26 @@ def _names(types: Iterable[type], tags: Mapping[type, str]) -> Mapping[type, str
         owner = owners.setdefault(name, cls)
         if owner is not cls:
             raise ValueError(f"{_full_name(owner)} and {_full_name(cls)} share the wire tag {tag!r}: give each a tag of its own with @wire_type")
+        if not name.isascii():
+            raise ValueError(f"the wire tag {tag!r} of {_full_name(cls)} is not ASCII, which Fory's names must be: give it one with @wire_type")
         names[cls] = name
     return names
 
 
 def _full_name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return f"{cls.__module__}.{short_name(cls)}"
+
+
+MAX_FAILURES = 100
+"""Failed decodes before an instance is replaced, in case an error leaves something behind in it. Not after each one: an instance takes milliseconds to make,
+and a peer that sends rubbish would have them spent for 50 bytes."""
 
 
 class _Pool:
     """Engines at rest.
 
     ``idle.pop`` and ``idle.append`` are atomic, so that two threads never hold the same engine, and neither does a call made inside a call (by a value's
-    ``__hash__``, say). An engine is given back only after it did its work without an error.
+    ``__hash__``, say).
     """
 
     def __init__(self, build: Callable[[], Engine]) -> None:
@@ -74,6 +82,12 @@ class _Pool:
         self.build = build
         self.idle = [first]
         self.most_definitions = len(first.definitions) + MAX_FOREIGN_DEFINITIONS
+
+    def give_back_failed(self, engine: Engine) -> None:
+        """Take an engine back after a decode that failed, unless it is worn out."""
+        engine.failures += 1
+        if engine.failures < MAX_FAILURES and len(engine.definitions) <= self.most_definitions:
+            self.idle.append(engine)
 
 
 class _ForyCodec:
@@ -99,7 +113,7 @@ class _ForyCodec:
 
     def _check_known(self, cls: type) -> None:
         if cls not in self._encode_checks:
-            known = ", ".join(sorted(known.__qualname__ for known in self._encode_checks))
+            known = ", ".join(sorted(short_name(known) for known in self._encode_checks))
             raise TypeError(f"{cls!r} is not a dataclass of this codec, which knows {known}; give make_codec its tag")
 
 
@@ -123,8 +137,9 @@ def _encoder(cls: type[T], pool: _Pool, check: Check, walk: Walk) -> Callable[[T
         try:
             data = engine.serialize(sent)
         except Exception as exc:
+            idle.append(engine)
             _checked(cls, value, walk)  # finds what the check leaves to Fory, such as the range of an int, and names the field
-            raise ValueError(f"Fory cannot encode this {cls.__qualname__}: {exc}") from exc
+            raise ValueError(f"Fory cannot encode this {short_name(cls)}: {exc}") from exc
         if len(data) > LARGE_MESSAGE:
             engine.release_buffer()
         idle.append(engine)
@@ -136,18 +151,18 @@ def _encoder(cls: type[T], pool: _Pool, check: Check, walk: Walk) -> Callable[[T
 def _checked(cls: type[T], value: T, walk: Walk) -> T:
     """The value with its conversions made; raises TypeError or ValueError, naming the field."""
     if type(value) is not cls:
-        raise TypeError(f"this call expects a {cls.__qualname__}, not {_description(value, cls)}")
+        raise TypeError(f"this call expects a {short_name(cls)}, not {_description(value, cls)}")
     try:
         return walk.message(cls, value)
     except Mismatch as exc:
-        raise exc.kind(exc.describe(cls.__qualname__)) from None
+        raise exc.kind(exc.describe(short_name(cls))) from None
 
 
 def _description(value: object, expected: type) -> str:
     cls = type(value)
-    if cls.__qualname__ == expected.__qualname__:
+    if short_name(cls) == short_name(expected):
         return f"an instance of another class of that name ({_full_name(cls)}): was it defined twice?"
-    return "None" if value is None else f"a {cls.__qualname__}"
+    return "None" if value is None else f"a {short_name(cls)}"
 
 
 def _decoder(cls: type[T], pool: _Pool, check: Check, walk: Walk, post_init: PostInit | None) -> Callable[[bytes], T]:
@@ -162,11 +177,12 @@ def _decoder(cls: type[T], pool: _Pool, check: Check, walk: Walk, post_init: Pos
         try:
             value = engine.deserialize(buffer)
         except Exception as exc:  # Fory raises whatever it likes, Exception itself included
-            raise DecodeError(f"these {len(data)} bytes are not a {cls.__qualname__}: {exc}") from exc
+            pool.give_back_failed(engine)
+            raise DecodeError(f"these {len(data)} bytes are not a {short_name(cls)}: {exc}") from exc
         if len(engine.definitions) <= most_definitions:
             idle.append(engine)
         if buffer.get_reader_index() != len(data):
-            raise DecodeError(f"a {cls.__qualname__} ends after {buffer.get_reader_index()} of {len(data)} bytes; the rest belongs to nothing")
+            raise DecodeError(f"a {short_name(cls)} ends after {buffer.get_reader_index()} of {len(data)} bytes; the rest belongs to nothing")
         try:
             exact = check(value, 0)
         except Exception:  # a field that is missing, which the walk then reports
@@ -185,7 +201,7 @@ def _restored(cls: type[T], value: object, walk: Walk) -> T:
     try:
         return walk.message(cls, value)
     except Mismatch as exc:
-        raise DecodeError(f"the peer sent something that is not a {cls.__qualname__}: {exc.describe(cls.__qualname__)}") from exc
+        raise DecodeError(f"the peer sent something that is not a {short_name(cls)}: {exc.describe(short_name(cls))}") from exc
 
 
 def _run_post_init(cls: type, value: object, post_init: PostInit) -> None:
@@ -194,4 +210,4 @@ def _run_post_init(cls: type, value: object, post_init: PostInit) -> None:
     except (TypeError, ValueError) as exc:
         raise DecodeError(str(exc)) from exc
     except Exception as exc:
-        raise DecodeError(f"__post_init__ failed on a decoded {cls.__qualname__}: {exc!r}") from exc
+        raise DecodeError(f"__post_init__ failed on a decoded {short_name(cls)}: {exc!r}") from exc

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from aster.codec.tags import short_name
+
 __all__ = [
     "EXTENSIONS",
     "SCALARS",
@@ -60,7 +62,7 @@ class EnumOf:
     cls: type
 
     def __str__(self) -> str:
-        return self.cls.__qualname__
+        return short_name(self.cls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,12 @@ class Message:
     cls: type
 
     def __str__(self) -> str:
-        return self.cls.__qualname__
+        return short_name(self.cls)
 
 
 @dataclass(frozen=True, slots=True)
 class LiteralOf:
-    """One of these values, each paired with its type since ``1 == True``; all are of one type."""
+    """One of these values, which are all of one type."""
 
     base: Scalar | EnumOf
     values: tuple[object, ...]

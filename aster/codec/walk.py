@@ -14,6 +14,7 @@ from enum import Enum, auto
 from typing import Any, NoReturn
 
 from aster.codec.shapes import DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, runtime_types
+from aster.codec.tags import short_name
 
 __all__ = ["MAX_NESTING", "Direction", "Mismatch", "Walk", "is_encodable"]
 
@@ -53,7 +54,7 @@ class Walk:
     Args:
         direction: which conversions to make.
         fields: the fields of each dataclass.
-        makers: for classes that a decoder makes under a stand-in type, that type.
+        readers: for classes that Fory makes under a stand-in type, that type.
     """
 
     def __init__(self, direction: Direction, fields: Mapping[type, tuple[FieldShape, ...]], readers: Mapping[type, type]) -> None:
@@ -70,7 +71,7 @@ class Walk:
         if type(value) is self._readers.get(cls):
             object.__setattr__(value, "__class__", cls)
         if type(value) is not cls:
-            _fail(value, cls.__qualname__)
+            _fail(value, short_name(cls))
         if depth > MAX_NESTING:
             raise Mismatch(ValueError, f"is nested more than {MAX_NESTING} deep, or contains itself")
         changed: dict[str, Any] = {}
@@ -85,12 +86,10 @@ class Walk:
                 changed[field.name] = new
         return self._replaced(cls, value, changed) if changed else value
 
-    def _replaced(self, cls: type, value: Any, changed: dict[str, Any]) -> Any:
+    def _replaced(self, cls: type[Any], value: Any, changed: dict[str, Any]) -> Any:
         """A decoded value is ours to change; one that is to be sent is the caller's, so a copy goes."""
-        if self._decoding:
-            target = value
-        else:
-            target = object.__new__(cls)
+        target = value if self._decoding else object.__new__(cls)
+        if not self._decoding:
             changed = {field.name: getattr(value, field.name) for field in self._fields[cls]} | changed
         for name, new in changed.items():
             object.__setattr__(target, name, new)
@@ -101,7 +100,7 @@ class Walk:
             case Scalar(type_):
                 return self._scalar(type_, value)
             case EnumOf(cls):
-                return value if type(value) is cls else _fail(value, cls.__qualname__)
+                return value if type(value) is cls else _fail(value, short_name(cls))
             case LiteralOf():
                 return value if _is_literal(shape, value) else _fail_literal(shape, value)
             case Message(cls):
@@ -142,15 +141,15 @@ class Walk:
         return value if same else expected(new)
 
     def _fixed_tuple(self, items: tuple[Shape, ...], shape: Shape, value: Any, depth: int) -> Any:
-        if type(value) is not tuple and not (self._decoding and type(value) is list):
+        if not _is_of(value, tuple, list if self._decoding else tuple):
             _fail(value, str(shape))
         if len(value) != len(items):
             raise Mismatch(TypeError, f"must be {shape}, not {len(value)} items")
         new = [self._at("[{}]", index, item, element, depth) for index, (item, element) in enumerate(zip(items, value, strict=True))]
-        return value if type(value) is tuple and all(map(_is, new, value)) else tuple(new)
+        return value if _is_of(value, tuple) and all(map(_is, new, value)) else tuple(new)
 
     def _dict(self, key: Shape, item: Shape, shape: Shape, value: Any, depth: int) -> Any:
-        if type(value) is not dict:
+        if not _is_of(value, dict):
             _fail(value, str(shape))
         new = [
             (self._at(" key {}", index, key, old_key, depth), self._at("[{}]", reprlib.repr(old_key), item, old, depth))
@@ -165,11 +164,11 @@ class Walk:
                 return self._value(member, value, depth)
         if type(value) is int and Scalar(float) in members:
             return self._scalar(float, value)
-        _fail(value, str(shape))
+        return _fail(value, str(shape))
 
     def _may_be(self, member: Shape, value: Any) -> bool:
         for type_ in runtime_types(member):
-            if type(value) is type_ or (self._decoding and type(value) is _WIRE_TYPES.get(type_)) or type(value) is self._readers.get(type_, type_):
+            if _is_of(value, type_, self._readers.get(type_, type_), _WIRE_TYPES.get(type_, type_) if self._decoding else type_):
                 return True
         return False
 
@@ -187,6 +186,11 @@ _ABSENT = object()
 _WIRE_TYPES: Mapping[type, type] = {tuple: list, frozenset: set}
 
 
+def _is_of(value: Any, *types: type) -> bool:
+    """Whether the value is of exactly one of the types. (Not ``isinstance``: a subclass would be cut down to its base on the wire.)"""
+    return type(value) in types
+
+
 def _is(a: object, b: object) -> bool:
     return a is b
 
@@ -194,7 +198,7 @@ def _is(a: object, b: object) -> bool:
 def _fail(value: object, expected: str) -> NoReturn:
     if value is _ABSENT:
         raise Mismatch(TypeError, f"must be {expected}, and is not set")
-    found = "None" if value is None else type(value).__qualname__
+    found = "None" if value is None else short_name(type(value))
     if found == expected:
         found = f"another class of that name (from {type(value).__module__})"
     raise Mismatch(TypeError, f"must be {expected}, not {found}")
