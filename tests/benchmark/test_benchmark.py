@@ -1,0 +1,55 @@
+"""The benchmark runs and gives figures for whatever it is asked to measure. That nothing is slow is no test's business."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+from tests.benchmark.__main__ import main
+from tests.benchmark.measure import contenders
+from tests.benchmark.workloads import WORKLOADS
+
+_BRIEFLY = ("--rounds", "2", "--seconds", "0.001")
+
+
+def test_every_workload_has_a_figure_of_aster_for_each_round(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*_BRIEFLY, "--only", "aster", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    names = [contender.name for contender in contenders() if contender.name.startswith("aster")]
+    assert names
+    assert report["results"].keys() == {workload.name for workload in WORKLOADS}
+    for by_name in report["results"].values():
+        assert list(by_name) == names
+        assert all(len(figures["rounds"]) == 2 and min(figures["rounds"]) > 0 for figures in by_name.values())
+
+
+def test_the_table_compares_with_the_first_that_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*_BRIEFLY, "--only", "echo-asyncio", "--only", "aster-asyncio", "--only", "sequential"])
+    header, line, *_ = capsys.readouterr().out.splitlines()
+    assert header.split() == ["aster-asyncio", "echo-asyncio"]
+    assert line.startswith("sequential")
+    assert line.count("(") == 2
+    assert "(1.00)" in line
+
+
+def test_a_server_may_run_in_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*_BRIEFLY, "--processes", "2", "--only", "aster-asyncio", "--only", "sequential", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["processes"] == 2
+    assert report["results"]["sequential"]["aster-asyncio"]["median"] > 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("grpc") is None, reason="grpcio is in the bench extra, which is not installed")
+def test_grpc_does_every_workload_too(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*_BRIEFLY, "--only", "grpc", "--json"])
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert all(results[workload.name]["grpc.aio"]["median"] > 0 for workload in WORKLOADS)
+
+
+@pytest.mark.parametrize("arguments", [["--only", "nothing-like-that"], ["--rounds", "0"], ["--seconds", "-1"]])
+def test_arguments_that_make_no_sense_end_it_with_a_message(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code
