@@ -1,0 +1,250 @@
+"""Whatever bytes arrive: a value of exactly the declared type, or DecodeError."""
+
+from __future__ import annotations
+
+import random
+import struct
+import threading
+from dataclasses import dataclass, make_dataclass
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aster.codec import Codec, checks, engine, make_codec, walk
+from aster.codec.fory import MAX_FAILURES
+from aster.errors import DecodeError
+from aster.types import SerializationMode
+from tests.codec.models import CODECS, MESSAGES, MODES, Checked, CheckedMany, Choices, Containers, Empty, Point, TaskRequest, Tree, tags_of
+from tests.codec.test_round_trip import round_trip
+from tests.codec.values import identical, values_of
+
+modes = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+
+OTHER = {SerializationMode.XLANG: SerializationMode.NATIVE, SerializationMode.NATIVE: SerializationMode.XLANG}
+
+
+def decode_or_fail(codec: Codec, cls: type[Any], data: bytes) -> bool:
+    """Whether the bytes were a value, which then is one that could be sent again."""
+    try:
+        value = codec.decoder(cls)(data)
+    except DecodeError:
+        return False
+    assert type(value) is cls
+    again: Any = codec.encoder(cls)(value)
+    assert identical(codec.decoder(cls)(again), value)
+    return True
+
+
+def mutated(data: bytes, random_: random.Random) -> bytes:
+    """The bytes with some of them changed, removed, repeated or swapped."""
+    work = bytearray(data)
+    for _ in range(random_.choice((1, 1, 2, 4))):
+        at = random_.randrange(len(work) + 1)
+        to = min(len(work), at + random_.choice((1, 2, 8)))
+        match random_.randrange(5):
+            case 0:
+                work[at:to] = random_.randbytes(to - at)
+            case 1:
+                del work[at:to]
+            case 2:
+                work[at:at] = work[at:to]
+            case 3:
+                work[at:to] = random_.choice((b"\x00", b"\xff", b"\x7f", b"\x80")) * (to - at)
+            case _:
+                other = random_.randrange(len(work) + 1)
+                work[other:other] = work[at:to]
+    return bytes(work)
+
+
+@modes
+@pytest.mark.parametrize("cls", [TaskRequest, Containers, Choices, Tree, CheckedMany], ids=lambda cls: cls.__name__)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_mutated_messages_are_values_or_decode_errors(mode: SerializationMode, cls: type, data: st.DataObject) -> None:
+    codec = CODECS[mode]
+    value = data.draw(values_of(cls))
+    encoded = codec.encoder(cls)(value)
+    random_ = random.Random(data.draw(st.integers(0, 2**32)))
+    failed = sum(not decode_or_fail(codec, cls, mutated(encoded, random_)) for _ in range(25))
+    assert failed
+    assert identical(round_trip(codec, value), round_trip(codec, value))  # the codec is none the worse for it
+
+
+@modes
+@given(data=st.binary(max_size=200))
+def test_random_bytes_are_decode_errors(mode: SerializationMode, data: bytes) -> None:
+    head = CODECS[mode].encoder(TaskRequest)(TaskRequest())[:4]
+    for hostile in (data, head + data):
+        decode_or_fail(CODECS[mode], TaskRequest, hostile)
+
+
+@modes
+@pytest.mark.parametrize("cls", MESSAGES, ids=lambda cls: cls.__name__)
+@settings(max_examples=4)
+@given(data=st.data())
+def test_every_cut_and_every_addition_is_a_decode_error(mode: SerializationMode, cls: type, data: st.DataObject) -> None:
+    decode = CODECS[mode].decoder(cls)
+    encoded = CODECS[mode].encoder(cls)(data.draw(values_of(cls)))
+    for end in range(len(encoded)):
+        with pytest.raises(DecodeError):
+            decode(encoded[:end])
+    with pytest.raises(DecodeError, match=f"a {cls.__name__} ends after {len(encoded)} of {len(encoded) + 1} bytes; the rest belongs to nothing"):
+        decode(encoded + b"\x00")
+
+
+@modes
+@pytest.mark.parametrize("value", [Tree("a"), Point(1, 2), Empty()])
+def test_a_message_of_another_type_is_a_decode_error(mode: SerializationMode, value: Any) -> None:
+    cls = cast("type[Any]", type(value))
+    data = CODECS[mode].encoder(cls)(value)
+    with pytest.raises(DecodeError, match=rf"not a TaskRequest: TaskRequest must be TaskRequest, not {cls.__name__}"):
+        CODECS[mode].decoder(TaskRequest)(data)
+
+
+@modes
+def test_a_message_of_an_unknown_type_is_a_decode_error(mode: SerializationMode) -> None:
+    stranger = make_dataclass("Stranger", [("a", int)])
+    data = make_codec(mode, {stranger: "far/Stranger"}).encoder(stranger)(stranger(1))
+    with pytest.raises(DecodeError):
+        CODECS[mode].decoder(TaskRequest)(data)
+
+
+@modes
+def test_a_message_of_the_other_mode_is_a_decode_error(mode: SerializationMode) -> None:
+    data = CODECS[OTHER[mode]].encoder(TaskRequest)(TaskRequest())
+    with pytest.raises(DecodeError, match="are not a TaskRequest: Header bitmap mismatch"):
+        CODECS[mode].decoder(TaskRequest)(data)
+
+
+@dataclass
+class Claims:
+    """What the peer's class of the same tag looks like: every type another one."""
+
+    task_id: list[int]
+    priority: dict[str, str]
+
+
+@modes
+def test_fields_of_other_types_are_decode_errors(mode: SerializationMode) -> None:
+    data = make_codec(mode, {Claims: "tests.codec/TaskRequest"}).encoder(Claims)(Claims([1], {"a": "b"}))
+    with pytest.raises(DecodeError):
+        CODECS[mode].decoder(TaskRequest)(data)
+
+
+@modes
+@pytest.mark.parametrize("sideways", [False, True])
+def test_nesting_beyond_the_limit_is_a_decode_error(mode: SerializationMode, sideways: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (checks, engine, walk):
+        monkeypatch.setattr(module, "MAX_NESTING", 100)
+    generous = make_codec(mode, tags_of(Tree))
+    monkeypatch.undo()
+    deep = Tree("leaf")
+    for _ in range(60):
+        deep = Tree("node", [deep]) if sideways else Tree("node", parent=deep)
+    data = generous.encoder(Tree)(deep)
+    assert round_trip(generous, Tree("leaf")) == Tree("leaf")
+    with pytest.raises(DecodeError, match=r"nested more than 50 deep|exceed max depth"):
+        make_codec(mode, tags_of(Tree)).decoder(Tree)(data)
+
+
+@modes
+def test_post_init_turns_bad_values_into_decode_errors_with_its_text(mode: SerializationMode) -> None:
+    bad = Checked(1, 2)
+    bad.low = 5
+    data = CODECS[mode].encoder(Checked)(bad)
+    with pytest.raises(DecodeError, match=r"^low 5 is above high 2$") as caught:
+        CODECS[mode].decoder(Checked)(data)
+    assert isinstance(caught.value.__cause__, ValueError)
+    data = CODECS[mode].encoder(CheckedMany)(CheckedMany([], {"a": bad}))
+    with pytest.raises(DecodeError, match=r"^low 5 is above high 2$"):
+        CODECS[mode].decoder(CheckedMany)(data)
+
+
+@dataclass
+class Fragile:
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number == 0:
+            raise ZeroDivisionError("a bug of the class")
+
+
+@modes
+def test_any_other_error_of_post_init_is_a_decode_error_too(mode: SerializationMode) -> None:
+    codec = make_codec(mode, {Fragile: "tests/Fragile"})
+    value = Fragile(1)
+    value.number = 0
+    with pytest.raises(DecodeError, match=r"__post_init__ failed on a decoded Fragile: ZeroDivisionError\('a bug of the class'\)"):
+        codec.decoder(Fragile)(codec.encoder(Fragile)(value))
+
+
+@modes
+def test_a_message_that_would_swell_is_a_decode_error(mode: SerializationMode) -> None:
+    nested = make_dataclass("Nested", [("lists", list[list[int]])])
+    codec = make_codec(mode, {nested: "tests/Nested"})
+    small = nested([[] for _ in range(1000)])
+    assert round_trip(codec, small) == small
+    data = codec.encoder(nested)(nested([[]] * 1_000_000))
+    with pytest.raises(DecodeError):
+        codec.decoder(nested)(data)
+
+
+@modes
+def test_unknown_definitions_do_not_pile_up(mode: SerializationMode) -> None:
+    codec: Any = make_codec(mode, tags_of(TaskRequest))
+    for number in range(150):
+        cls = make_dataclass("TaskRequest", [("task_id", str), (f"field_{number}", int, 0)])
+        data = make_codec(mode, {cls: "tests.codec/TaskRequest"}).encoder(cls)(cls("a"))
+        assert codec.decoder(TaskRequest)(data) == TaskRequest("a")
+        assert all(len(idle.definitions) <= 70 for idle in codec._pool.idle)
+
+
+@modes
+def test_many_failures_leave_a_working_codec(mode: SerializationMode) -> None:
+    codec = make_codec(mode, tags_of(TaskRequest))
+    for number in range(3 * MAX_FAILURES):
+        with pytest.raises(DecodeError):
+            codec.decoder(TaskRequest)(struct.pack("<I", number))
+    assert round_trip(codec, TaskRequest("a", 1)) == TaskRequest("a", 1)
+
+
+@modes
+def test_threads_share_a_codec(mode: SerializationMode) -> None:
+    codec = CODECS[mode]
+    start = threading.Barrier(8)
+    arrived: list[bool] = []
+
+    def work(number: int) -> None:
+        start.wait()
+        tree = Tree(str(number), [Tree("x" * number) for _ in range(number)])
+        arrived.extend(round_trip(codec, tree) == tree for _ in range(200))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(arrived) == 1600
+    assert all(arrived)
+
+
+@dataclass(frozen=True)
+class Reentrant:
+    name: str
+
+    def __hash__(self) -> int:
+        data = CODECS[SerializationMode.XLANG].encoder(TaskRequest)(TaskRequest(self.name))
+        return hash(CODECS[SerializationMode.XLANG].decoder(TaskRequest)(data).task_id)
+
+
+@dataclass
+class Holder:
+    keys: set[Reentrant]
+
+
+def test_a_codec_may_be_used_inside_its_own_decoding() -> None:
+    codec = make_codec(SerializationMode.XLANG, {Holder: "tests/Holder", Reentrant: "tests/Reentrant"})
+    value = Holder({Reentrant("a"), Reentrant("b")})
+    assert round_trip(codec, value) == value

@@ -1,0 +1,169 @@
+"""What is encoded arrives exactly, in both modes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import datetime
+import decimal
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aster.codec import Codec, make_codec
+from aster.types import SerializationMode
+from tests.codec.models import (
+    CODECS,
+    MESSAGES,
+    MODES,
+    Checked,
+    CheckedMany,
+    Empty,
+    Label,
+    LabelSet,
+    Link,
+    Moment,
+    Point,
+    Price,
+    Reals,
+    TaskRequest,
+    Tree,
+    tags_of,
+)
+from tests.codec.values import identical, instants, values_of
+
+modes = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+
+
+def round_trip(codec: Codec, value: Any) -> Any:
+    cls = cast("type[Any]", type(value))
+    return codec.decoder(cls)(codec.encoder(cls)(value))
+
+
+@modes
+@pytest.mark.parametrize("cls", MESSAGES, ids=lambda cls: cls.__name__)
+@settings(max_examples=50)
+@given(data=st.data())
+def test_every_value_arrives_exactly_and_is_left_alone(mode: SerializationMode, cls: type, data: st.DataObject) -> None:
+    value = data.draw(values_of(cls))
+    before = copy.deepcopy(value)
+    arrived = round_trip(CODECS[mode], value)
+    assert identical(arrived, value)
+    assert identical(value, before)
+
+
+_leaves: st.SearchStrategy[Any] = st.sampled_from([str, int, float, bool, bytes, datetime.date, decimal.Decimal, Point, Label, int | None, int | str])
+_keys: st.SearchStrategy[Any] = st.sampled_from([str, int, bool, bytes, datetime.date, Point, Label, tuple[int, str]])
+
+
+def _containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(
+        inner.map(lambda hint: list[hint]),
+        inner.map(lambda hint: tuple[hint, ...]),
+        st.tuples(inner, inner).map(lambda hints: tuple[hints]),
+        st.tuples(_keys, inner).map(lambda hints: dict[hints[0], hints[1]]),
+        inner.map(lambda hint: hint | None),
+        _keys.map(lambda hint: set[hint]),
+        _keys.map(lambda hint: frozenset[hint]),
+    )
+
+
+@modes
+@settings(max_examples=40)
+@given(hint=st.recursive(_leaves, _containers, max_leaves=6), data=st.data())
+def test_containers_nest_in_any_way(mode: SerializationMode, hint: Any, data: st.DataObject) -> None:
+    holder = dataclasses.make_dataclass("Holder", [("value", hint)])
+    codec = make_codec(mode, tags_of(holder))
+    value = holder(data.draw(st.from_type(hint)))
+    assert identical(round_trip(codec, value), value)
+
+
+@modes
+def test_an_empty_message_travels(mode: SerializationMode) -> None:
+    assert round_trip(CODECS[mode], Empty()) == Empty()
+
+
+@modes
+@given(number=st.integers(-(2**53), 2**53) | st.sampled_from([2**63, -(10**300)]))
+def test_an_int_given_for_a_float_arrives_as_a_float(mode: SerializationMode, number: int) -> None:
+    value: Any = Reals(number, [number, 0.5], {"a": number, "b": None}, (number, "x"), number, {"k": [(number, 1)]})
+    real = float(number)
+    assert identical(round_trip(CODECS[mode], value), Reals(real, [real, 0.5], {"a": real, "b": None}, (real, "x"), real, {"k": [(real, 1.0)]}))
+    assert value.either is number  # the sender's value is left alone
+
+
+@modes
+@given(instant=instants)
+def test_an_instant_arrives_to_the_microsecond_in_utc(mode: SerializationMode, instant: datetime.datetime) -> None:
+    arrived = round_trip(CODECS[mode], Moment(instant)).instant
+    assert arrived == instant.astimezone(datetime.UTC)
+    assert arrived.tzinfo is datetime.UTC
+
+
+@modes
+def test_the_negative_zero_of_a_decimal_arrives_as_zero(mode: SerializationMode) -> None:
+    assert str(round_trip(CODECS[mode], Price(decimal.Decimal("-0.00"))).amount) == "0.00"
+
+
+@modes
+@pytest.mark.parametrize("depth", [1, 25, 50])
+def test_fifty_levels_of_nesting_travel(mode: SerializationMode, depth: int) -> None:
+    tree, link = Tree("leaf"), Link(0)
+    for number in range(depth):
+        tree = Tree("node", [tree])
+        link = Link(number, link)
+    assert round_trip(CODECS[mode], tree) == tree
+    assert round_trip(CODECS[mode], link) == link
+
+
+@modes
+def test_decoding_makes_frozen_slotted_and_inherited_dataclasses_of_the_declared_class(mode: SerializationMode) -> None:
+    link = round_trip(CODECS[mode], Link(1, Link(2)))
+    assert type(link) is Link
+    assert type(link.next) is Link
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(link, "value", 3)  # noqa: B010  # a type checker refuses the plain form
+    assert hash(link) == hash(Link(1, Link(2)))
+    assert {Label("a"), Label("b")} == round_trip(CODECS[mode], LabelSet({Label("a"), Label("b")})).labels
+
+
+@modes
+def test_the_users_class_is_not_changed(mode: SerializationMode) -> None:
+    @dataclasses.dataclass
+    class Note:
+        text: str | None = None
+
+    before = dict(vars(Note))
+    assert round_trip(make_codec(mode, tags_of(Note)), Note("a")) == Note("a")
+    assert dict(vars(Note)) == before
+
+
+@modes
+@given(values=values_of(CheckedMany))
+def test_post_init_runs_on_everything_that_is_decoded(mode: SerializationMode, values: CheckedMany) -> None:
+    for checked in [*values.items, *(item for item in values.named.values() if item), values.pair[1]]:
+        checked.total = -1  # what travels is this; the receiver computes its own
+    arrived = round_trip(CODECS[mode], values)
+    decoded: list[Checked] = [*arrived.items, *(item for item in arrived.named.values() if item), arrived.pair[1]]
+    assert all(checked.total == checked.low + checked.high for checked in decoded)
+
+
+@modes
+def test_a_large_message_does_not_leave_a_large_buffer_behind(mode: SerializationMode) -> None:
+    codec = CODECS[mode]
+    for size in (100, 10_000_000, 100):
+        value = TaskRequest("x" * size)
+        assert round_trip(codec, value) == value
+
+
+@modes
+def test_an_encoder_serves_only_types_of_its_codec(mode: SerializationMode) -> None:
+    @dataclasses.dataclass
+    class Stranger:
+        pass
+
+    for make in (CODECS[mode].encoder, CODECS[mode].decoder):
+        with pytest.raises(TypeError, match=r"Stranger.* is not a dataclass of this codec, which knows .*TaskRequest"):
+            make(Stranger)

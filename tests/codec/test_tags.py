@@ -1,0 +1,147 @@
+"""Wire tags: their form, their owners, and the automatic ones."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aster.codec import auto_tag, make_codec, wire_tag, wire_type
+from aster.types import SerializationMode
+from tests.codec.models import TaskRequest
+
+
+@dataclass
+class Plain:
+    pass
+
+
+class Mood(enum.Enum):
+    GOOD = 1
+
+
+_identifiers = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
+
+
+@given(namespace=st.lists(_identifiers, min_size=1, max_size=4).map(".".join), name=_identifiers)
+def test_a_well_formed_tag_is_kept(namespace: str, name: str) -> None:
+    @dataclass
+    class Fresh:
+        pass
+
+    if namespace.split(".")[0] == "_aster":
+        return
+    assert wire_type(f"{namespace}/{name}")(Fresh) is Fresh
+    assert wire_tag(Fresh) == f"{namespace}/{name}"
+
+
+@pytest.mark.parametrize("tag", ["", "/", "Task", "myapp/", "/Task", "a/b/c", "a/b.c", "a..b/c", ".a/b", "my-app/Task", "my app/Task", "é/Task", "1a/b", "a/1"])
+def test_a_malformed_tag_is_refused_with_the_form(tag: str) -> None:
+    with pytest.raises(ValueError, match="of Plain is malformed: it must be of the form 'namespace/TypeName'") as caught:
+        wire_type(tag)(Plain)
+    assert repr(tag) in str(caught.value)
+
+
+@pytest.mark.parametrize("tag", ["_aster/Task", "_aster.inner/Task"])
+def test_asters_own_namespace_is_reserved(tag: str) -> None:
+    with pytest.raises(ValueError, match="of Plain is reserved"):
+        wire_type(tag)(Plain)
+
+
+@pytest.mark.parametrize("tag", [None, 5, b"a/B"])
+def test_a_tag_that_is_no_string_is_refused(tag: Any) -> None:
+    with pytest.raises(TypeError, match="a wire tag must be a str"):
+        wire_type(tag)
+
+
+def test_the_decorator_without_a_tag_says_how_to_write_it() -> None:
+    with pytest.raises(TypeError, match=r"write @wire_type\('namespace/Plain'\) above Plain"):
+        wire_type(cast(Any, Plain))
+
+
+def test_the_decorator_below_dataclass_says_to_put_it_above() -> None:
+    class Undecorated:
+        pass
+
+    @dataclass
+    class Parent:
+        pass
+
+    class Child(Parent):
+        pass
+
+    for cls in (Undecorated, Child):
+        with pytest.raises(TypeError, match=r"put @wire_type\('myapp/Task'\) above @dataclass"):
+            wire_type("myapp/Task")(cls)
+    with pytest.raises(TypeError, match="is for dataclasses and Enum classes"):
+        wire_type("myapp/Task")(cast(Any, print))
+
+
+def test_a_tag_is_not_inherited() -> None:
+    @dataclass
+    class Child(TaskRequest):
+        pass
+
+    assert wire_tag(TaskRequest) == "tests.codec/TaskRequest"
+    assert wire_tag(Child) is None
+
+
+def test_an_enum_takes_a_tag() -> None:
+    assert wire_tag(wire_type("tests/Mood")(Mood)) == "tests/Mood"
+
+
+def test_an_automatic_tag_is_module_and_class() -> None:
+    assert auto_tag(TaskRequest) == "tests.codec.models.TaskRequest"
+
+
+@pytest.mark.parametrize(
+    ("spec", "file", "module"),
+    [
+        (SimpleNamespace(name="shop.server"), "/srv/shop/server.py", "shop.server"),
+        (None, "/srv/shop/server.py", "server"),
+        (None, None, "__main__"),
+    ],
+)
+def test_an_automatic_tag_in_the_main_module_is_the_one_that_importers_see(
+    monkeypatch: pytest.MonkeyPatch, spec: SimpleNamespace | None, file: str | None, module: str
+) -> None:
+    main = ModuleType("__main__")
+    vars(main).update(__spec__=spec, __file__=file)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(Plain, "__module__", "__main__")
+    assert auto_tag(Plain) == f"{module}.Plain"
+
+
+def test_two_types_with_one_tag_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"tests\.codec\.test_tags\.Plain and tests\.codec\.models\.TaskRequest share the wire tag 'a/B'"):
+        make_codec(SerializationMode.XLANG, {Plain: "a/B", TaskRequest: "a/B"})
+
+
+def test_tags_that_fory_would_write_alike_are_refused_too() -> None:
+    with pytest.raises(ValueError, match="share the wire tag"):
+        make_codec(SerializationMode.NATIVE, {Plain: "a/B", TaskRequest: "a.B"})
+
+
+def test_a_tag_that_is_not_ascii_is_refused() -> None:
+    with pytest.raises(ValueError, match="is not ASCII"):
+        make_codec(SerializationMode.XLANG, {Plain: "módulo.Plain"})
+
+
+def test_row_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"SerializationMode\.ROW is not available yet; use XLANG or NATIVE"):
+        make_codec(SerializationMode.ROW, {Plain: "a/B"})
+
+
+def test_a_message_names_its_type_by_namespace_and_name() -> None:
+    codec = make_codec(SerializationMode.XLANG, {TaskRequest: "myapp/TaskRequest"})
+    same = make_codec(SerializationMode.XLANG, {TaskRequest: "myapp.TaskRequest"})
+    other = make_codec(SerializationMode.XLANG, {TaskRequest: "yourapp/TaskRequest"})
+    data = codec.encoder(TaskRequest)(TaskRequest("1"))
+    assert same.encoder(TaskRequest)(TaskRequest("1")) == data
+    assert other.encoder(TaskRequest)(TaskRequest("1")) != data
