@@ -147,6 +147,8 @@ def test_a_second_header_is_refused_and_the_first_one_stays() -> None:
         server.receive_data(_header(RpcPattern.BIDI_STREAM))
     assert server.header is not None
     assert server.header.target.pattern is RpcPattern.UNARY
+    with pytest.raises(LocalProtocolError):
+        server.send_trailer(Trailer())  # A bidirectional call could end well without a response.
 
 
 # Metadata
@@ -182,6 +184,30 @@ def test_a_message_begun_below_the_window_passes_whole_and_the_next_is_refused(p
     assert server.requests.held == 100_000 + 3 * MESSAGE_CHARGE
     with pytest.raises(RemoteProtocolError, match=f"beyond its credit of {2 * MESSAGE_CHARGE + 1} bytes"):
         server.receive_data(encode_message(b""))
+
+
+@pytest.mark.parametrize(("window", "passes"), [(2 * MESSAGE_CHARGE + 1, True), (2 * MESSAGE_CHARGE, False)])
+def test_a_message_needs_credit_below_the_window_not_at_it(window: int, passes: bool) -> None:
+    client = ClientCall(RpcPattern.CLIENT_STREAM, limits_of(peer_window=window))
+    server = ServerCall(limits_of(window=window))
+    server.receive_data(client.send_header(start_of(RpcPattern.CLIENT_STREAM), None, Metadata()) + client.send_message(b"") + client.send_message(b""))
+    assert client.requests.ready == passes
+    if passes:
+        server.receive_data(client.send_message(b""))
+    else:
+        with pytest.raises(LocalProtocolError):
+            client.send_message(b"")
+        with pytest.raises(RemoteProtocolError, match="beyond its credit"):
+            server.receive_data(encode_message(b""))
+
+
+@given(st.integers(2 * MESSAGE_CHARGE, 100_000), st.sampled_from((-1, 0, 1)))
+def test_credit_is_granted_at_half_a_window_and_not_a_byte_before(window: int, more: int) -> None:
+    taken = max(MESSAGE_CHARGE, (window + 1) // 2 + more)
+    server = ServerCall(limits_of(window=window))
+    server.receive_data(_header(RpcPattern.CLIENT_STREAM) + encode_message(bytes(taken - MESSAGE_CHARGE)))
+    server.requests.take()
+    assert server.requests.grant() == (encode_credit(taken) if taken * 2 >= window else b"")
 
 
 def test_credit_is_granted_by_half_windows_and_only_while_more_may_come() -> None:

@@ -201,3 +201,13 @@ def test_a_long_frame_that_comes_byte_by_byte_arrives_whole() -> None:
         client.receive_data(data[index : index + 1])
     assert client.trailer is not None
     assert len(client.trailer.message) == 40_000
+
+
+def test_what_is_discarded_is_freed() -> None:
+    client = ClientCall(RpcPattern.SERVER_STREAM, limits_of())
+    client.receive_data(encode_message(bytes(100_000)) + encode_message(bytes(100_000))[:50_000])
+    assert _held(client) > 100_000
+    client.responses.discard()
+    assert _held(client) < CHUNK_SIZE + 8_192
+    client.receive_data(encode_message(bytes(100_000))[50_000:] + encode_message(bytes(100_000)))
+    assert _held(client) < CHUNK_SIZE + 8_192

@@ -79,6 +79,7 @@ def encoded_by_aster() -> Mapping[str, bytes]:
         "message": encode_message(b"hello"),
         "empty message": encode_message(b""),
         "message of one full chunk": encode_message(b"a" * 16_384),
+        "message of two full chunks": encode_message(b"a" * 32_768),
         "message in three chunks": encode_message(b"a" * 32_768 + b"bc"),
         "end": encode_frame(FrameKind.END, b""),
         "credit": encode_credit(131_072),
