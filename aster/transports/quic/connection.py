@@ -157,9 +157,10 @@ class QuicConnection(Connection):
         self._dirty.append(stream)
 
     def half_ended(self, stream: QuicStream) -> None:
-        """Forget a stream once both its halves have ended."""
-        if not stream.sending and not stream.receiving:
-            self._streams.pop(stream.id, None)
+        """Forget a stream once both its halves have ended; a callback that is still due needs its sink taken before."""
+        if not stream.sending and not stream.receiving and self._streams.pop(stream.id, None) is not None:
+            # An owner holds its stream and the stream its owner: left so, every call would wait for the garbage collector.
+            del stream.sink
 
     def flush_soon(self) -> None:
         """Flush in the next round of the loop, once for all that asked."""
@@ -231,23 +232,26 @@ class QuicConnection(Connection):
         if event.data:
             stream.sink.data_received(event.data)
         if event.end_stream and not self.has_ended:
+            sink = stream.sink
             stream.receiving = False
             self.half_ended(stream)
-            stream.sink.finished()
+            sink.finished()
 
     def _stream_reset(self, event: StreamReset) -> None:
         stream = self._stream(event.stream_id)
         if stream is not None and stream.receiving:
+            sink = stream.sink
             stream.receiving = False
             self.half_ended(stream)
-            stream.sink.was_reset(event.error_code)
+            sink.was_reset(event.error_code)
 
     def _stop_received(self, event: StopSendingReceived) -> None:
         stream = self._stream(event.stream_id)
         if stream is not None and stream.sending:
+            sink = stream.sink
             stream.stopped_by_peer()
             self.half_ended(stream)
-            stream.sink.was_stopped(event.error_code)
+            sink.was_stopped(event.error_code)
 
     def _stream(self, stream_id: int) -> QuicStream | None:
         """The stream of an event; None when it has ended for its owner."""
