@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 _OK = Trailer()
 
+_DEBUG_TEXT_LIMIT = 4_096
+"""Characters of a bug's text that ``debug`` shows to the caller: enough to find it in the log, and far below the limit of a trailer."""
+
 
 @dataclass(frozen=True, slots=True)
 class HostedMethod:
@@ -242,7 +245,7 @@ class IncomingCall(CallDriver):
 
     def _handler_bug(self, method: HostedMethod, exc: BaseException) -> Trailer:
         logger.error("the handler of %s raised %s", method.label, type(exc).__name__, exc_info=exc)
-        message = f"{type(exc).__name__}: {exc}" if self._owner.debug else "the handler failed; the server's log has the reason"
+        message = f"{type(exc).__name__}: {_text_of(exc)}" if self._owner.debug else "the handler failed; the server's log has the reason"
         return Trailer(StatusCode.INTERNAL, TrailerOrigin.HANDLER, message)
 
     async def _invoke(self, method: HostedMethod) -> None:
@@ -360,3 +363,11 @@ class RequestStream(AsyncIterator[T], Generic[T]):
 
     async def aclose(self) -> None:
         """Nothing to release: the call ends with its handler. Present so that a handler may treat its requests as any async generator."""
+
+
+def _text_of(exc: BaseException) -> str:
+    try:
+        text = str(exc)
+    except Exception as failure:
+        return f"(its text cannot be had: {type(failure).__name__})"
+    return text if len(text) <= _DEBUG_TEXT_LIMIT else f"{text[:_DEBUG_TEXT_LIMIT]} ... ({len(text)} characters; the server's log has all of them)"

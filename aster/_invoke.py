@@ -173,11 +173,15 @@ class RemoteResponseStream(ResponseStream[Res]):
 
     async def __aenter__(self) -> Self:
         self._managed = True
+        if self._closed:
+            raise anyio.ClosedResourceError
         if self._begun is None:
             await self._start()
         return self
 
     async def __anext__(self) -> Res:
+        if self._closed:
+            raise anyio.ClosedResourceError
         begun = self._begun
         if begun is None:
             begun = await self._start()
@@ -187,8 +191,13 @@ class RemoteResponseStream(ResponseStream[Res]):
             if payload is not None:
                 return call.decode(payload)
         except RpcError:
+            if self._closed:
+                raise anyio.ClosedResourceError from None
             await self._end(call)
             await begun.conclude()
+            raise
+        except anyio.BusyResourceError:
+            # Another task is iterating, whose call goes on.
             raise
         except BaseException:
             if not self._managed:
@@ -199,8 +208,6 @@ class RemoteResponseStream(ResponseStream[Res]):
         raise StopAsyncIteration
 
     async def _start(self) -> _Begun:
-        if self._closed:
-            raise anyio.ClosedResourceError
         connection_call = await _begin(self._channel, self._method, self._request, self._settings)
         self._begun = connection_call
         self._abandon = connection_call.call.call_soon_threadsafe
@@ -314,9 +321,16 @@ class InteractiveCall(Generic[Req, Res]):
         return call.decode(payload)
 
     async def end(self) -> None:
-        """Tell the server that no more requests follow. Idempotent; without effect once the call has ended."""
+        """Tell the server that no more requests follow. Idempotent; without effect once the call has ended.
+
+        Raises:
+            RuntimeError: the method takes exactly one request, and it was not sent.
+        """
         await anyio.lowlevel.checkpoint()
-        self._call.end_requests()
+        call = self._call
+        if not (self._method.info.pattern.streams_requests or call.requests_ended or call.done):
+            raise RuntimeError(f"{self._method.label} takes exactly one request: send it, which also ends the requests")
+        call.end_requests()
 
     def __aiter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -170,9 +171,17 @@ class OutgoingCall(CallDriver):
                     if not await self.send(self.method.encode(item)):
                         return
             self.end_requests()
+        except anyio.get_cancelled_exc_class() as exc:
+            if anyio.current_effective_deadline() == -math.inf:
+                raise
+            # Nothing here is cancelled: the iterable raised this by itself, perhaps for a task that it awaited.
+            self._pump_failed(exc)
         except Exception as exc:
-            self.pump_error = exc
-            self.cancel(ResetCode.CANCELLED)
+            self._pump_failed(exc)
+
+    def _pump_failed(self, error: BaseException) -> None:
+        self.pump_error = error
+        self.cancel(ResetCode.CANCELLED)
 
     async def close_pump(self) -> None:
         """Stop the request iterable and wait until it is closed; its own exception comes out of here."""
