@@ -83,7 +83,9 @@ class Engine:
 
 def plan_engine(xlang: bool, names: Mapping[type, str], fields: Mapping[type, tuple[FieldShape, ...]], readers: Mapping[type, type]) -> Plan:
     """Describe an engine for these types; ``fields`` holds those of each dataclass."""
-    twins = {cls: _twin(cls, own, readers.get(cls, cls)) for cls, own in fields.items()}
+    twins = {cls: _twin(cls, readers.get(cls, cls)) for cls in fields}
+    for cls, twin in twins.items():
+        _annotate(twin, cls, fields[cls], twins)
     containers = max((_containers(field.shape) for own in fields.values() for field in own), default=0)
     # A path through a value passes MAX_NESTING dataclasses that may contain themselves, and each of the others at most once.
     max_depth = (MAX_NESTING + len(fields) + 1) * (1 + _DEPTH_PER_CONTAINER * containers) + _DEPTH_PER_CONTAINER
@@ -143,16 +145,24 @@ def _has_slotted_fields(cls: type) -> bool:
     return any(isinstance(getattr_static(cls, field.name, None), types.MemberDescriptorType) for field in dataclasses.fields(cls))
 
 
-def _twin(cls: type[Any], own: tuple[FieldShape, ...], made: type[Any]) -> type:
+def _twin(cls: type[Any], made: type[Any]) -> type:
+    """A twin, still without fields, since their hints name other twins."""
+
     def new(_twin: type) -> object:
         return object.__new__(made)
 
     namespace: dict[str, Any] = {"__new__": new, "__module__": cls.__module__}
     if _has_slotted_fields(cls):
         namespace["__slots__"] = ()  # tells Fory to go through attributes, not through __dict__
+    return type(cls.__name__, (), namespace)
+
+
+def _annotate(twin: type, cls: type, own: tuple[FieldShape, ...], twins: Mapping[type, type]) -> None:
     by_name = {field.name: field for field in dataclasses.fields(cls)}
-    specs = [(field.name, _hint(field.shape), dataclasses.field(default_factory=_filler(cls, by_name[field.name], field.shape))) for field in own]
-    return dataclasses.make_dataclass(cls.__name__, specs, namespace=namespace, init=False, repr=False, eq=False)
+    twin.__annotations__ = {field.name: _hint(field.shape, twins) for field in own}
+    for field in own:
+        setattr(twin, field.name, dataclasses.field(default_factory=_filler(cls, by_name[field.name], field.shape)))
+    dataclasses.dataclass(init=False, repr=False, eq=False)(twin)
 
 
 def _filler(cls: type, field: dataclasses.Field[Any], shape: Shape) -> Callable[[], Any]:
@@ -173,27 +183,29 @@ class NoDefault(Exception):
     """A message lacks a field that has no default."""
 
 
-def _hint(shape: Shape) -> Any:
-    """The shape as Fory wants it written. Classes stand for themselves; a union's value carries its own type, since Fory's unions mistake bool for int."""
+def _hint(shape: Shape, twins: Mapping[type, type]) -> Any:
+    """The shape as Fory wants it written. A union's value carries its own type, since Fory's unions mistake bool for int."""
     match shape:
         case Scalar(type_):
             return Any if type_ in EXTENSIONS else type_
-        case EnumOf(cls) | Message(cls):
+        case EnumOf(cls):
             return cls
+        case Message(cls):
+            return twins[cls]
         case LiteralOf(base, _):
-            return _hint(base)
+            return _hint(base, twins)
         case Values("list", item):
-            return typing.List[_hint(item)]  # noqa: UP006  # Fory wants the typing module's forms
+            return typing.List[_hint(item, twins)]  # noqa: UP006  # Fory wants the typing module's forms
         case Values("tuple", item):
-            return typing.Tuple[_hint(item), ...]  # noqa: UP006
+            return typing.Tuple[_hint(item, twins), ...]  # noqa: UP006
         case Values(_, item):
-            return typing.Set[_hint(item)]  # noqa: UP006
+            return typing.Set[_hint(item, twins)]  # noqa: UP006
         case FixedTuple(items):
-            return typing.Tuple[tuple(_hint(item) for item in items)] if items else Any  # noqa: UP006
+            return typing.Tuple[tuple(_hint(item, twins) for item in items)] if items else Any  # noqa: UP006
         case DictOf(key, value):
-            return typing.Dict[_hint(key), _hint(value)]  # noqa: UP006
+            return typing.Dict[_hint(key, twins), _hint(value, twins)]  # noqa: UP006
         case Optional(item):
-            return typing.Optional[_hint(item)]  # noqa: UP045
+            return typing.Optional[_hint(item, twins)]  # noqa: UP045
         case UnionOf():
             return Any
 

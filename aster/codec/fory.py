@@ -65,9 +65,9 @@ def _full_name(cls: type) -> str:
     return f"{cls.__module__}.{short_name(cls)}"
 
 
-MAX_FAILURES = 100
-"""Failed decodes before an instance is replaced, in case an error leaves something behind in it. Not after each one: an instance takes milliseconds to make,
-and a peer that sends rubbish would have them spent for 50 bytes."""
+MAX_FAILURES = 1000
+"""Failed decodes before an instance is replaced, in case an error leaves something behind in it. Not after each one: an instance takes milliseconds to
+make, which a peer could have us spend for a few bytes of rubbish; spread over so many it is ten microseconds for each."""
 
 
 class _Pool:

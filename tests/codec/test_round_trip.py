@@ -6,7 +6,8 @@ import copy
 import dataclasses
 import datetime
 import decimal
-from typing import Any, cast
+import importlib
+from typing import Any, Dict, List, Optional, Set, cast  # noqa: UP035  # the spellings that Fory reads
 
 import pytest
 from hypothesis import given, settings
@@ -78,6 +79,35 @@ def test_containers_nest_in_any_way(mode: SerializationMode, hint: Any, data: st
     codec = make_codec(mode, tags_of(holder))
     value = holder(data.draw(st.from_type(hint)))
     assert identical(round_trip(codec, value), value)
+
+
+@dataclasses.dataclass
+class Inner:
+    key: str
+    value: float
+
+
+@dataclasses.dataclass
+class Outer:
+    """Hints in forms that Fory reads by itself."""
+
+    name: str
+    inner: Inner
+    many: List[Inner]  # noqa: UP006
+    table: Dict[str, Inner]  # noqa: UP006
+    numbers: Set[int]  # noqa: UP006
+    maybe: Optional[Inner] = None  # noqa: UP045
+
+
+@modes
+@given(value=values_of(Outer))
+def test_the_bytes_are_those_that_plain_fory_writes_and_reads(mode: SerializationMode, value: Outer) -> None:
+    fory: Any = importlib.import_module("pyfory").Fory(xlang=mode is SerializationMode.XLANG, compatible=True)
+    fory.register(Outer, name="tests.Outer")
+    fory.register(Inner, name="tests.Inner")
+    codec = make_codec(mode, {Outer: "tests/Outer", Inner: "tests/Inner"})
+    assert codec.encoder(Outer)(value) == fory.serialize(value)
+    assert identical(fory.deserialize(codec.encoder(Outer)(value)), value)
 
 
 @modes

@@ -75,5 +75,5 @@ def identical(a: Any, b: Any) -> bool:
         some, others = list(cast("set[Any]", a)), list(cast("set[Any]", b))
         return len(some) == len(others) and all(any(identical(x, y) for y in others) for x in some)
     if isinstance(a, datetime.datetime):
-        return a.astimezone(datetime.UTC) == b
+        return a.astimezone(datetime.UTC) == b.astimezone(datetime.UTC)  # plain == denies equality in the hour that a clock repeats
     return bool(a == b)
