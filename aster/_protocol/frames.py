@@ -17,9 +17,14 @@ from aster.types import Metadata, MetadataValue, RpcPattern, SerializationMode
 __all__ = [
     "CHUNK_SIZE",
     "CONTROL_KINDS",
+    "FIRST_EXTENSION_KIND",
+    "HEADER_ROOM",
+    "HELLO_LIMIT",
     "MESSAGE_CHARGE",
+    "METADATA_ENTRY_CHARGE",
     "REQUEST_KINDS",
     "RESPONSE_KINDS",
+    "TRAILER_LIMIT",
     "FrameKind",
     "FrameReader",
     "decode_credit",
@@ -37,6 +42,7 @@ __all__ = [
     "encode_message",
     "encode_metadata",
     "encode_trailer",
+    "encode_varint",
     "frame_limits",
     "metadata_size",
 ]
