@@ -42,6 +42,7 @@ async def start(program: str, *arguments: str) -> Process:
 
 async def main(server_backend: str, client_backend: str) -> int:
     print(f"a server on {server_backend}, a client on {client_backend}", flush=True)
+    codes: list[int] = []
     async with await start("server.py", "--backend", server_backend) as server:
         assert server.stdout is not None
         server_output = BufferedByteReceiveStream(server.stdout)
@@ -53,10 +54,10 @@ async def main(server_backend: str, client_backend: str) -> int:
             async with await start("client.py", address, "--backend", client_backend) as client:
                 assert client.stdout is not None
                 await show("client", client.stdout)
-                client_code = await client.wait()
+                codes.append(await client.wait())
             server.terminate()  # SIGTERM: the server drains
-            server_code = await server.wait()
-    return client_code or server_code
+            codes.append(await server.wait())
+    return 1 if any(codes) else 0
 
 
 if __name__ == "__main__":
