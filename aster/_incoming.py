@@ -120,7 +120,10 @@ class IncomingCall(CallDriver):
         try:
             self._protocol.receive_data(data)
         except RemoteProtocolError as exc:
-            self.fail(Trailer(exc.code, TrailerOrigin.SERVER, str(exc)))
+            header = self._protocol.header
+            # A call that is refused is refused, whether its header came alone or together with what broke a rule.
+            if header is None or self._task is not None or self._is_admitted(header):
+                self.fail(Trailer(exc.code, TrailerOrigin.SERVER, str(exc)))
             return
         if self._task is None and self._protocol.header is not None:
             self._start(self._protocol.header)
@@ -183,12 +186,16 @@ class IncomingCall(CallDriver):
     def _start(self, header: Header) -> None:
         # The protocol chose its halves by the header's pattern.
         self._inbound, self._outbound = self._protocol.requests, self._protocol.responses
+        if self._is_admitted(header):
+            self._task = self._owner.spawn(self._run, f"aster {self.label}")
+
+    def _is_admitted(self, header: Header) -> bool:
         try:
             self.method = self._owner.admit(self, header)
         except RpcError as exc:
             self.fail(Trailer(exc.code, TrailerOrigin.REFUSED, exc.message))
-            return
-        self._task = self._owner.spawn(self._run, f"aster {self.method.label}")
+            return False
+        return True
 
     # The task
 
@@ -239,9 +246,22 @@ class IncomingCall(CallDriver):
                 raise
             # No scope around the handler is cancelled: it raised this by hand, and is just another bug.
             return self._handler_bug(method, exc)
+        except BaseExceptionGroup as exc:
+            return self._group_raised(method, exc)
         except (Exception, GeneratorExit) as exc:
             return self._handler_bug(method, exc)
         return _OK
+
+    def _group_raised(self, method: HostedMethod, group: BaseExceptionGroup[BaseException]) -> Trailer:
+        """A task group of the handler's raised; on trio that can be failures and cancellation together, which part here."""
+        cancellation, failures = group.split(anyio.get_cancelled_exc_class())
+        if failures is not None and not isinstance(failures, Exception):
+            raise group
+        if cancellation is None or anyio.current_effective_deadline() > -math.inf:
+            return self._handler_bug(method, group)
+        if failures is not None:
+            self._handler_bug(method, failures)
+        raise cancellation
 
     def _handler_bug(self, method: HostedMethod, exc: BaseException) -> Trailer:
         logger.error("the handler of %s raised %s", method.label, type(exc).__name__, exc_info=exc)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from aster.testing.clock import VirtualTimeLoop, virtual_time_backend
+from aster.testing.orphans import assert_no_orphans, live_connections
 from aster.testing.transports import TRANSPORT_CHECKS, check_transport
 
-__all__ = ["TRANSPORT_CHECKS", "check_transport"]
+__all__ = ["TRANSPORT_CHECKS", "VirtualTimeLoop", "assert_no_orphans", "check_transport", "live_connections", "virtual_time_backend"]

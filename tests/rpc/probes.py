@@ -1,0 +1,175 @@
+"""Handlers that tell what becomes of them, callers of each pattern, and cancellation at every step of a program."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+import aster
+from aster.decorators import bidi_stream, client_stream, rpc, server_stream
+from aster.testing import live_connections, virtual_time_backend
+from aster.transports.base import Connection, Transport
+from aster.transports.memory import MemoryTransport
+from tests.rpc.echo import Echo, Item
+
+__all__ = ["CALLS", "Call", "Endless", "Witness", "backend_for", "calls_are_over", "cancelled_at_every_step", "until"]
+
+Call = Callable[[Echo], Coroutine[Any, Any, None]]
+
+
+async def _same(echo: Echo) -> None:
+    await echo.same(Item(1))
+
+
+async def _count(echo: Echo) -> None:
+    async for _ in echo.count(Item(3)):
+        pass
+
+
+async def _total(echo: Echo) -> None:
+    await echo.total([Item(1), Item(2)])
+
+
+async def _chat(echo: Echo) -> None:
+    async for _ in echo.chat([Item(1), Item(2)]):
+        pass
+
+
+CALLS: dict[str, Call] = {"unary": _same, "server stream": _count, "client stream": _total, "bidi stream": _chat}
+"""A complete call of each pattern."""
+
+
+def backend_for(name: str, transport: Transport) -> tuple[str, dict[str, Any]]:
+    """Virtual time over memory; over QUIC packets come in real time."""
+    if name == "trio" and importlib.util.find_spec("trio") is None and os.environ.get("ASTER_REQUIRE_TRIO") != "1":
+        pytest.skip("trio is not installed; install the package with its [trio] extra")
+    return virtual_time_backend(name) if isinstance(transport, MemoryTransport) else (name, {})
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something is so, in the smallest of waits: over QUIC it depends on packets, which come in real time."""
+    while not condition():  # noqa: ASYNC110 (conditions of all kinds, most of them without an event)
+        await anyio.sleep(0.001)
+
+
+_connections = WeakKeyDictionary[aster.AsterClient, list[Connection]]()
+
+
+async def calls_are_over(client: aster.AsterClient) -> None:
+    """Wait until every call has ended at both ends: no stream is left but the one for control. For a test with one client and one server."""
+    connections = _connections.get(client)
+    if connections is None:
+        connections = _connections[client] = live_connections()
+        assert len(connections) == 2
+    await until(lambda: all(connection.open_streams == 1 for connection in connections))
+
+
+class Witness:
+    """Counts what happens to handlers that run under ``watch``."""
+
+    def __init__(self) -> None:
+        self.began = 0
+        self.cancelled = 0
+        self.unwound = 0
+
+    @property
+    def running(self) -> int:
+        """Handlers that have begun and not unwound."""
+        return self.began - self.unwound
+
+    @contextmanager
+    def watch(self) -> Generator[None]:
+        """Around the whole body of a handler."""
+        self.began += 1
+        try:
+            yield
+        except anyio.get_cancelled_exc_class():
+            self.cancelled += 1
+            raise
+        finally:
+            self.unwound += 1
+
+
+class Endless(Echo):
+    """Every handler waits until it is cancelled; streaming ones give one response first, if they are told to."""
+
+    def __init__(self, responses: int = 0) -> None:
+        self.witness = Witness()
+        self._responses = responses
+
+    @rpc
+    async def same(self, item: Item) -> Item:
+        with self.witness.watch():
+            await anyio.sleep_forever()
+        return item
+
+    @server_stream
+    async def count(self, item: Item) -> AsyncIterator[Item]:
+        with self.witness.watch():
+            for number in range(self._responses):
+                yield Item(number)
+            await anyio.sleep_forever()
+
+    @client_stream
+    async def total(self, items: AsyncIterator[Item]) -> Item:
+        with self.witness.watch():
+            async for _ in items:
+                pass
+            await anyio.sleep_forever()
+        return Item()
+
+    @bidi_stream
+    async def chat(self, items: AsyncIterator[Item]) -> AsyncIterator[Item]:
+        with self.witness.watch():
+            async for item in items:
+                yield item
+            await anyio.sleep_forever()
+
+
+async def cancelled_at_every_step(program: Callable[[], Awaitable[object]], after: Callable[[], Awaitable[object]], transport: Transport) -> int:
+    """Run a program again and again, cancelled after 0, 1, 2 ... turns of the scheduler, until it ends before its cancellation.
+
+    Over memory no step is left out. Over QUIC, where a program takes thousands of turns while packets travel, the steps grow by a tenth.
+
+    Args:
+        program: what is cancelled.
+        after: run after each time, not cancelled.
+        transport: what the program uses.
+
+    Returns:
+        How many times it was cancelled.
+    """
+    steps, times = 0, 0
+    while await _cancelled_after(steps, program):
+        await after()
+        times += 1
+        steps += 1 if isinstance(transport, MemoryTransport) else 1 + steps // 10
+    await after()
+    return times
+
+
+async def _cancelled_after(steps: int, program: Callable[[], Awaitable[object]]) -> bool:
+    finished = False
+    async with anyio.create_task_group() as group:
+
+        async def cancel() -> None:
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+                if finished:
+                    return
+            group.cancel_scope.cancel()
+
+        group.start_soon(cancel)
+        await program()
+        # A program that swallows its cancellation would come here and look as though it had finished.
+        finished = not group.cancel_scope.cancel_called
+        assert finished or anyio.current_effective_deadline() == -float("inf")
+    return not finished
