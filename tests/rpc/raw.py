@@ -99,17 +99,20 @@ async def raw_client(address: str, transport: Transport) -> AsyncGenerator[RawCl
         reactor = open_reactor(group)
         handler = _Handler(lambda stream: RawStream())
         connection = await transport.connect(Address.parse(address), identity=Identity.generate(), handler=handler, reactor=reactor, options=_OPTIONS)
-        arrived = anyio.Event()
-        control = RawStream(arrived.set)
-        connection.open_stream(control).write(encode_hello(Hello((1,), _SETTINGS)))
-        await arrived.wait()
-        reader = FrameReader({FrameKind.HELLO: 1 << 20, FrameKind.GO_AWAY: 1 << 20})
-        kind, payload = next(iter(reader.feed(bytes(control.received))))
-        assert kind == FrameKind.HELLO
-        yield RawClient(connection, decode_hello(payload))
-        connection.close()
-        await handler.lost.wait()
-        reactor.close()
+        try:
+            arrived = anyio.Event()
+            control = RawStream(arrived.set)
+            connection.open_stream(control).write(encode_hello(Hello((1,), _SETTINGS)))
+            await arrived.wait()
+            reader = FrameReader({FrameKind.HELLO: 1 << 20, FrameKind.GO_AWAY: 1 << 20})
+            kind, payload = next(iter(reader.feed(bytes(control.received))))
+            assert kind == FrameKind.HELLO
+            yield RawClient(connection, decode_hello(payload))
+        finally:
+            with anyio.CancelScope(shield=True):
+                connection.close()
+                await handler.lost.wait()
+                reactor.close()
 
 
 def manifest_of(service: type) -> ServiceEntry:
@@ -142,9 +145,12 @@ async def raw_server(services: tuple[ServiceEntry, ...], transport: Transport, a
         listener = await transport.listen(
             "127.0.0.1", 0, identity=identity, accept=lambda connection: _Handler(stream_opened), reactor=reactor, options=_OPTIONS
         )
-        yield str(Address(identity.endpoint_id, listener.host, listener.port))
-        await listener.aclose()
-        reactor.close()
+        try:
+            yield str(Address(identity.endpoint_id, listener.host, listener.port))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await listener.aclose()
+                reactor.close()
 
 
 def target_of(
