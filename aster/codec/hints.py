@@ -40,6 +40,7 @@ _SUPPORTED = (
     "or list, set, frozenset, tuple, dict, Optional, Union or Literal of these"
 )
 
+_SAFELY_HASHED = (Scalar(str), Scalar(bytes))  # Python salts these hashes
 _STANDARD_MODULES = frozenset({"builtins", "collections", "collections.abc"})
 _ALTERNATIVES: Mapping[str, str] = {
     "Sequence": "list[...]",
@@ -227,6 +228,9 @@ class FieldReader:
                 self._refuse(f"{shape} cannot be {role}: Fory reads it as a set", "use a tuple")
             case Values() | FixedTuple() if in_tuple:
                 self._refuse(f"{shape} cannot be {role} inside another tuple or a union: Fory reads it as a list", "use a frozen dataclass")
+            case Values("tuple", item) if item not in _SAFELY_HASHED:
+                # hash(-1) == hash(-2), so there are 2**n tuples of n ints with one hash: 57 KB of them took half a second, 4 MB would take minutes.
+                self._refuse(f"{shape} cannot be {role}, since a peer could choose values whose hashes collide", "use str, or a tuple of fixed length")
             case Scalar(type_) if type_ is decimal.Decimal:
                 # Hashes of Decimals collide at will: a small message could occupy the decoder for seconds.
                 self._refuse(f"Decimal cannot be {role}, since a peer could choose values whose hashes collide", "use str or int")

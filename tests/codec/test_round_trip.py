@@ -56,7 +56,7 @@ def test_every_value_arrives_exactly_and_is_left_alone(mode: SerializationMode, 
 
 
 _leaves: st.SearchStrategy[Any] = st.sampled_from([str, int, float, bool, bytes, datetime.date, decimal.Decimal, Point, Label, int | None, int | str])
-_keys: st.SearchStrategy[Any] = st.sampled_from([str, int, bool, bytes, datetime.date, Point, Label, tuple[int, str]])
+_keys: st.SearchStrategy[Any] = st.sampled_from([str, int, bool, bytes, datetime.date, Point, Label, tuple[int, str], tuple[str, ...]])
 
 
 def _containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:

@@ -124,6 +124,7 @@ def _in_a_dict(hint: Any) -> Any:
         (dict[TaskRequest, int], "TaskRequest is not hashable", "make it a frozen dataclass"),
         (set[decimal.Decimal], "Decimal cannot be an element of a set", "use str or int"),
         (dict[tuple[decimal.Decimal, int], int], "Decimal cannot be a dict key", "use str or int"),
+        (set[tuple[int, ...]], "cannot be an element of a set, since a peer could choose values whose hashes collide", "a tuple of fixed length"),
         (set[frozenset[int]], r"frozenset\[int\] cannot be an element of a set", "use a tuple"),
         (dict[tuple[tuple[int, ...], str], int], "cannot be a dict key inside another tuple", "use a frozen dataclass"),
         (list[Empty], "Empty has no fields", "give Empty a field"),
