@@ -20,6 +20,7 @@ from aster._outgoing import OutgoingCall
 from aster._protocol.call import CallLimits
 from aster._protocol.events import GoAway, Header, Hello, ServiceEntry, Setting, Trailer, TrailerOrigin
 from aster._protocol.frames import (
+    CONTROL_KINDS,
     FrameKind,
     FrameReader,
     decode_go_away,
@@ -100,7 +101,7 @@ class _ControlStream:
     """The first stream of a connection: frames that concern all of it."""
 
     def __init__(self, on_frame: Callable[[int, bytes], None], on_end: Callable[[str], None]) -> None:
-        self._reader = FrameReader({kind: limit for kind, limit in frame_limits(0).items() if kind in (FrameKind.HELLO, FrameKind.GO_AWAY)})
+        self._reader = FrameReader(frame_limits(0, CONTROL_KINDS))
         self._on_frame = on_frame
         self._on_end = on_end
 
@@ -135,6 +136,7 @@ class PeerConnection(ABC):
         self.limits: CallLimits
         self.peer_metadata_limit = 0
         self.peer_message_limit = 0
+        self.peer_call_limit = 0
         self._inner = inner
         self._transport: Connection | None = None
         self._control: Stream | None = None
@@ -179,6 +181,7 @@ class PeerConnection(ABC):
                 raise RemoteProtocolError(f"the peer's HELLO gives no {setting.name}; without it nothing can be sent")
         self.peer_message_limit = peer(Setting.MESSAGE_LIMIT, 0)
         self.peer_metadata_limit = peer(Setting.METADATA_LIMIT, 0)
+        self.peer_call_limit = peer(Setting.CALL_LIMIT, 0)
         # Both sides know both windows and use the smaller: a receiver that offers more could make the sender buffer without bound,
         # and a sender that used less on its own would wait for grants that come by half of the other's.
         window = min(self.options.window, peer(Setting.WINDOW, 0))
@@ -255,9 +258,7 @@ class ClientConnection(PeerConnection):
         return not self._queue and self._slots_left() > 0
 
     def _slots_left(self) -> int:
-        assert self.hello is not None
-        limit = self.hello.settings.get(Setting.CALL_LIMIT, 0)
-        return min(limit - len(self.calls), self.transport.stream_credit) - self._reserved
+        return min(self.peer_call_limit - len(self.calls), self.transport.stream_credit) - self._reserved
 
     async def acquire_slot(self) -> None:
         """Wait for a stream below the peer's limit, first come first served. Open the call before the next await.

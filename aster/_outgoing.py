@@ -252,6 +252,7 @@ class OutgoingCall(CallDriver):
             return
         self.cancelled = True
         self._settle(RpcError(StatusCode.CANCELLED, f"the call of {self.method.label} was cancelled by this side"))
+        self._inbound.discard()
         self._tear_down(code)
 
     def _expire(self) -> None:
@@ -261,7 +262,7 @@ class OutgoingCall(CallDriver):
             self._tear_down(ResetCode.DEADLINE)
 
     def _tear_down(self, code: ResetCode) -> None:
-        self._inbound.discard()
+        # What arrived before stays readable: an error, our own clock's included, comes after the messages that came before it.
         if not self._released:
             self.stream.reset(code)
 
