@@ -69,19 +69,19 @@ class _Begun:
 
 async def _begin(channel: Channel, method: RemoteMethod, request: bytes | None, settings: CallSettings) -> _Begun:
     ambient = anyio.current_effective_deadline()
-    now = anyio.current_time()
-    own = math.inf if settings.timeout is None else now + settings.timeout
+    own = math.inf if settings.timeout is None else anyio.current_time() + settings.timeout
     connection = await channel.connection()
     if not connection.has_slot:
         await _queue(connection, method, own)
-        now = anyio.current_time()
-    deadline = min(own, ambient)
-    if deadline <= now:
-        # An ambient scope that has expired raises here; only the call's own timeout is left after that.
-        await anyio.lowlevel.checkpoint()
-        raise _expired(method)
+    deadline, remaining = min(own, ambient), None
+    if deadline < math.inf:
+        remaining = deadline - connection.reactor.now()
+        if remaining <= 0:
+            # An ambient scope that has expired raises here; only the call's own timeout is left after that.
+            await anyio.lowlevel.checkpoint()
+            raise _expired(method)
     call = OutgoingCall(connection, method)
-    call.begin(request, None if deadline == math.inf else deadline - now, settings.metadata, deadline=own if own <= ambient and own < math.inf else None)
+    call.begin(request, remaining, settings.metadata, deadline=own if own <= ambient and own < math.inf else None)
     return _Begun(call, own, ambient)
 
 

@@ -140,6 +140,9 @@ def _metadata_pair(key: object, value: object) -> tuple[str, MetadataValue]:
     return name, value
 
 
+_NO_METADATA = Metadata()
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """The other end of a connection, as its handshake proved it.
@@ -260,4 +263,4 @@ class CallContext:
     @property
     def trailers(self) -> Metadata:
         """What ``add_trailer`` has gathered so far."""
-        return Metadata(self._trailers)
+        return Metadata(self._trailers) if self._trailers else _NO_METADATA

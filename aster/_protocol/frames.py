@@ -269,6 +269,8 @@ def _misplaced(kind: int) -> str:
 
 def metadata_size(metadata: Metadata) -> int:
     """Bytes that metadata counts against the metadata limit; never less than it takes on the wire."""
+    if not len(metadata):
+        return 0
     return sum(len(key) + len(value.encode() if isinstance(value, str) else value) + METADATA_ENTRY_CHARGE for key, value in metadata)
 
 
