@@ -1,4 +1,4 @@
-"""Fory instances made ready for a set of types. The only module that touches pyfory, whose objects are untyped and stay behind ``Engine``.
+"""Fory instances made ready for a set of types. pyfory's objects are untyped, and stay behind ``Engine``.
 
 Fory is told about *twins*, not about the user's classes. A twin is a dataclass with the same fields, whose hints are written in the few forms that Fory reads
 (it fails on ``X | None``, ``Annotated``, ``Literal``, ``Final``, ``frozenset``), whose defaults say which fields a peer may leave out, and whose ``__new__``
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import decimal
 import types
 import typing
 import uuid
@@ -21,11 +22,22 @@ import pyfory  # pyright: ignore[reportMissingTypeStubs]  # it has none
 from pyfory.meta import typedef_encoder  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
 from aster.codec.fields import MAX_FIELDS, default_of
+from aster.codec.serializers import DecimalSerializer, HashTally, TimeSerializer, TimestampSerializer, UuidSerializer
 from aster.codec.shapes import EXTENSIONS, DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, children
 from aster.codec.tags import short_name
 from aster.codec.walk import MAX_NESTING
 
-__all__ = ["MAX_DEFINITION_BYTES", "MAX_GRAPH_BYTES", "Engine", "NoDefault", "Plan", "build_engine", "plan_engine", "reader_classes", "wrap"]
+__all__ = [
+    "MAX_DEFINITION_BYTES",
+    "MAX_GRAPH_BYTES",
+    "Engine",
+    "NoDefault",
+    "Plan",
+    "build_engine",
+    "plan_engine",
+    "reader_classes",
+    "wrap",
+]
 
 MAX_GRAPH_BYTES = 16 * 1024 * 1024
 """About what one message may occupy once decoded, in bytes: 3 MB of nested empty lists would otherwise take 217 MB."""
@@ -37,9 +49,6 @@ _DEPTH_PER_CONTAINER = 2  # Fory counts a container and its items as separate le
 
 _fory: Any = pyfory
 _typedef_encoder: Any = typedef_encoder
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-_FIRST_INSTANT = datetime.datetime.min.replace(tzinfo=datetime.UTC) - _EPOCH
-_LAST_INSTANT = datetime.datetime.max.replace(tzinfo=datetime.UTC) - _EPOCH
 
 wrap: Callable[[bytes], Any] = _fory.Buffer
 """Makes the buffer that ``Engine.deserialize`` reads; its ``get_reader_index()`` then tells how far that came."""
@@ -67,6 +76,7 @@ class Engine:
     """One Fory instance. Used by one thread at a time and never re-entered: Fory crashes the process otherwise.
 
     Attributes:
+        tally: the hashes of the message that was decoded last; to be cleared before the next.
         failures: how many decodes have failed in it.
         serialize: value to bytes.
         deserialize: buffer, from ``wrap``, to a value whose types are unchecked.
@@ -78,6 +88,7 @@ class Engine:
     deserialize: Callable[[Any], Any]
     release_buffer: Callable[[], None]
     definitions: Sized
+    tally: HashTally
     failures: int = 0
 
 
@@ -109,10 +120,12 @@ def build_engine(plan: Plan) -> Engine:
         max_graph_memory_bytes=MAX_GRAPH_BYTES,
     )
     resolver = fory.type_resolver
-    _extend(resolver, uuid.UUID, "_aster.uuid", _UuidSerializer)
-    _extend(resolver, datetime.time, "_aster.time", _TimeSerializer)
+    tally = HashTally()
+    _extend(resolver, uuid.UUID, "_aster.uuid", UuidSerializer(resolver, uuid.UUID, tally))
+    _extend(resolver, datetime.time, "_aster.time", TimeSerializer(resolver, datetime.time))
+    resolver.get_type_info(decimal.Decimal).serializer = DecimalSerializer(resolver, decimal.Decimal, tally)
     # Fory's own goes through a float, which loses microseconds. Assigned, because registering one would change the type's number on the wire.
-    resolver.get_type_info(datetime.datetime).serializer = _TimestampSerializer(resolver, datetime.datetime)
+    resolver.get_type_info(datetime.datetime).serializer = TimestampSerializer(resolver, datetime.datetime)
     # Where the type of an element is not declared, a frozenset goes as the set that it will arrive as (XLANG does so by itself).
     resolver._types_info[frozenset] = resolver.get_type_info(set)
     for cls, name in plan.names.items():
@@ -126,7 +139,7 @@ def build_engine(plan: Plan) -> Engine:
     def release_buffer() -> None:
         fory.buffer = _fory.Buffer.allocate(32)
 
-    return Engine(fory.serialize, fory.deserialize, release_buffer, resolver._meta_shared_type_info)
+    return Engine(fory.serialize, fory.deserialize, release_buffer, resolver._meta_shared_type_info, tally)
 
 
 def reader_classes(classes: Iterable[type]) -> Mapping[type, type]:
@@ -215,7 +228,7 @@ def _containers(shape: Shape) -> int:
     return inside + isinstance(shape, Values | DictOf | FixedTuple)
 
 
-def _extend(resolver: Any, type_: type, name: str, serializer: type) -> None:
+def _extend(resolver: Any, type_: type, name: str, serializer: object) -> None:
     """Register an extension type, complete: at the first use of one without a definition Fory would replace our serializer by a guess of its own."""
     record = resolver.register_type(type_, name=name, serializer=serializer)
     record.type_def = _typedef_encoder.encode_typedef(resolver, type_)
@@ -233,51 +246,3 @@ def _let_stand_for(resolver: Any, twin: type, cls: type) -> None:
         resolver.get_type_info(cls)
     finally:
         record.cls = twin
-
-
-class _Serializer(_fory.Serializer):
-    """One whose values always take up bytes, which spares them Fory's limit on those that do not."""
-
-    def __init__(self, resolver: Any, type_: type) -> None:
-        super().__init__(resolver, type_)  # pyright: ignore[reportUnknownMemberType]  # pyfory's
-        self.read_data_always_advances = True
-
-
-class _TimestampSerializer(_Serializer):
-    """Seconds and nanoseconds since 1970, as Fory has it, computed without floats."""
-
-    def write(self, context: Any, value: datetime.datetime) -> None:
-        since = value - _EPOCH
-        if not _FIRST_INSTANT <= since <= _LAST_INSTANT:
-            raise OverflowError("no datetime in UTC can hold this instant")
-        context.write_int64(since.days * 86_400 + since.seconds)
-        context.write_uint32(since.microseconds * 1000)
-
-    def read(self, context: Any) -> datetime.datetime:
-        seconds = context.read_int64()
-        return _EPOCH + datetime.timedelta(seconds=seconds, microseconds=context.read_uint32() // 1000)
-
-
-class _UuidSerializer(_Serializer):
-    def write(self, context: Any, value: uuid.UUID) -> None:
-        context.write_bytes(value.bytes)
-
-    def read(self, context: Any) -> uuid.UUID:
-        return uuid.UUID(bytes=context.read_bytes(16))
-
-
-class _TimeSerializer(_Serializer):
-    """Microseconds since midnight, doubled, plus the fold."""
-
-    def write(self, context: Any, value: datetime.time) -> None:
-        if value.tzinfo is not None:
-            raise ValueError("a time of day is sent without its zone")
-        seconds = (value.hour * 60 + value.minute) * 60 + value.second
-        context.write_varint64((seconds * 1_000_000 + value.microsecond) * 2 + value.fold)
-
-    def read(self, context: Any) -> datetime.time:
-        micros, fold = divmod(context.read_varint64(), 2)
-        seconds, micros = divmod(micros, 1_000_000)
-        minutes, seconds = divmod(seconds, 60)
-        hours, minutes = divmod(minutes, 60)
-        return datetime.time(hours, minutes, seconds, micros, fold=fold)

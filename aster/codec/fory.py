@@ -177,8 +177,11 @@ def _decoder(cls: type[T], pool: _Pool, check: Check, walk: Walk, post_init: Pos
         try:
             value = engine.deserialize(buffer)
         except Exception as exc:  # Fory raises whatever it likes, Exception itself included
+            engine.tally.clear()
             pool.give_back_failed(engine)
             raise DecodeError(f"these {len(data)} bytes are not a {short_name(cls)}: {exc}") from exc
+        if engine.tally.first:
+            engine.tally.clear()
         if len(engine.definitions) <= most_definitions:
             idle.append(engine)
         if buffer.get_reader_index() != len(data):

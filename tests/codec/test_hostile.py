@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import decimal
 import random
 import struct
 import threading
+import uuid
 from dataclasses import dataclass, make_dataclass
 from typing import Any, cast
 
@@ -189,6 +191,27 @@ def test_a_message_that_would_swell_is_a_decode_error(mode: SerializationMode) -
     data = codec.encoder(nested)(nested([[]] * 1_000_000))
     with pytest.raises(DecodeError):
         codec.decoder(nested)(data)
+
+
+@modes
+def test_a_flood_of_equal_hashes_is_a_decode_error(mode: SerializationMode) -> None:
+    prime = 2**61 - 1  # the hash of an int is its remainder by this
+    by_id = make_dataclass("ById", [("table", dict[uuid.UUID, int])])
+    codec = make_codec(mode, {by_id: "tests/ById"})
+    honest = by_id({uuid.UUID(int=number): 0 for number in range(2000)})
+    assert round_trip(codec, honest) == honest
+    repeated = make_dataclass("Repeated", [("prices", list[decimal.Decimal])])
+    prices = make_codec(mode, {repeated: "tests/Repeated"})
+    same = repeated([decimal.Decimal("9.99")] * 2000)
+    assert round_trip(prices, same) == same
+    for hostile_codec, hostile in [
+        (codec, by_id({uuid.UUID(int=prime * number): 0 for number in range(200)})),
+        (prices, repeated([decimal.Decimal(prime * number) for number in range(200)])),
+    ]:
+        for _ in range(3):  # and the count begins anew with each message
+            assert round_trip(codec, honest) == honest
+            with pytest.raises(DecodeError, match="more than 100 different values have the same hash"):
+                round_trip(hostile_codec, hostile)
 
 
 @modes
