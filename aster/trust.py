@@ -226,7 +226,7 @@ def parse_listen(text: str) -> tuple[str, int]:
 
     if text.lower().startswith(_SCHEME):
         fail("it is the address of a server; a server's own key comes from its identity")
-    if text.startswith(":"):
+    if text.startswith(":") and text.count(":") == 1:
         fail('the host is missing; to listen on every interface use "0.0.0.0" or "[::]"')
     host, port = _split_place(text, lowest_port=0, fail=fail)
     problem = _host_problem(host)

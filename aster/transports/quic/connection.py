@@ -49,6 +49,7 @@ class QuicConnection(Connection):
         self._peer: Peer | None = None
         self._streams: dict[int, QuicStream] = {}
         self._opened = 0
+        self._opened_in_engine = 0
         self._opened_by_peer = 0
         self._starved = False
         self._dirty: list[QuicStream] = []
@@ -115,8 +116,6 @@ class QuicConnection(Connection):
             raise LocalProtocolError("no stream can be opened: the peer's limit of open streams is reached; wait for streams_available()")
         stream = QuicStream(self, self._opened * 4)
         stream.sink = sink
-        # The engine must see streams in the order of their ids, whichever is written first.
-        self.engine.send_stream_data(stream.id, b"")
         self._opened += 1
         self._starved = self.stream_credit == 0
         self._streams[stream.id] = stream
@@ -155,6 +154,13 @@ class QuicConnection(Connection):
     def queue(self, stream: QuicStream) -> None:
         """Remember that a stream has something for the engine."""
         self._dirty.append(stream)
+
+    def open_in_engine(self, stream_id: int) -> None:
+        """Make a stream known to the engine, which wants all in the order of their ids, whichever is used first."""
+        if self.engine.configuration.is_client:
+            while self._opened_in_engine <= stream_id:
+                self.engine.send_stream_data(self._opened_in_engine, b"")
+                self._opened_in_engine += 4
 
     def half_ended(self, stream: QuicStream) -> None:
         """Forget a stream once both its halves have ended; a callback that is still due needs its sink taken before."""

@@ -74,6 +74,7 @@ class QuicStream(Stream):
             return
         was_sending = self.sending
         self._drop_queued()
+        self._connection.open_in_engine(self._id)
         self._connection.engine.reset_stream(self._id, code)
         self._connection.flush_soon()
         if was_sending:
@@ -84,6 +85,7 @@ class QuicStream(Stream):
         if self._stopped or not self.receiving or self._connection.has_ended:
             return
         self._stopped = True
+        self._connection.open_in_engine(self._id)
         self._connection.engine.stop_stream(self._id, code)
         self._connection.flush_soon()
 
@@ -104,6 +106,7 @@ class QuicStream(Stream):
         data = pending[0] if len(pending) == 1 else b"".join(pending)
         pending.clear()
         self._unsent = 0
+        self._connection.open_in_engine(self._id)
         engine.send_stream_data(self._id, data, self._finish)
 
     def _drop_queued(self) -> None:
