@@ -214,6 +214,33 @@ async def test_a_server_that_finishes_before_the_client_half_closes_ends_the_cal
         assert closed == ["first", "two"]
 
 
+async def test_a_server_that_fails_before_the_requests_end_ends_the_call_at_once(running: Running) -> None:
+    @service
+    class Picky:
+        @client_stream
+        async def collect(self, items: AsyncIterator[Item]) -> Item:
+            async for item in items:
+                raise aster.RpcError(aster.StatusCode.OUT_OF_RANGE, f"not {item.number}")
+            return Item()
+
+        @bidi_stream
+        async def talk(self, items: AsyncIterator[Item]) -> AsyncIterator[Item]:
+            yield await anext(items)
+            raise aster.RpcError(aster.StatusCode.OUT_OF_RANGE, "not one more")
+
+    async with running(Picky()) as (_, client):
+        picky = await client.client(Picky)
+        requests, got = Requests(13, at_end=lambda: None), list[int]()
+        with pytest.raises(aster.RpcError, match="OUT_OF_RANGE: not 13"):
+            await picky.collect(requests)
+        assert requests.closings == 1
+        requests = Requests(13, at_end=lambda: None)
+        with pytest.raises(aster.RpcError, match="OUT_OF_RANGE: not one more"):
+            await numbers_of(picky.talk(requests), got)
+        assert requests.closings == 1
+        assert got == [13]
+
+
 async def test_a_sender_that_never_pauses_stops_when_the_server_has_finished(running: Running) -> None:
     async with running(Brief()) as (_, client):
         brief = await client.client(Brief)
