@@ -176,6 +176,12 @@ class OutgoingCall(CallDriver):
                 raise
             # Nothing here is cancelled: the iterable raised this by itself, perhaps for a task that it awaited.
             self._pump_failed(exc)
+        except BaseExceptionGroup as exc:
+            # A task group of the iterable's; on trio failures and cancellation come together, and only the failures are the caller's to see.
+            _, failures = exc.split(anyio.get_cancelled_exc_class())
+            if not isinstance(failures, Exception):
+                raise
+            self._pump_failed(failures)
         except Exception as exc:
             self._pump_failed(exc)
 

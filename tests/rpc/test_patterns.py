@@ -388,6 +388,37 @@ async def test_a_generator_that_fails_while_it_is_closed_fails_the_call_with_tha
             await brief.first(requests())
 
 
+async def test_an_iterable_whose_tasks_fail_while_they_are_cancelled_fails_one_call(running: Running) -> None:
+    """On trio the failure then comes in one group with the cancellation."""
+
+    async def fail_in_the_end() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise LookupError("cleanup failed")
+
+    class Tasked(Requests):
+        async def __anext__(self) -> Item:
+            try:
+                return await super().__anext__()
+            except StopAsyncIteration:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(anyio.sleep_forever)
+                    group.start_soon(fail_in_the_end)
+                    await anyio.sleep_forever()
+                raise
+
+    async with running(Brief(), Echo()) as (_, client):
+        brief, echo = await client.client(Brief), await client.client(Echo)
+        requests = Tasked(1)
+        with pytest.raises(BaseExceptionGroup) as caught:
+            await brief.first(requests)
+        assert caught.group_contains(LookupError, match="cleanup failed")
+        assert isinstance(caught.value, Exception)
+        assert requests.closings == 1
+        assert await echo.same(Item(1)) == Item(1)
+
+
 @pytest.mark.parametrize("method", ["collect", "talk"])
 async def test_a_cancelled_call_has_closed_its_requests_when_it_returns(running: Running, method: str) -> None:
     async with running(OpenEnded()) as (_, client):
