@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
@@ -42,11 +42,11 @@ class HostedMethod:
     handler: Callable[[Any], Any]
     decode: Decode
     encode: Encode
+    label: str = field(init=False)
+    """How messages to people, and the tasks of its calls, name it."""
 
-    @property
-    def label(self) -> str:
-        """How messages to people name it."""
-        return f"{self.service.name}.{self.info.name}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", f"{self.service.name}.{self.info.name}")
 
 
 class IncomingOwner(Protocol):
@@ -305,8 +305,9 @@ class IncomingCall(CallDriver):
         # The generator runs whole in this task, with no scope around a step; it is closed here, not by the collector.
         async with aclosing(responses):
             async for value in responses:
-                await self._send(self._encode(method, value), method)
-                await self.checkpoint_sometimes()
+                payload = self._encode(method, value)
+                await self._send(payload, method)
+                await self.checkpoint_sometimes(len(payload))
 
     async def _send(self, payload: bytes, method: HostedMethod) -> None:
         if len(payload) > self._owner.peer_message_limit:
