@@ -7,9 +7,11 @@ the body leaves as itself, never inside an ExceptionGroup of ours.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio import TaskHandle
 
 from aster._reactor import Reactor, open_reactor
 
@@ -33,16 +35,20 @@ class Lifetime:
         self.reactor = open_reactor(self._outer)
         await self.inner.__aenter__()
 
-    async def close(self, body: BaseException | None) -> None:
-        """Leave both groups; by now nothing may run in the inner one but what ends when it is cancelled.
+    async def close(self, body: BaseException | None, farewell: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Leave both groups; after the farewell nothing may run in the inner one but what ends when it is cancelled.
 
         Args:
             body: what the block raised. It is not raised here: the caller's ``__aexit__`` lets it pass.
+            farewell: run to its end before that, whatever is cancelled meanwhile.
 
         Raises:
-            BaseException: what a task of the groups raised, bare when it is alone; or cancellation, when there is no ``body`` that says the same.
+            BaseException: what a task of the groups raised, bare when it is alone; or cancellation, unless a ``body`` comes out instead: the scope
+                that was cancelled stays so.
         """
         errors: list[BaseException] = []
+        if farewell is not None:
+            await self._run_to_its_end(farewell, errors)
         await _leave(self.inner, errors)
         self.reactor.close()
         await _leave(self._outer, errors)
@@ -50,8 +56,23 @@ class Lifetime:
         failures = [error for error in errors if not isinstance(error, cancelled)]
         if failures:
             raise failures[0]
-        if errors and not isinstance(body, cancelled):
+        if errors and body is None:
             raise errors[0]
+
+    async def _run_to_its_end(self, farewell: Callable[[], Coroutine[Any, Any, None]], errors: list[BaseException]) -> None:
+        # In a task of its own: asyncio's Task.cancel(), and so asyncio.timeout, interrupts this task in spite of any shield.
+        task = self._outer.create_task(_shielded(farewell), name="aster farewell")
+        with anyio.CancelScope(shield=True):
+            while task.status in (TaskHandle.Status.PENDING, TaskHandle.Status.CANCELLING):
+                try:
+                    await task.wait()
+                except anyio.get_cancelled_exc_class() as exc:
+                    errors.append(exc)
+
+
+async def _shielded(farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    with anyio.CancelScope(shield=True):
+        await farewell()
 
 
 async def _leave(group: TaskGroup, errors: list[BaseException]) -> None:

@@ -118,9 +118,7 @@ class AsterClient:
         try:
             await self._connect(connection)
         except BaseException as exc:
-            with CancelScope(shield=True):
-                await _hang_up(connection)
-            await lifetime.close(exc)
+            await lifetime.close(exc, lambda: _hang_up(connection))
             raise
         self._channel.current = connection
         return self
@@ -148,10 +146,11 @@ class AsterClient:
         connection, lifetime = self._channel.current, self._lifetime
         assert connection is not None
         assert lifetime is not None
-        with CancelScope(shield=True):
-            await self._finish_calls(connection)
-            await _hang_up(connection)
-        await lifetime.close(exc)
+        await lifetime.close(exc, lambda: self._take_leave(connection))
+
+    async def _take_leave(self, connection: ClientConnection) -> None:
+        await self._finish_calls(connection)
+        await _hang_up(connection)
 
     async def _finish_calls(self, connection: ClientConnection) -> None:
         """Law 4: what was cancelled here has unwound there, or the server's budget for it is over."""

@@ -164,13 +164,18 @@ class AsterServer:
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         lifetime = self._lifetime
         assert lifetime is not None
+        cancelled = anyio.get_cancelled_exc_class()
         try:
-            await self._shut_down(0.0 if isinstance(exc, anyio.get_cancelled_exc_class()) else self._drain_grace)
-        finally:
             try:
-                await lifetime.close(exc)
+                await self._give_grace(0.0 if isinstance(exc, cancelled) else self._drain_grace)
             finally:
-                await self._entered_services.__aexit__(exc_type, exc, traceback)
+                await lifetime.close(exc, self._release_peers)
+        except cancelled:
+            if exc is None:
+                raise
+            # Else what the body raised comes out; the scope that was cancelled meanwhile stays so.
+        finally:
+            await self._entered_services.__aexit__(exc_type, exc, traceback)
 
     def _advertised_host(self) -> str:
         if self._advertise is not None:
@@ -243,15 +248,11 @@ class AsterServer:
         for connection in list(self._hosting.connections):
             await connection.wait_until(lambda connection=connection: not connection.running)
 
-    async def _shut_down(self, grace: float) -> None:
+    async def _give_grace(self, grace: float) -> None:
         self._refuse_new_calls()
-        try:
-            if grace > 0 and not self._drained.is_set():
-                with anyio.move_on_after(grace):
-                    await self._wait_for_handlers()
-        finally:
-            with CancelScope(shield=True):
-                await self._release_peers()
+        if grace > 0 and not self._drained.is_set():
+            with anyio.move_on_after(grace):
+                await self._wait_for_handlers()
 
     async def _release_peers(self) -> None:
         """Cancel what still runs; once it has unwound and its outcomes are acknowledged, or the budget is over, close the connections.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,7 +21,7 @@ from aster.transports.base import Connection, Transport
 from aster.transports.memory import MemoryTransport
 from tests.rpc.echo import Echo, Item
 
-__all__ = ["CALLS", "Call", "Endless", "Witness", "backend_for", "calls_are_over", "cancelled_at_every_step", "until"]
+__all__ = ["CALLS", "Call", "Endless", "Witness", "backend_for", "calls_are_over", "cancelled_at_every_step", "on_asyncio", "until"]
 
 Call = Callable[[Echo], Coroutine[Any, Any, None]]
 
@@ -134,7 +135,14 @@ class Endless(Echo):
             await anyio.sleep_forever()
 
 
-async def cancelled_at_every_step(program: Callable[[], Awaitable[object]], after: Callable[[], Awaitable[object]], transport: Transport) -> int:
+async def cancelled_at_every_step(
+    program: Callable[[], Awaitable[object]],
+    after: Callable[[], Awaitable[object]],
+    transport: Transport,
+    around: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+    *,
+    native: bool = False,
+) -> int:
     """Run a program again and again, cancelled after 0, 1, 2 ... turns of the scheduler, until it ends before its cancellation.
 
     Over memory no step is left out. Over QUIC, where a program takes thousands of turns while packets travel, the steps grow by a tenth.
@@ -143,17 +151,21 @@ async def cancelled_at_every_step(program: Callable[[], Awaitable[object]], afte
         program: what is cancelled.
         after: run after each time, not cancelled.
         transport: what the program uses.
+        around: entered before each time, and left before ``after``.
+        native: cancel by asyncio's own ``Task.cancel()``, once, instead of by a scope.
 
     Returns:
         How many times it was cancelled.
     """
     steps, times = 0, 0
-    while await _cancelled_after(steps, program):
+    while True:
+        async with around():
+            finished = not await (_cancelled_natively_after if native else _cancelled_after)(steps, program)
         await after()
+        if finished:
+            return times
         times += 1
         steps += 1 if isinstance(transport, MemoryTransport) else 1 + steps // 10
-    await after()
-    return times
 
 
 async def _cancelled_after(steps: int, program: Callable[[], Awaitable[object]]) -> bool:
@@ -173,3 +185,21 @@ async def _cancelled_after(steps: int, program: Callable[[], Awaitable[object]])
         finished = not group.cancel_scope.cancel_called
         assert finished or anyio.current_effective_deadline() == -float("inf")
     return not finished
+
+
+async def _cancelled_natively_after(steps: int, program: Callable[[], Awaitable[object]]) -> bool:
+    task = asyncio.ensure_future(program())
+    for _ in range(steps):
+        await anyio.lowlevel.checkpoint()
+        if task.done():
+            await task
+            return False
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    return True
+
+
+def on_asyncio() -> bool:
+    """Whether the running backend is asyncio, on whatever loop."""
+    return not type(anyio.lowlevel.current_token().native_token).__module__.startswith("trio")

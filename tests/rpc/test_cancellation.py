@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 import aster
@@ -19,7 +18,7 @@ from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item
-from tests.rpc.probes import CALLS, Call, Endless, Witness, backend_for, calls_are_over, until
+from tests.rpc.probes import CALLS, Call, Endless, Witness, backend_for, calls_are_over, on_asyncio, until
 
 pytestmark = pytest.mark.anyio
 
@@ -34,12 +33,6 @@ def anyio_backend(request: pytest.FixtureRequest, transport: Transport) -> tuple
 def call(request: pytest.FixtureRequest) -> Call:
     """A call of each pattern."""
     return request.param
-
-
-def on_asyncio() -> bool:
-    return anyio.lowlevel.current_token().native_token.__class__.__module__.startswith("asyncio") or "uvloop" in repr(
-        anyio.lowlevel.current_token().native_token
-    )
 
 
 # Before, during and after the end of requests; after the first response
