@@ -491,17 +491,17 @@ async def test_a_handler_that_returns_early_stops_the_sender_without_an_error(ru
 async def test_an_exception_of_the_request_iterable_cancels_the_call_and_comes_out_of_it(running: Running) -> None:
     endless = Endless()
 
-    async def broken() -> AsyncIterator[Item]:
+    async def broken(handlers: int) -> AsyncIterator[Item]:
         yield Item(1)
-        await until(lambda: endless.witness.running)
+        await until(lambda: endless.witness.began == handlers)
         raise LookupError("no more requests")
 
     async with assert_no_orphans(), running(endless) as (_, client):
         echo = await client.client(Echo)
         with pytest.raises(LookupError, match="no more requests"):
-            await echo.total(broken())
+            await echo.total(broken(1))
         with pytest.raises(LookupError, match="no more requests"):
-            async for _ in echo.chat(broken()):
+            async for _ in echo.chat(broken(2)):
                 pass
         await calls_are_over(client)
         assert endless.witness.began == endless.witness.cancelled == endless.witness.unwound == 2
