@@ -9,7 +9,7 @@ import platform
 import statistics
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 
 from tests.benchmark import over_aster, over_quic
-from tests.benchmark.workloads import Contender, Workload
+from tests.benchmark.workloads import Contender, Duration, Workload
 
 __all__ = ["REFERENCE", "Figures", "contenders", "describe_versions", "measure"]
 
@@ -62,7 +62,7 @@ def measure(
     what: Sequence[Workload],
     *,
     rounds: int,
-    seconds: float,
+    duration: Duration,
     processes: int = 1,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Figures:
@@ -72,7 +72,7 @@ def measure(
         who: in the order of a round.
         what: the workloads; all contenders do one before the next begins.
         rounds: how often everything is repeated.
-        seconds: that one measurement takes, besides its warm-up.
+        duration: of one measurement, besides its warm-up.
         processes: 1, or 2 for servers in processes of their own.
         progress: is told what was measured.
     """
@@ -86,23 +86,23 @@ def measure(
                         continue
                     # Nobody pays for the garbage of the one before.
                     gc.collect()
-                    rate = anyio.run(_one, contender, workload, seconds, addresses.get(contender.name), backend=contender.backend)
+                    rate = anyio.run(_one, contender, workload, duration, addresses.get(contender.name), backend=contender.backend)
                     figures[workload.name].setdefault(contender.name, []).append(rate)
                     progress(f"round {number + 1} of {rounds}: {workload.name}, {contender.name}: {rate:,.0f}")
     return Figures(figures)
 
 
-async def _one(contender: Contender, workload: Workload, seconds: float, address: str | None) -> float:
+async def _one(contender: Contender, workload: Workload, duration: Duration, address: str | None) -> float:
     if address is not None:
-        return await _as_client(contender, workload, seconds, address)
+        return await _as_client(contender, workload, duration, address)
     async with contender.serve() as own_address:
-        return await _as_client(contender, workload, seconds, own_address)
+        return await _as_client(contender, workload, duration, own_address)
 
 
-async def _as_client(contender: Contender, workload: Workload, seconds: float, address: str) -> float:
+async def _as_client(contender: Contender, workload: Workload, duration: Duration, address: str) -> float:
     async with contender.connect(address) as calls:
-        await workload.run(calls, seconds * _WARM_UP)
-        return await workload.run(calls, seconds)
+        await workload.run(calls, replace(duration, seconds=duration.seconds * _WARM_UP))
+        return await workload.run(calls, duration)
 
 
 @contextmanager

@@ -48,7 +48,12 @@ def test_grpc_does_every_workload_too(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(results[workload.name]["grpc.aio"]["median"] > 0 for workload in WORKLOADS)
 
 
-@pytest.mark.parametrize("arguments", [["--only", "nothing-like-that"], ["--rounds", "0"], ["--seconds", "-1"]])
+def test_a_second_may_be_one_of_processor_time(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*_BRIEFLY, "--clock", "cpu", "--only", "aster-asyncio", "--only", "sequential"])
+    assert "a second of processor time" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--only", "nothing-like-that"], ["--rounds", "0"], ["--seconds", "-1"], ["--clock", "cpu", "--processes", "2"]])
 def test_arguments_that_make_no_sense_end_it_with_a_message(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)

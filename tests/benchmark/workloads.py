@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import anyio
 
-__all__ = ["TINY", "WORKLOADS", "Calls", "Contender", "Unary", "Workload"]
+__all__ = ["TINY", "WORKLOADS", "Calls", "Contender", "Duration", "Unary", "Workload"]
 
 TINY = 32
 """Bytes of a tiny message's content, before whatever a codec and a protocol add."""
@@ -58,37 +58,51 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True)
+class Duration:
+    """How long to measure, and by which clock.
+
+    Attributes:
+        seconds: of that clock.
+        clock: gives seconds since some moment.
+    """
+
+    seconds: float
+    clock: Callable[[], float] = time.perf_counter
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """Something to measure.
 
     Attributes:
         name: how the table and ``--only`` call it.
-        run: does it for so many seconds, at least once; returns calls or messages a second.
+        run: does it for so long, at least once; returns calls or messages a second.
         streams: whether it needs streams of messages.
     """
 
     name: str
-    run: Callable[[Calls, float], Awaitable[float]]
+    run: Callable[[Calls, Duration], Awaitable[float]]
     streams: bool
 
 
 class _Counter:
     """Counts what is done until the time is over."""
 
-    def __init__(self, seconds: float) -> None:
-        self._began = time.perf_counter()
-        self._until = self._began + seconds
+    def __init__(self, duration: Duration) -> None:
+        self._clock = duration.clock
+        self._began = self._clock()
+        self._until = self._began + duration.seconds
         self._done = 0
 
     @property
     def goes_on(self) -> bool:
-        return not self._done or time.perf_counter() < self._until
+        return not self._done or self._clock() < self._until
 
     def add(self, count: int) -> None:
         self._done += count
 
     def rate(self) -> float:
-        return self._done / (time.perf_counter() - self._began)
+        return self._done / (self._clock() - self._began)
 
 
 async def _one_by_one(calls: Calls, counter: _Counter) -> None:
@@ -97,44 +111,44 @@ async def _one_by_one(calls: Calls, counter: _Counter) -> None:
         counter.add(1)
 
 
-async def _sequential(calls: Calls, seconds: float) -> float:
-    counter = _Counter(seconds)
+async def _sequential(calls: Calls, duration: Duration) -> float:
+    counter = _Counter(duration)
     await _one_by_one(calls, counter)
     return counter.rate()
 
 
-async def _at_once(calls: Calls, seconds: float) -> float:
-    counter = _Counter(seconds)
+async def _at_once(calls: Calls, duration: Duration) -> float:
+    counter = _Counter(duration)
     async with anyio.create_task_group() as group:
         for _ in range(_AT_ONCE):
             group.start_soon(_one_by_one, calls, counter)
     return counter.rate()
 
 
-async def _server_stream(calls: Calls, seconds: float) -> float:
+async def _server_stream(calls: Calls, duration: Duration) -> float:
     assert calls.watch is not None
-    counter = _Counter(seconds)
+    counter = _Counter(duration)
     while counter.goes_on:
         await calls.watch(_STREAM)
         counter.add(_STREAM)
     return counter.rate()
 
 
-async def _upload(calls: Calls, seconds: float, messages: int, size: int) -> float:
+async def _upload(calls: Calls, duration: Duration, messages: int, size: int) -> float:
     assert calls.upload is not None
-    counter = _Counter(seconds)
+    counter = _Counter(duration)
     while counter.goes_on:
         await calls.upload(messages, size)
         counter.add(messages)
     return counter.rate()
 
 
-async def _tiny_upload(calls: Calls, seconds: float) -> float:
-    return await _upload(calls, seconds, _STREAM, TINY)
+async def _tiny_upload(calls: Calls, duration: Duration) -> float:
+    return await _upload(calls, duration, _STREAM, TINY)
 
 
-async def _bulk_upload(calls: Calls, seconds: float) -> float:
-    return await _upload(calls, seconds, _BULK_STREAM, _BULK)
+async def _bulk_upload(calls: Calls, duration: Duration) -> float:
+    return await _upload(calls, duration, _BULK_STREAM, _BULK)
 
 
 WORKLOADS = (
