@@ -61,10 +61,15 @@ class _Begun:
     async def conclude(self) -> None:
         """Before an error is raised: if what expired was a scope around the call, let that scope speak, also when the server saw it first."""
         if self.call.ended_by_call_deadline and self._ambient < self._own:
-            await anyio.sleep_until(self._ambient)
-            # The scope may be told in the same turn of the loop as the sleep.
-            await anyio.lowlevel.checkpoint()
-            await anyio.lowlevel.checkpoint()
+            await _expire_natively(self._ambient)
+
+
+async def _expire_natively(deadline: float) -> None:
+    """Wait until the scope around the call that has this deadline has cancelled it; return if it does not, having been moved meanwhile."""
+    await anyio.sleep_until(deadline)
+    # The scope is told by a timer of its own, in the same turn of the loop as the sleep ended or in the next.
+    await anyio.lowlevel.checkpoint()
+    await anyio.lowlevel.checkpoint()
 
 
 async def _begin(channel: Channel, method: RemoteMethod, request: bytes | None, settings: CallSettings) -> _Begun:
@@ -77,8 +82,7 @@ async def _begin(channel: Channel, method: RemoteMethod, request: bytes | None, 
     if deadline < math.inf:
         remaining = deadline - connection.reactor.now()
         if remaining <= 0:
-            # An ambient scope that has expired raises here; only the call's own timeout is left after that.
-            await anyio.lowlevel.checkpoint()
+            await (_expire_natively(ambient) if ambient < own else anyio.lowlevel.checkpoint())
             raise _expired(method)
     call = OutgoingCall(connection, method)
     call.begin(request, remaining, settings.metadata, deadline=own if own <= ambient and own < math.inf else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import anyio
 import anyio.lowlevel
@@ -742,3 +742,22 @@ async def test_a_cancelled_task_that_an_iterable_waited_for_never_hangs_the_call
             async for _item in echo.chat(requests()):
                 pass
         assert await echo.same(Item(1)) == Item(1)
+
+
+@pytest.mark.parametrize("pattern", ["same", "count", "total", "chat", "open_call"])
+async def test_an_ambient_deadline_that_passed_before_the_call_began_stays_native(running: Running, pattern: str) -> None:
+    """The loop had no turn to tell the scope, as on a machine that is busy."""
+    async with running(Echo()) as (_, client):
+        echo = await client.client(Echo)
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "same": lambda: echo.same(Item()),
+            "count": lambda: numbers_of(echo.count(Item(2))),
+            "total": lambda: echo.total([]),
+            "chat": lambda: numbers_of(echo.chat([])),
+            "open_call": aster.open_call(echo.chat).__aenter__,
+        }
+        with anyio.CancelScope(deadline=anyio.current_time() + 0.001) as scope:
+            while anyio.current_time() <= scope.deadline:
+                pass
+            await calls[pattern]()
+        assert scope.cancelled_caught
