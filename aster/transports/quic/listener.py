@@ -111,6 +111,11 @@ class QuicListener(Listener):
     def port(self) -> int:
         return int(self._own_address[1])
 
+    @property
+    def pending_handshakes(self) -> int:
+        """How many clients have begun a handshake and not finished it; for tests and statistics."""
+        return len(self._handshakes)
+
     def refuse(self) -> None:
         self._refusing = True
 

@@ -1,0 +1,109 @@
+"""QUIC endpoints of plain aioquic, which do what Aster's never would."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from aioquic.buffer import Buffer  # pyright: ignore[reportPrivateImportUsage] # its documented place
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import ConnectionTerminated, QuicEvent
+from aioquic.quic.packet import pull_quic_header
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from aster.transports.quic.certificates import certificate_for
+from aster.trust import Identity
+
+__all__ = ["RawPeer", "ec_credentials", "raw_configuration"]
+
+
+def raw_configuration(*, is_client: bool, identity: Identity | None = None, **changes: Any) -> QuicConfiguration:
+    """What Aster's endpoints use, without a certificate unless there is an identity, and with changes."""
+    configuration = QuicConfiguration(alpn_protocols=["aster/1"], is_client=is_client, verify_mode=ssl.CERT_NONE)
+    if identity is not None:
+        configuration.certificate = certificate_for(identity)
+        configuration.private_key = identity.private_key
+    for name, value in changes.items():
+        setattr(configuration, name, value)
+    return configuration
+
+
+def ec_credentials() -> dict[str, Any]:
+    """A certificate over another kind of key than Aster's, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    like = certificate_for(Identity.generate())
+    builder = x509.CertificateBuilder(like.subject, like.subject, key.public_key(), 1, like.not_valid_before_utc, like.not_valid_after_utc)
+    return {"certificate": builder.sign(key, hashes.SHA256()), "private_key": key}
+
+
+class RawPeer:
+    """One end of one connection, on a socket of its own. Close it.
+
+    Attributes:
+        events: all that the engine has reported.
+        closed: with what code and reason the connection ended.
+    """
+
+    def __init__(self, configuration: QuicConfiguration, server: tuple[str, int] | None = None) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        self.socket.bind(("127.0.0.1", 0))
+        self.engine: QuicConnection
+        self.events: list[QuicEvent] = []
+        self.closed: ConnectionTerminated | None = None
+        self._configuration = configuration
+        self._started = False
+        if server is not None:
+            self.engine = QuicConnection(configuration=configuration)
+            self.engine.connect(server, anyio.current_time())
+            self._started = True
+
+    @property
+    def port(self) -> int:
+        return int(self.socket.getsockname()[1])
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def flush(self) -> None:
+        for data, addr in self.engine.datagrams_to_send(anyio.current_time()):
+            self.socket.sendto(data, addr)
+
+    def receive(self) -> None:
+        while True:
+            try:
+                data, addr = self.socket.recvfrom(65_535)
+            except BlockingIOError:
+                return
+            if not self._started:
+                header = pull_quic_header(Buffer(data=data), host_cid_length=8)
+                self.engine = QuicConnection(configuration=self._configuration, original_destination_connection_id=header.destination_cid)
+                self._started = True
+            self.engine.receive_datagram(data, addr, anyio.current_time())
+
+    async def run(self, until: Callable[[], object]) -> None:
+        """Take part until the condition holds."""
+        while True:
+            if self._started:
+                self.flush()
+                while (event := self.engine.next_event()) is not None:
+                    self.events.append(event)
+                    if isinstance(event, ConnectionTerminated):
+                        self.closed = event
+            if until():
+                return
+            timer = self.engine.get_timer() if self._started else None
+            with anyio.move_on_at(timer) if timer is not None else anyio.CancelScope():
+                await anyio.wait_readable(self.socket)
+            if timer is not None and anyio.current_time() >= timer:
+                self.engine.handle_timer(anyio.current_time())
+            self.receive()
+
+    def seen(self, kind: type[QuicEvent]) -> bool:
+        return any(isinstance(event, kind) for event in self.events)
