@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import aster
@@ -239,6 +240,29 @@ async def test_a_handler_that_raises_cancelled_error_by_hand_fails_its_call_with
             with pytest.raises(aster.RpcError) as caught:
                 await call(aster.with_options(echo, timeout=timeout))
             assert caught.value.code is aster.StatusCode.INTERNAL
+
+
+async def test_a_handler_that_cancels_its_own_task_fails_its_call_with_internal(running: Running) -> None:
+    if not on_asyncio():
+        return  # only asyncio lets a task do that
+
+    class SelfCancelling(Echo):
+        @rpc
+        async def same(self, item: Item) -> Item:
+            task = asyncio.current_task()
+            assert task is not None
+            if item.number:
+                task.cancel()
+            await anyio.lowlevel.checkpoint()
+            return item
+
+    async with assert_no_orphans(), running(SelfCancelling()) as (_, client):
+        echo = await client.client(Echo)
+        for timeout in (None, 10.0):
+            with pytest.raises(aster.RpcError) as caught:
+                await aster.with_options(echo, timeout=timeout).same(Item(1))
+            assert caught.value.code is aster.StatusCode.INTERNAL
+        assert await echo.same(Item(0)) == Item(0)
 
 
 async def test_a_handler_that_cancels_a_scope_of_its_own_goes_on(running: Running) -> None:

@@ -475,6 +475,39 @@ async def test_when_the_network_is_cut_every_pending_call_fails_once_and_every_h
             assert endless.witness.cancelled == 20
 
 
+@pytest.mark.parametrize("transport", [QuicTransport()], ids=["quic"])
+async def test_the_loss_of_the_connection_ends_the_wait_for_handlers_that_unwind(transport: Transport) -> None:
+    witness, left = Witness(), anyio.Event()
+
+    class Patient(Echo):
+        @rpc
+        async def same(self, item: Item) -> Item:
+            with witness.watch():
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await left.wait()
+            return item
+
+    async with (
+        assert_no_orphans(),
+        aster.serve([Patient()], transport=transport, cleanup_budget=LONG) as server,
+        Relay.to(server.address) as relay,
+    ):
+        address = f"aster://{server.endpoint_id}@127.0.0.1:{relay.port}"
+        # Real seconds: it is silence that must be recognised.
+        async with aster.connect(address, transport=transport, idle_timeout=0.5, keepalive_interval=0.1) as client:
+            echo = await client.client(Echo)
+            async with anyio.create_task_group() as group:
+                group.start_soon(echo.same, Item())
+                await until(lambda: witness.began)
+                group.cancel_scope.cancel()
+            relay.cut = True
+        assert witness.unwound == 0
+        left.set()
+
+
 # Nothing is left
 
 
