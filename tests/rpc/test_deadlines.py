@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -248,6 +249,15 @@ async def test_an_expired_ambient_deadline_speaks_for_itself_when_the_server_was
 
         with pytest.raises(TimeoutError), anyio.fail_after(SHORT):
             await read()
+
+
+async def test_an_ambient_deadline_that_passed_before_the_call_began_stays_native(running: Running, call: Call) -> None:
+    async with assert_no_orphans(), running(Endless()) as (_, client):
+        echo = await client.client(Echo)
+        for timeout in (None, LONG):
+            with pytest.raises(TimeoutError), anyio.fail_after(0.002):
+                time.sleep(0.004)  # noqa: ASYNC251 (blocks the loop on purpose: the clock passes the deadline before the scope hears of it)
+                await call(aster.with_options(echo, timeout=timeout))
 
 
 async def test_a_calls_timeout_that_is_shorter_than_the_ambient_one_gives_deadline_exceeded(running: Running, call: Call) -> None:
