@@ -255,7 +255,7 @@ async def test_an_ambient_deadline_that_passed_before_the_call_began_stays_nativ
     async with assert_no_orphans(), running(Endless()) as (_, client):
         echo = await client.client(Echo)
         for timeout in (None, LONG):
-            with pytest.raises(TimeoutError), anyio.fail_after(0.002):
+            with pytest.raises(TimeoutError), anyio.fail_after(0.002):  # noqa: PT012 (both belong to it)
                 time.sleep(0.004)  # noqa: ASYNC251 (blocks the loop on purpose: the clock passes the deadline before the scope hears of it)
                 await call(aster.with_options(echo, timeout=timeout))
 
