@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from aster.transports.quic.certificates import certificate_for
 from aster.trust import Identity
 
-__all__ = ["RawPeer", "ec_credentials", "raw_configuration"]
+__all__ = ["Forwarder", "RawPeer", "ec_credentials", "raw_configuration"]
 
 
 def raw_configuration(*, is_client: bool, identity: Identity | None = None, **changes: Any) -> QuicConfiguration:
@@ -107,3 +107,47 @@ class RawPeer:
 
     def seen(self, kind: type[QuicEvent]) -> bool:
         return any(isinstance(event, kind) for event in self.events)
+
+
+class Forwarder:
+    """Stands between one client and a server, and loses what is larger than its way carries."""
+
+    def __init__(self, server: tuple[str, int], largest: int) -> None:
+        self.dropped = 0
+        self._near, self._far = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        for sock in (self._near, self._far):
+            sock.setblocking(False)
+            sock.bind(("127.0.0.1", 0))
+        self._server = server
+        self._largest = largest
+        self._client: tuple[str, int] | None = None
+
+    @property
+    def port(self) -> int:
+        return int(self._near.getsockname()[1])
+
+    async def run(self) -> None:
+        """Forward until cancelled."""
+        with self._near, self._far:
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(self._upstream)
+                task_group.start_soon(self._downstream)
+
+    async def _upstream(self) -> None:
+        while True:
+            await anyio.wait_readable(self._near)
+            data, self._client = self._near.recvfrom(65_535)
+            self._pass_on(self._far, data, self._server)
+
+    async def _downstream(self) -> None:
+        while True:
+            await anyio.wait_readable(self._far)
+            data = self._far.recv(65_535)
+            assert self._client is not None
+            self._pass_on(self._near, data, self._client)
+
+    def _pass_on(self, sock: socket.socket, data: bytes, addr: tuple[str, int]) -> None:
+        if len(data) > self._largest:
+            self.dropped += 1
+        else:
+            sock.sendto(data, addr)

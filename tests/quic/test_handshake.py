@@ -21,7 +21,7 @@ from aster.transports.base import Connection
 from aster.transports.quic import QuicTransport, packets
 from aster.transports.quic.certificates import certificate_for
 from aster.trust import Address, Identity
-from tests.quic.raw import RawPeer, ec_credentials, raw_configuration
+from tests.quic.raw import Forwarder, RawPeer, ec_credentials, raw_configuration
 from tests.transport_harness import nothing_left_behind, open_sockets
 
 pytestmark = pytest.mark.anyio
@@ -259,12 +259,22 @@ async def test_a_silent_address_of_a_host_does_not_hide_the_next(monkeypatch: py
         return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (number, port)) for number in ("127.0.0.2", "127.0.0.1")]
 
     monkeypatch.setattr("anyio.getaddrinfo", resolve)
-    monkeypatch.setattr("aster.transports.quic.NEXT_ADDRESS_AFTER", 0.05)
+    monkeypatch.setattr("aster.transports.quic.NEXT_ATTEMPT_AFTER", 0.05)
     async with open_pair(QuicTransport, connect=False) as pair:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
             silent.bind(("127.0.0.2", pair.listener.port))
             owner = await pair.connect(address=Address(pair.server_identity.endpoint_id, "two.example", pair.listener.port))
         assert owner.connection.peer.address == f"two.example:{pair.listener.port}"
+
+
+async def test_a_way_that_loses_large_datagrams_is_gone_with_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aster.transports.quic.NEXT_ATTEMPT_AFTER", 0.05)
+    async with open_pair(QuicTransport, connect=False) as pair, anyio.create_task_group() as task_group:
+        forwarder = Forwarder((pair.listener.host, pair.listener.port), largest=1_500)
+        task_group.start_soon(forwarder.run)
+        await pair.connect(address=Address(pair.server_identity.endpoint_id, "127.0.0.1", forwarder.port))
+        assert forwarder.dropped
+        task_group.cancel_scope.cancel()
 
 
 async def test_ipv6_is_served() -> None:

@@ -12,13 +12,22 @@ from aster.transports.base import Accept, Connection, ConnectionHandler, Connect
 from aster.transports.quic.check import engine_configuration
 from aster.transports.quic.client import ClientConnection
 from aster.transports.quic.listener import QuicListener
-from aster.transports.quic.sockets import LARGEST_DATAGRAM, SMALLEST_DATAGRAM, SocketAddress, is_same_host, local_datagram_size, open_socket, resolve
+from aster.transports.quic.sockets import (
+    LARGEST_DATAGRAM,
+    SMALLEST_DATAGRAM,
+    SocketAddress,
+    is_loopback,
+    is_same_host,
+    local_datagram_size,
+    open_socket,
+    resolve,
+)
 from aster.trust import Address, Identity, join_host_port
 
 __all__ = ["QuicTransport"]
 
-NEXT_ADDRESS_AFTER = 3.0
-"""Seconds after which ``connect`` tries a host's next address when one does not answer; the last address has as long as the caller gives it."""
+NEXT_ATTEMPT_AFTER = 3.0
+"""Seconds without an answer after which ``connect`` tries a host's next address, or smaller datagrams; the last attempt has as long as the caller gives it."""
 
 
 class QuicTransport(Transport):
@@ -68,12 +77,13 @@ class QuicTransport(Transport):
             candidates = await resolve(address.host, address.port, passive=False)
         except OSError as exc:
             raise UnreachableError(f"the host of {place} does not resolve: {exc.strerror}; check its name, or use its numeric address") from exc
+        # What looks like this host may be a forwarder to a container or another machine, on whose way large datagrams are lost.
+        attempts = [(family, addr, size) for family, addr in candidates for size in ((None, SMALLEST_DATAGRAM) if is_loopback(addr) else (None,))]
         failure: UnreachableError | None = None
-        for index, (family, addr) in enumerate(candidates):
-            patience = None if index == len(candidates) - 1 else NEXT_ADDRESS_AFTER
-            with anyio.move_on_after(patience):
+        for number, (family, addr, size) in enumerate(attempts, start=1):
+            with anyio.move_on_after(NEXT_ATTEMPT_AFTER if number < len(attempts) else None):
                 try:
-                    connection = await self._connect_to(family, addr, address, identity, reactor, options)
+                    connection = await self._connect_to(family, addr, size, address, identity, reactor, options)
                 except UnreachableError as exc:
                     failure = exc
                 else:
@@ -82,17 +92,23 @@ class QuicTransport(Transport):
         raise failure or UnreachableError(f"no address of {place} answered; check that the server runs and that UDP packets reach it")
 
     async def _connect_to(
-        self, family: socket.AddressFamily, addr: SocketAddress, address: Address, identity: Identity, reactor: Reactor, options: ConnectionOptions
+        self,
+        family: socket.AddressFamily,
+        addr: SocketAddress,
+        size: int | None,
+        address: Address,
+        identity: Identity,
+        reactor: Reactor,
+        options: ConnectionOptions,
     ) -> ClientConnection:
+        place = join_host_port(address.host, address.port)
         sock = open_socket(family)
         try:
             try:
                 sock.connect(addr)
             except OSError as exc:
-                raise UnreachableError(
-                    f"no way to {join_host_port(address.host, address.port)}: {exc.strerror}; check the host and this machine's network"
-                ) from exc
-            size = self._datagram_size(same_host=is_same_host(addr, sock.getsockname()))
+                raise UnreachableError(f"there is no way to {place}: {exc.strerror}; check the host and this machine's network") from exc
+            size = size or self._datagram_size(same_host=is_same_host(addr, sock.getsockname()))
             configuration = engine_configuration(identity, is_client=True, idle_timeout=options.idle_timeout, datagram_size=size)
             connection = ClientConnection(sock, addr, address, configuration, reactor, options)
         except BaseException:

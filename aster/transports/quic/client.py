@@ -7,6 +7,7 @@ import socket
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import HandshakeCompleted
+from aioquic.quic.packet import QuicFrameType
 
 from aster._reactor import Reactor
 from aster.errors import AddressError, AsterError, ConnectError, IdentityError, UnreachableError
@@ -101,7 +102,7 @@ class ClientConnection(QuicConnection):
         if proved == self._address.endpoint_id:
             self._peer = Peer(proved, self._place)
             return
-        self.engine.close(error_code=CERTIFICATE_REFUSED, frame_type=0, reason_phrase="not the key in the address")
+        self.engine.close(error_code=CERTIFICATE_REFUSED, frame_type=QuicFrameType.PADDING, reason_phrase="not the key in the address")
         self._fail(
             IdentityError(
                 f"{self._place} proved {proved}, where {self._address.endpoint_id} was expected; get its current address from server.address "

@@ -103,7 +103,7 @@ class QuicConnection(Connection):
 
     @property
     def stream_credit(self) -> int:
-        return max(0, self.engine.stream_limit - self._opened)
+        return 0 if self.has_ended else max(0, self.engine.stream_limit - self._opened)
 
     @property
     def open_streams(self) -> int:

@@ -209,10 +209,7 @@ class ActiveEngine(Engine):
         limit = self._local_max_streams_bidi
         if limit.sent - limit.used < limit.value - limit.sent:
             return False
-        for stream in self._streams_queue:  # a plain loop: this runs for each packet, and all() would make a generator
-            if not stream.sender.buffer_is_empty:
-                return False
-        return True
+        return all([stream.sender.buffer_is_empty for stream in self._streams_queue])  # noqa: C419 # faster than a generator, for each packet
 
     def _write_stream_frame(self, builder: QuicPacketBuilder, space: Any, stream: QuicStream, max_offset: int) -> int:
         used = super()._write_stream_frame(builder=builder, space=space, stream=stream, max_offset=max_offset)

@@ -8,7 +8,7 @@ import socket
 import anyio.lowlevel
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionIdIssued, ConnectionIdRetired, HandshakeCompleted
-from aioquic.quic.packet import QuicErrorCode, QuicHeader
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicHeader
 from aioquic.quic.retry import QuicRetryTokenHandler
 
 from aster._reactor import Reactor
@@ -71,11 +71,17 @@ class ServerConnection(QuicConnection):
             endpoint_id = None
         if endpoint_id is None:
             # aioquic lets a client pass that shows no certificate.
-            self.engine.close(error_code=NO_CERTIFICATE, frame_type=0, reason_phrase="a certificate over an Ed25519 key is required")
-            self.engine.event_queue.clear()
+            self._turn_away(NO_CERTIFICATE, "a certificate over an Ed25519 key is required")
             return
         self._peer = Peer(endpoint_id, join_host_port(self._addr[0], self._addr[1]))
         self._handler = self._listener.accepted(self)
+        if self._handler is None:
+            self._turn_away(QuicErrorCode.CONNECTION_REFUSED, "the server takes no new connections")
+
+    def _turn_away(self, code: int, reason: str) -> None:
+        """Close before anything of the peer was dispatched, what has arrived together with its handshake included."""
+        self.engine.close(error_code=code, frame_type=QuicFrameType.PADDING, reason_phrase=reason)
+        self.engine.event_queue.clear()
 
 
 class QuicListener(Listener):
@@ -152,12 +158,9 @@ class QuicListener(Listener):
         self._routes.pop(connection_id, None)
 
     def accepted(self, connection: ServerConnection) -> ConnectionHandler | None:
-        """A peer has proved its identity: find its owner, unless it came too late."""
+        """A peer has proved its identity: its owner, or None when it came too late."""
         self._handshakes.discard(connection)
-        if self._refusing:
-            connection.engine.close(error_code=QuicErrorCode.CONNECTION_REFUSED, frame_type=0, reason_phrase="the server takes no new connections")
-            return None
-        return self._accept(connection)
+        return None if self._refusing else self._accept(connection)
 
     def forget(self, connection: ServerConnection) -> None:
         """The connection has ended."""
@@ -179,12 +182,19 @@ class QuicListener(Listener):
                 data, addr = receive(RECEIVE_SIZE)
             except OSError:  # nothing more to read; or, on some systems, the fate of a datagram sent earlier
                 break
-            connection = self._routes.get(packets.destination_id(data)) or self._stranger(data, addr, now)
+            connection = self._routes.get(packets.destination_id(data)) or self._new_or_none(data, addr, now)
             if connection is not None:
                 connection.receive(data, addr, now)
                 touched[connection] = None
         for connection in touched:
             connection.settle(now)
+
+    def _new_or_none(self, data: bytes, addr: SocketAddress, now: float) -> ServerConnection | None:
+        try:
+            return self._stranger(data, addr, now)
+        except Exception:
+            logger.info("a datagram from %s was not understood", addr, exc_info=True)
+            return None
 
     def _stranger(self, data: bytes, addr: SocketAddress, now: float) -> ServerConnection | None:
         """A datagram for no connection: the first of a new one, or nothing that matters."""
@@ -202,12 +212,14 @@ class QuicListener(Listener):
             return None
         if len(self._handshakes) >= MAX_HANDSHAKES:
             return None
+        # A client fills its first datagram to the size that it thinks the way carries. Large ones are for one host, and only if this one got through.
+        large = len(data) > SMALLEST_DATAGRAM and is_same_host(addr, self._own_address)
         if header.token:
-            return self._returned_with_token(header, addr, now)
+            return self._returned_with_token(header, addr, large, now)
         if len(self._handshakes) >= RETRY_ABOVE:
             self._ask_to_return(header, addr, now)
             return None
-        return self._new_connection(addr, header.destination_cid, retry_id=None)
+        return self._new_connection(addr, large, header.destination_cid, retry_id=None)
 
     def _ask_to_return(self, header: QuicHeader, addr: SocketAddress, now: float) -> None:
         source_id = os.urandom(CONNECTION_ID_LENGTH)
@@ -216,18 +228,17 @@ class QuicListener(Listener):
         )
         self._send_one(packets.retry(header, source_id=source_id, token=token), addr)
 
-    def _returned_with_token(self, header: QuicHeader, addr: SocketAddress, now: float) -> ServerConnection | None:
+    def _returned_with_token(self, header: QuicHeader, addr: SocketAddress, large: bool, now: float) -> ServerConnection | None:
         try:
             first_id = self._tokens.validate_token(address=addr, destination_cid=header.destination_cid, token=header.token, now=now)
         except ValueError:
             self._send_one(packets.refusal(header, QuicErrorCode.INVALID_TOKEN), addr)
             return None
-        return self._new_connection(addr, first_id, retry_id=header.destination_cid)
+        return self._new_connection(addr, large, first_id, retry_id=header.destination_cid)
 
-    def _new_connection(self, addr: SocketAddress, first_id: bytes, retry_id: bytes | None) -> ServerConnection:
-        configuration = self._same_host_configuration if is_same_host(addr, self._own_address) else self._configuration
+    def _new_connection(self, addr: SocketAddress, large: bool, first_id: bytes, retry_id: bytes | None) -> ServerConnection:
         engine = engine_class()(
-            configuration,
+            self._same_host_configuration if large else self._configuration,
             max_streams=self._options.max_streams,
             original_destination_connection_id=first_id,
             retry_source_connection_id=retry_id,

@@ -11,7 +11,18 @@ from typing import Any
 
 import anyio
 
-__all__ = ["BURST", "LARGEST_DATAGRAM", "RECEIVE_SIZE", "SMALLEST_DATAGRAM", "SocketAddress", "is_same_host", "local_datagram_size", "open_socket", "resolve"]
+__all__ = [
+    "BURST",
+    "LARGEST_DATAGRAM",
+    "RECEIVE_SIZE",
+    "SMALLEST_DATAGRAM",
+    "SocketAddress",
+    "is_loopback",
+    "is_same_host",
+    "local_datagram_size",
+    "open_socket",
+    "resolve",
+]
 
 logger = logging.getLogger("aster.quic")
 
@@ -66,7 +77,12 @@ def open_socket(family: socket.AddressFamily) -> socket.socket:
 
 def is_same_host(peer: SocketAddress, own: SocketAddress) -> bool:
     """Whether datagrams between two addresses never leave this host."""
-    return peer[0] == own[0] or ipaddress.ip_address(peer[0]).is_loopback
+    return peer[0] == own[0] or is_loopback(peer)
+
+
+def is_loopback(addr: SocketAddress) -> bool:
+    """Whether an address is this host's for talking to itself."""
+    return ipaddress.ip_address(addr[0]).is_loopback
 
 
 def local_datagram_size() -> int:
