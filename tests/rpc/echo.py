@@ -1,14 +1,17 @@
-"""Messages and a service for tests that need no handler of their own: each method gives back what it was given, or counts it."""
+"""Messages, services and streams of requests for tests that need none of their own."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
+
+import anyio
+import anyio.lowlevel
 
 from aster.codec import wire_type
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
 
-__all__ = ["Echo", "Item", "Nothing", "numbers_of"]
+__all__ = ["Brief", "Echo", "Item", "Nothing", "OpenEnded", "Requests", "numbers_of"]
 
 
 @wire_type("tests.rpc/Item")
@@ -65,3 +68,93 @@ async def numbers_of(items: AsyncIterable[Item], into: list[int] | None = None) 
     async for item in items:
         numbers.append(item.number)  # noqa: PERF401 (a comprehension would lose them in a failure)
     return numbers
+
+
+@service("Open")
+class OpenEnded:
+    """Handlers that wait until they are cancelled, and say when they have begun and ended."""
+
+    def __init__(self) -> None:
+        self.begun = anyio.Event()
+        self.ended = anyio.Event()
+        self.endings = 0
+
+    async def _wait(self) -> None:
+        self.begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.endings += 1
+            self.ended.set()
+
+    @rpc
+    async def single(self, item: Item) -> Item:
+        await self._wait()
+        return item
+
+    @server_stream
+    async def stream(self, item: Item) -> AsyncIterator[Item]:
+        for number in range(item.number):
+            yield Item(number)
+        await self._wait()
+
+    @client_stream
+    async def collect(self, items: AsyncIterator[Item]) -> Item:
+        try:
+            last = Item()
+            async for last in items:  # noqa: B007 (the last one is what it is for)
+                self.begun.set()
+            return last
+        finally:
+            self.endings += 1
+            self.ended.set()
+
+    @bidi_stream
+    async def talk(self, items: AsyncIterator[Item]) -> AsyncIterator[Item]:
+        async for item in items:
+            yield item
+        await self._wait()
+
+
+@service("Brief")
+class Brief:
+    """Handlers that end before their requests do."""
+
+    @client_stream
+    async def first(self, items: AsyncIterator[Item]) -> Item:
+        return await anext(items)
+
+    @bidi_stream
+    async def two(self, items: AsyncIterator[Item]) -> AsyncIterator[Item]:
+        yield await anext(items)
+        yield await anext(items)
+
+
+class Requests:
+    """An async iterator of requests that counts its closings; after the last one it ends, fails, or does something and waits for ever."""
+
+    def __init__(self, *numbers: int, error: BaseException | None = None, at_end: Callable[[], None] | None = None) -> None:
+        self._numbers = iter(numbers)
+        self._error = error
+        self._at_end = at_end
+        self.closings = 0
+
+    def __aiter__(self) -> Requests:
+        return self
+
+    async def __anext__(self) -> Item:
+        await anyio.lowlevel.checkpoint()
+        for number in self._numbers:
+            return Item(number)
+        if self._error is not None:
+            raise self._error
+        if self._at_end is not None:
+            self._at_end()
+            await anyio.sleep_forever()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        with anyio.CancelScope(shield=True):
+            for _ in range(5):
+                await anyio.lowlevel.checkpoint()
+        self.closings += 1

@@ -1,0 +1,92 @@
+"""Many calls on one connection, and their neighbours."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+import aster
+from aster import RpcError, StatusCode
+from aster.decorators import rpc, service
+from tests.rpc.conftest import Running
+from tests.rpc.echo import Echo, Item
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.timeout(120)  # 40 MB through one engine take 5 s on two free cores, and the suite's 20 s are for what hangs
+async def test_a_thousand_parallel_large_unary_calls_on_one_connection_all_succeed(running: Running) -> None:
+    answers: dict[int, Item] = {}
+
+    async with running(Echo()) as (_, client):
+        echo = await client.client(Echo)
+
+        async def call(number: int) -> None:
+            answers[number] = await echo.same(Item(number, data=number.to_bytes(2, "big") * 10_000))
+
+        async with anyio.create_task_group() as group:
+            for number in range(1_000):
+                group.start_soon(call, number)
+    assert answers == {number: Item(number, data=number.to_bytes(2, "big") * 10_000) for number in range(1_000)}
+
+
+@service
+class Troubled:
+    """Fails, hangs and answers wrongly, as it is told."""
+
+    @rpc
+    async def trouble(self, item: Item) -> Item:
+        match item.text:
+            case "bug":
+                raise ZeroDivisionError
+            case "error":
+                raise RpcError(StatusCode.ABORTED)
+            case "hang":
+                await anyio.sleep_forever()
+            case "wrong":
+                return None  # pyright: ignore[reportReturnType] (that is the trouble)
+            case "large":
+                return Item(data=bytes(200_000))
+            case _:
+                pass
+        return item
+
+
+async def test_a_failing_call_leaves_its_neighbours_alone(running: Running) -> None:
+    outcomes: list[tuple[str, object]] = []
+
+    async with running(Echo(), Troubled(), max_message_size=150_000, client={"max_message_size": 150_000}) as (_, client):
+        echo, troubled = await client.client(Echo), await client.client(Troubled)
+
+        async def trouble(kind: str) -> None:
+            request = Item(text=kind, data=bytes(200_000 if kind == "oversized" else 0))
+            with anyio.CancelScope() as scope:
+                if kind == "hang":
+                    scope.deadline = anyio.current_time() + 0.01  # at any moment; it ends only by this
+                with pytest.raises(RpcError) as caught:
+                    await troubled.trouble(request)
+                outcomes.append((kind, caught.value.code))
+            if scope.cancelled_caught:
+                outcomes.append((kind, None))
+
+        async def neighbour(number: int) -> None:
+            assert (await echo.same(Item(number))).number == number
+
+        async with aster.open_call(echo.chat) as chat:
+            for turn in range(10):
+                async with anyio.create_task_group() as group:
+                    for kind in ("bug", "error", "hang", "wrong", "large", "oversized"):
+                        group.start_soon(trouble, kind)
+                        group.start_soon(neighbour, turn)
+                await chat.send(Item(turn))
+                assert (await chat.receive()).number == turn
+    expected = {
+        ("bug", StatusCode.INTERNAL),
+        ("error", StatusCode.ABORTED),
+        ("hang", None),
+        ("wrong", StatusCode.INTERNAL),
+        ("large", StatusCode.RESOURCE_EXHAUSTED),
+        ("oversized", StatusCode.RESOURCE_EXHAUSTED),
+    }
+    assert set(outcomes) == expected
+    assert len(outcomes) == 60

@@ -1,0 +1,171 @@
+"""What a caller gives as a stream of requests: when it is read and closed, and what becomes of its failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import anyio
+import pytest
+
+import aster
+from tests.rpc.conftest import Running
+from tests.rpc.echo import Brief, Echo, Item, OpenEnded, Requests, numbers_of
+
+pytestmark = pytest.mark.anyio
+
+
+class PlainRequests(Iterator[Item]):
+    """A plain iterator with a ``close``, as generators have it."""
+
+    def __init__(self, *numbers: int, error: Exception | None = None) -> None:
+        self._numbers = iter(numbers)
+        self._error = error
+        self.closings = 0
+
+    def __next__(self) -> Item:
+        for number in self._numbers:
+            return Item(number)
+        raise self._error or StopIteration
+
+    def close(self) -> None:
+        self.closings += 1
+
+
+@pytest.mark.parametrize("make", [Requests, PlainRequests])
+async def test_an_iterable_of_requests_is_closed_once_before_the_call_returns(running: Running, make: type[Requests | PlainRequests]) -> None:
+    async with running(Echo(), Brief()) as (_, client):
+        echo, brief = await client.client(Echo), await client.client(Brief)
+        requests = make(1, 2, 3)
+        assert (await echo.total(requests)).number == 6
+        assert requests.closings == 1
+        requests = make(1, 2, 3)
+        assert [item.number async for item in echo.chat(requests)] == [1, 2, 3]
+        assert requests.closings == 1
+        requests = make(1, 2, 3)
+        assert (await brief.first(requests)).number == 1
+        assert requests.closings == 1
+
+
+@pytest.mark.parametrize("make", [Requests, PlainRequests])
+async def test_the_exception_of_an_iterable_cancels_the_call_and_comes_out_of_it(running: Running, make: type[Requests | PlainRequests]) -> None:
+    error = LookupError("no more")
+    for method in ("collect", "talk"):
+        hosted = OpenEnded()
+        async with running(hosted) as (_, client):
+            stub = await client.client(OpenEnded)
+            requests = make(1, error=error)
+            call = stub.collect(requests) if method == "collect" else numbers_of(stub.talk(requests))
+            with pytest.raises(LookupError) as caught:
+                await call
+            assert caught.value is error
+            assert requests.closings == 1
+
+
+async def test_the_exception_of_an_iterable_reaches_the_handler_as_cancellation(running: Running) -> None:
+    hosted = OpenEnded()
+
+    async def requests() -> AsyncIterator[Item]:
+        yield Item(1)
+        await hosted.begun.wait()
+        raise LookupError("no more")
+
+    async with running(hosted) as (_, client):
+        stub = await client.client(OpenEnded)
+        with pytest.raises(LookupError):
+            await stub.collect(requests())
+        await hosted.ended.wait()
+        assert hosted.endings == 1
+
+
+async def test_an_rpc_error_of_an_iterable_comes_out_as_itself(running: Running) -> None:
+    error = aster.RpcError(aster.StatusCode.ABORTED, "another call failed")
+    async with running(Echo()) as (_, client):
+        echo = await client.client(Echo)
+        with pytest.raises(aster.RpcError) as caught:
+            await echo.total(Requests(1, error=error))
+        assert caught.value is error
+
+
+async def test_a_generator_that_fails_while_it_is_closed_fails_the_call_with_that(running: Running) -> None:
+    async def requests() -> AsyncIterator[Item]:
+        try:
+            yield Item(1)
+            await anyio.sleep_forever()
+        finally:
+            raise LookupError("closing failed")
+
+    async with running(Brief()) as (_, client):
+        brief = await client.client(Brief)
+        with pytest.raises(LookupError, match="closing failed"):
+            await brief.first(requests())
+
+
+async def test_an_iterable_whose_tasks_fail_while_they_are_cancelled_fails_one_call(running: Running) -> None:
+    """On trio the failure then comes in one group with the cancellation."""
+
+    async def fail_in_the_end() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise LookupError("cleanup failed")
+
+    class Tasked(Requests):
+        async def __anext__(self) -> Item:
+            try:
+                return await super().__anext__()
+            except StopAsyncIteration:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(anyio.sleep_forever)
+                    group.start_soon(fail_in_the_end)
+                    await anyio.sleep_forever()
+                raise
+
+    async with running(Brief(), Echo()) as (_, client):
+        brief, echo = await client.client(Brief), await client.client(Echo)
+        requests = Tasked(1)
+        with pytest.raises(BaseExceptionGroup) as caught:
+            await brief.first(requests)
+        assert caught.group_contains(LookupError, match="cleanup failed")
+        assert isinstance(caught.value, Exception)
+        assert requests.closings == 1
+        assert await echo.same(Item(1)) == Item(1)
+
+
+@pytest.mark.parametrize("method", ["collect", "talk"])
+async def test_a_cancelled_call_has_closed_its_requests_when_it_returns(running: Running, method: str) -> None:
+    async with running(OpenEnded()) as (_, client):
+        stub = await client.client(OpenEnded)
+        scope = anyio.CancelScope()
+        requests = Requests(1, at_end=scope.cancel)
+        with scope:
+            await (stub.collect(requests) if method == "collect" else numbers_of(stub.talk(requests)))
+        assert scope.cancelled_caught
+        assert requests.closings == 1
+
+
+async def test_what_is_no_stream_of_requests_is_refused_with_the_remedy(running: Running) -> None:
+    async with running(Echo()) as (_, client):
+        echo = await client.client(Echo)
+        with pytest.raises(TypeError, match=r"Echo\.total takes an iterable or async iterable of Item, not Item.*\[Item\("):
+            await echo.total(Item())  # pyright: ignore[reportArgumentType] (callers without a type checker)
+        with pytest.raises(TypeError, match=r"Echo\.chat takes an iterable or async iterable of Item, not Item.*\[Item\("):
+            echo.chat(Item())  # pyright: ignore[reportArgumentType] (callers without a type checker)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_cancelled_task_that_an_iterable_waited_for_never_hangs_the_call(running: Running) -> None:
+    """On trio nobody can raise a cancellation by hand."""
+
+    async def requests() -> AsyncIterator[Item]:
+        yield Item(1)
+        raise asyncio.CancelledError("a task that this awaited")
+
+    async with running(Echo()) as (_, client):
+        echo = await client.client(Echo)
+        with pytest.raises(asyncio.CancelledError, match="a task that this awaited"):
+            await echo.total(requests())
+        with pytest.raises(asyncio.CancelledError, match="a task that this awaited"):
+            async for _item in echo.chat(requests()):
+                pass
+        assert await echo.same(Item(1)) == Item(1)

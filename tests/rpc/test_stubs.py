@@ -1,0 +1,109 @@
+"""What a stub shows of its service, and what with_options changes in a copy."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import anyio
+import pytest
+
+import aster
+from aster import SerializationMode
+from aster.decorators import rpc, service
+from tests.rpc.conftest import Running
+from tests.rpc.echo import Echo, Item
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_stub_keeps_names_docstrings_and_signatures(running: Running) -> None:
+    async with running(Echo()) as (_, client):
+        echo = await client.client(Echo)
+        assert isinstance(echo, Echo)
+        assert type(echo).__name__ == "Echo"
+        for name in ("same", "nothing", "count", "total", "chat"):
+            stub: Any = getattr(echo, name)
+            here: Any = getattr(Echo(), name)
+            assert stub.__name__ == name
+            assert stub.__doc__ == here.__doc__
+            assert stub.__doc__
+            assert inspect.signature(stub) == inspect.signature(here)
+        assert inspect.iscoroutinefunction(echo.same)
+        assert inspect.iscoroutinefunction(echo.total)
+
+
+@service
+class Demanding:
+    def __init__(self, needed: str) -> None:
+        self.needed = needed
+
+    @rpc
+    async def same(self, item: Item) -> Item:
+        return item
+
+
+async def test_a_stub_needs_nothing_that_the_services_constructor_needs(running: Running) -> None:
+    hosted = Demanding("needed")
+    async with running(hosted) as (_, client):
+        stub = await client.client(Demanding)
+        assert await stub.same(Item(1)) == Item(1)
+
+
+@service(serialization=[SerializationMode.XLANG, SerializationMode.NATIVE])
+class BothModes:
+    @rpc
+    async def same(self, item: Item) -> Item:
+        return item
+
+    @rpc(serialization=SerializationMode.NATIVE)
+    async def native(self, item: Item) -> Item:
+        return item
+
+
+async def test_with_options_chooses_a_mode_that_every_method_allows(running: Running) -> None:
+    async with running(BothModes()) as (_, client):
+        both = await client.client(BothModes)
+        native = aster.with_options(both, serialization=SerializationMode.NATIVE)
+        assert type(native) is type(both)
+        for stub in (both, native):
+            assert await stub.same(Item(1)) == Item(1)
+            assert await stub.native(Item(2)) == Item(2)
+        with pytest.raises(ValueError, match=r"BothModes\.native does not allow the serialization mode XLANG; it allows NATIVE"):
+            aster.with_options(both, serialization=SerializationMode.XLANG)
+
+
+async def test_with_options_refuses_what_makes_no_sense(running: Running) -> None:
+    async with running(Echo()) as (_, client):
+        echo = await client.client(Echo)
+        for timeout in (0, -1, math.nan):
+            with pytest.raises(ValueError, match="timeout must be a positive number of seconds or None"):
+                aster.with_options(echo, timeout=timeout)
+        with pytest.raises(ValueError, match=r"Echo\.same does not allow the serialization mode ROW"):
+            aster.with_options(echo, serialization=SerializationMode.ROW)
+        for wrong in (Echo(), Echo, None):
+            with pytest.raises(TypeError, match="with_options takes a stub"):
+                aster.with_options(wrong, timeout=1.0)
+
+
+async def test_with_options_sets_and_lifts_the_time_limit_of_a_copy(running: Running) -> None:
+    deadlines: list[float] = []
+
+    @service
+    class Timed:
+        @rpc(timeout=100.0)
+        async def ask(self, item: Item) -> Item:
+            deadlines.append(aster.current_call().deadline - anyio.current_time())
+            return item
+
+    async with running(Timed()) as (_, client):
+        timed = await client.client(Timed)
+        short = aster.with_options(timed, timeout=50.0)
+        unlimited = aster.with_options(timed, timeout=None)
+        for stub in (timed, short, unlimited, aster.with_options(short, metadata={})):
+            await stub.ask(Item())
+    assert 50 < deadlines[0] <= 100
+    assert deadlines[1] <= 50
+    assert deadlines[2] == math.inf
+    assert deadlines[3] <= 50
