@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from hypothesis.stateful import run_state_machine_as_test as run_machine  # pyright: ignore[reportUnknownVariableType]  # not annotated by Hypothesis
+from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from aster._protocol.events import SUCCESS, Trailer, TrailerOrigin
 from aster._protocol.frames import MESSAGE_CHARGE
