@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from aster.errors import AddressError, KeyFileError
 
-__all__ = ["Address", "Identity", "check_endpoint_id", "parse_listen"]
+__all__ = ["Address", "Identity", "check_endpoint_id", "endpoint_id_of", "join_host_port", "parse_listen"]
 
 _SCHEME = "aster://"
 _EXPECTED = "expected aster://<64 hex digits>@host:port; copy server.address whole"

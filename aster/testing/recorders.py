@@ -14,7 +14,7 @@ from aster.errors import AsterError, ConnectionLost
 from aster.transports.base import Connection, ConnectionOptions, Listener, Stream, Transport
 from aster.trust import Address, Identity
 
-__all__ = ["HandlerRecorder", "StreamRecorder", "TransportPair", "open_pair"]
+__all__ = ["LOOK_AGAIN", "PATIENCE", "HandlerRecorder", "StreamRecorder", "TransportPair", "open_pair"]
 
 PATIENCE = 10.0
 """Seconds after which something that must happen has not happened; a check that passes never waits so long."""

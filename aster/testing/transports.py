@@ -13,7 +13,39 @@ from aster.testing.recorders import StreamRecorder, TransportPair, open_pair
 from aster.transports.base import ConnectionOptions, Transport
 from aster.trust import Address, Identity
 
-__all__ = ["TRANSPORT_CHECKS", "MakeTransport", "TransportCheck", "check_transport"]
+__all__ = [
+    "LARGE",
+    "MANY",
+    "TRANSPORT_CHECKS",
+    "MakeTransport",
+    "TransportCheck",
+    "a_callback_may_close_the_connection",
+    "a_cancelled_connect_leaves_nothing",
+    "a_close_ends_everything_once",
+    "a_closed_listener_releases_its_peers",
+    "a_large_transfer_is_exact_both_ways",
+    "a_loss_wakes_who_waits_for_acknowledgement",
+    "a_refusing_listener_keeps_what_it_has",
+    "a_reset_after_an_acknowledged_end_changes_nothing",
+    "a_reset_ends_one_half_and_leaves_the_other",
+    "a_reset_may_be_all_that_is_heard_of_a_stream",
+    "a_reset_overtakes_an_end_that_is_still_on_its_way",
+    "a_stopped_half_counts_as_reset",
+    "a_wrong_key_is_refused",
+    "an_end_needs_no_bytes",
+    "an_ended_half_takes_nothing_more",
+    "bytes_and_ends_cross_both_ways",
+    "check_transport",
+    "credit_is_taken_and_comes_back",
+    "everything_acknowledged_is_awaited",
+    "identities_are_known_to_both_ends",
+    "ids_count_by_four_and_agree",
+    "many_streams_stay_apart",
+    "nobody_there_is_unreachable",
+    "only_the_client_opens_streams",
+    "unsent_counts_what_waits",
+    "what_is_written_in_pieces_arrives_in_order",
+]
 
 MakeTransport = Callable[[], Transport]
 TransportCheck = Callable[[MakeTransport], Awaitable[None]]

@@ -15,7 +15,7 @@ from aster.transports.quic.certificates import certificate_for
 from aster.transports.quic.engine import ALPN, CONNECTION_ID_LENGTH, VERSIONS, ActiveEngine, Engine, EngineEnd
 from aster.trust import Identity, endpoint_id_of
 
-__all__ = ["check_engine", "engine_class", "engine_configuration"]
+__all__ = ["TESTED_VERSIONS", "check_engine", "engine_class", "engine_configuration"]
 
 TESTED_VERSIONS = frozenset({"1.7.2"})
 """Versions of aioquic with which the whole test suite was run, so that the first connection need not wait for ``check_engine``."""

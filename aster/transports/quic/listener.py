@@ -23,7 +23,7 @@ from aster.transports.quic.sockets import BURST, RECEIVE_SIZE, SMALLEST_DATAGRAM
 from aster.trust import endpoint_id_of, join_host_port
 from aster.types import Peer
 
-__all__ = ["QuicListener"]
+__all__ = ["MAX_HANDSHAKES", "RETRY_ABOVE", "QuicListener", "ServerConnection"]
 
 RETRY_ABOVE = 64
 """Unfinished handshakes from which on a new client must first show that it receives at its address: each costs signatures and memory here, and nothing there.
