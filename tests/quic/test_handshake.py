@@ -259,7 +259,7 @@ async def test_a_silent_address_of_a_host_does_not_hide_the_next(monkeypatch: py
         return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (number, port)) for number in ("127.0.0.2", "127.0.0.1")]
 
     monkeypatch.setattr("anyio.getaddrinfo", resolve)
-    monkeypatch.setattr("aster.transports.quic.NEXT_ATTEMPT_AFTER", 0.05)
+    monkeypatch.setattr("aster.transports.quic.transport._NEXT_ATTEMPT_AFTER", 0.05)
     async with open_pair(QuicTransport, connect=False) as pair:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
             silent.bind(("127.0.0.2", pair.listener.port))
@@ -268,7 +268,7 @@ async def test_a_silent_address_of_a_host_does_not_hide_the_next(monkeypatch: py
 
 
 async def test_a_way_that_loses_large_datagrams_is_gone_with_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aster.transports.quic.NEXT_ATTEMPT_AFTER", 0.05)
+    monkeypatch.setattr("aster.transports.quic.transport._NEXT_ATTEMPT_AFTER", 0.05)
     async with open_pair(QuicTransport, connect=False) as pair, anyio.create_task_group() as task_group:
         forwarder = Forwarder((pair.listener.host, pair.listener.port), largest=1_500)
         task_group.start_soon(forwarder.run)

@@ -19,21 +19,21 @@ from aster.transports.quic.failures import lost
 from aster.transports.quic.stream import QuicStream, check_code
 from aster.types import Peer
 
-__all__ = ["FINISH_DELAY", "PING_ID", "Datagrams", "QuicConnection"]
+__all__ = ["_FINISH_DELAY", "_PING_ID", "Datagrams", "QuicConnection"]
 
 logger = logging.getLogger("aster.quic")
 
 Datagrams = list[tuple[bytes, Any]]
 """Datagrams to send, each with the socket address that it goes to."""
 
-FINISH_DELAY = 0.001
+_FINISH_DELAY = 0.001
 """Seconds that the end of a stream may wait for other data to leave with. The engine delays its acknowledgements as long, so both often share a packet."""
 
-ROUNDS_FOR_ANSWERS = 4
+_ROUNDS_FOR_ANSWERS = 4
 """Rounds of the loop that received datagrams may wait for answers to leave with their acknowledgement. A handler takes about as many from its start to its
 reply; on trio, where a round runs its tasks in any order, that saves a packet in every other call. A round takes microseconds."""
 
-PING_ID = 0
+_PING_ID = 0
 """aioquic wants an id a PING, to tell when it is acknowledged; nobody asks."""
 
 
@@ -182,9 +182,9 @@ class QuicConnection(Connection):
             self._reactor.call_soon(self._flush)
 
     def flush_later(self) -> None:
-        """Flush when something else does, or after ``FINISH_DELAY``."""
+        """Flush when something else does, or after ``_FINISH_DELAY``."""
         if not self._flush_scheduled and self._finish_at == math.inf and not self.has_ended:
-            self._finish_at = self._reactor.now() + FINISH_DELAY
+            self._finish_at = self._reactor.now() + _FINISH_DELAY
             self._arm()
 
     # The network's side.
@@ -226,7 +226,7 @@ class QuicConnection(Connection):
             self._wake_waiters()
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            self._rounds_left = ROUNDS_FOR_ANSWERS
+            self._rounds_left = _ROUNDS_FOR_ANSWERS
             self._reactor.call_soon(self._flush_with_answers)
 
     def _progressed(self) -> None:
@@ -352,7 +352,7 @@ class QuicConnection(Connection):
             return
         if now >= self._keepalive_at:
             self._keepalive_at = now + self._options.keepalive
-            self.engine.send_ping(PING_ID)
+            self.engine.send_ping(_PING_ID)
         if now >= self._engine_at:
             try:
                 self.engine.handle_timer(now)

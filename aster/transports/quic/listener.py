@@ -36,11 +36,11 @@ MAX_HANDSHAKES = 1024
 class ServerConnection(QuicConnection):
     """A connection that shares its listener's socket."""
 
-    def __init__(self, listener: QuicListener, engine: Engine, addr: SocketAddress, reactor: Reactor, options: ConnectionOptions) -> None:
+    def __init__(self, listener: QuicListener, engine: Engine, first_id: bytes, addr: SocketAddress, reactor: Reactor, options: ConnectionOptions) -> None:
         super().__init__(engine, reactor, options)
         self._listener = listener
         self._addr = addr
-        self._ids = {engine.original_destination_connection_id, engine.host_cid}
+        self._ids = {first_id, engine.host_cid}
         self._handshake_at = reactor.now() + options.handshake_timeout
 
     @property
@@ -219,7 +219,7 @@ class QuicListener(Listener):
         if len(self._handshakes) >= RETRY_ABOVE:
             self._ask_to_return(header, addr, now)
             return None
-        return self._new_connection(addr, large, header.destination_cid, retry_id=None)
+        return self._new_connection(header, addr, large)
 
     def _ask_to_return(self, header: QuicHeader, addr: SocketAddress, now: float) -> None:
         source_id = os.urandom(CONNECTION_ID_LENGTH)
@@ -230,22 +230,21 @@ class QuicListener(Listener):
 
     def _returned_with_token(self, header: QuicHeader, addr: SocketAddress, large: bool, now: float) -> ServerConnection | None:
         try:
-            first_id = self._tokens.validate_token(address=addr, destination_cid=header.destination_cid, token=header.token, now=now)
+            original_id = self._tokens.validate_token(address=addr, destination_cid=header.destination_cid, token=header.token, now=now)
         except ValueError:
             self._send_one(packets.refusal(header, QuicErrorCode.INVALID_TOKEN), addr)
             return None
-        return self._new_connection(addr, large, first_id, retry_id=header.destination_cid)
+        return self._new_connection(header, addr, large, original_id)
 
-    def _new_connection(self, addr: SocketAddress, large: bool, first_id: bytes, retry_id: bytes | None) -> ServerConnection:
+    def _new_connection(self, header: QuicHeader, addr: SocketAddress, large: bool, original_id: bytes | None = None) -> ServerConnection:
+        """``original_id``: what the client called this end before it was asked to return, if it was."""
         engine = engine_class()(
             self._same_host_configuration if large else self._configuration,
             max_streams=self._options.max_streams,
-            original_destination_connection_id=first_id,
-            retry_source_connection_id=retry_id,
+            original_destination_connection_id=header.destination_cid if original_id is None else original_id,
+            retry_source_connection_id=None if original_id is None else header.destination_cid,
         )
-        connection = ServerConnection(self, engine, addr, self._reactor, self._options)
-        if retry_id is not None:
-            connection.ids.add(retry_id)
+        connection = ServerConnection(self, engine, header.destination_cid, addr, self._reactor, self._options)
         self._connections.add(connection)
         self._handshakes.add(connection)
         for connection_id in connection.ids:

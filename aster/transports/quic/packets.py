@@ -24,6 +24,9 @@ __all__ = ["destination_id", "is_first_packet", "read_header", "refusal", "retry
 _SMALLEST_PACKET = 21
 """Bytes of the smallest packet that can be decrypted (RFC 9000, section 10.3)."""
 
+_SHORTEST_FIRST_ID = 8
+"""Bytes of the id that a client gives a server which has not yet chosen one."""
+
 
 def destination_id(datagram: bytes) -> bytes:
     """The connection id that a datagram is for; empty when it is no QUIC. Reads only what does not depend on QUIC's version (RFC 8999)."""
@@ -48,8 +51,9 @@ def wants_other_version(header: QuicHeader) -> bool:
 
 
 def is_first_packet(header: QuicHeader, datagram: bytes) -> bool:
-    """Whether a datagram may begin a connection. A smaller one must not be answered: it could make this host send more than it received (RFC 9000, 14.1)."""
-    return header.packet_type is QuicPacketType.INITIAL and len(datagram) >= SMALLEST_MAX_DATAGRAM_SIZE
+    """Whether a datagram may begin a connection. A smaller one must not be answered: it could make this host send more than it received (RFC 9000, 14.1).
+    A shorter id could be guessed, and is not allowed (7.2)."""
+    return header.packet_type is QuicPacketType.INITIAL and len(datagram) >= SMALLEST_MAX_DATAGRAM_SIZE and len(header.destination_cid) >= _SHORTEST_FIRST_ID
 
 
 def version_negotiation(header: QuicHeader) -> bytes:
