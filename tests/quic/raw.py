@@ -17,10 +17,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from aster.testing.recorders import TransportPair
 from aster.transports.quic.certificates import certificate_for
+from aster.transports.quic.listener import QuicListener
 from aster.trust import Identity
 
-__all__ = ["Forwarder", "RawPeer", "ec_credentials", "raw_configuration"]
+__all__ = ["Forwarder", "RawPeer", "ec_credentials", "handshakes_at", "raw_configuration"]
 
 
 def raw_configuration(*, is_client: bool, identity: Identity | None = None, **changes: Any) -> QuicConfiguration:
@@ -40,6 +42,12 @@ def ec_credentials() -> dict[str, Any]:
     like = certificate_for(Identity.generate())
     builder = x509.CertificateBuilder(like.subject, like.subject, key.public_key(), 1, like.not_valid_before_utc, like.not_valid_after_utc)
     return {"certificate": builder.sign(key, hashes.SHA256()), "private_key": key}
+
+
+def handshakes_at(pair: TransportPair) -> int:
+    """How many handshakes the listener of a pair has not finished."""
+    assert isinstance(pair.listener, QuicListener)
+    return pair.listener.pending_handshakes
 
 
 class RawPeer:

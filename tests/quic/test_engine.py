@@ -97,7 +97,7 @@ class _Network:
             if due > until:
                 self.now = until
                 return
-            self.now = max(self.now, due)
+            self.now = max(self.now, due) + 1e-6  # exactly on time, a rounding error can make the engine wait for ever
             while self._on_the_way and self._on_the_way[0][0] <= self.now:
                 _, _, index, data = heapq.heappop(self._on_the_way)
                 self.counts["arrived at server" if index else "arrived at client"] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from aster.transports.base import Connection
 from aster.transports.quic import QuicTransport, packets
 from aster.transports.quic.certificates import certificate_for
 from aster.trust import Address, Identity
-from tests.quic.raw import Forwarder, RawPeer, ec_credentials, raw_configuration
+from tests.quic.raw import Forwarder, RawPeer, ec_credentials, handshakes_at, raw_configuration
 from tests.transport_harness import nothing_left_behind, open_sockets
 
 pytestmark = pytest.mark.anyio
@@ -213,6 +214,25 @@ async def test_an_owner_that_fails_ends_its_connection_and_no_other(caplog: pyte
             await pair.connect()
         await pair.connect()
     assert "a bug" in caplog.text
+
+
+async def test_a_handshake_that_ends_after_the_listener_began_to_refuse_is_refused_unseen(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_pair(QuicTransport, connect=False) as pair:
+        raw = RawPeer(raw_configuration(is_client=True, identity=Identity.generate()), ("127.0.0.1", pair.listener.port))
+        try:
+            with anyio.fail_after(10):
+                raw.engine.send_stream_data(0, b"let me in")
+                raw.flush()
+                await pair.until(lambda: handshakes_at(pair) == 1, "the handshake began")
+                pair.listener.refuse()
+                await raw.run(lambda: raw.closed)
+        finally:
+            raw.close()
+        assert raw.closed is not None
+        assert raw.closed.error_code == QuicErrorCode.CONNECTION_REFUSED
+        assert not pair.accepted
+        assert handshakes_at(pair) == 0
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 async def test_nobody_there_is_told_at_once_with_the_place() -> None:

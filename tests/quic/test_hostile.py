@@ -15,7 +15,7 @@ from aster.testing.recorders import TransportPair, open_pair
 from aster.transports.base import ConnectionOptions
 from aster.transports.quic import QuicTransport, engine, listener, packets
 from aster.trust import Address, Identity
-from tests.quic.raw import RawPeer, raw_configuration
+from tests.quic.raw import RawPeer, handshakes_at, raw_configuration
 
 pytestmark = pytest.mark.anyio
 
@@ -275,14 +275,9 @@ async def test_an_unfinished_handshake_is_dropped_in_time() -> None:
         raw = RawPeer(raw_configuration(is_client=True, identity=Identity.generate()), (pair.listener.host, pair.listener.port))
         try:
             raw.flush()
-            await pair.until(lambda: _handshakes(pair) == 1, "the handshake began")
-            await pair.until(lambda: _handshakes(pair) == 0, "the handshake was dropped")
+            await pair.until(lambda: handshakes_at(pair) == 1, "the handshake began")
+            await pair.until(lambda: handshakes_at(pair) == 0, "the handshake was dropped")
         finally:
             raw.close()
         assert not pair.accepted
         await pair.connect()
-
-
-def _handshakes(pair: TransportPair) -> int:
-    assert isinstance(pair.listener, listener.QuicListener)
-    return pair.listener.pending_handshakes

@@ -33,6 +33,10 @@ _ROUNDS_FOR_ANSWERS = 4
 """Rounds of the loop that received datagrams may wait for answers to leave with their acknowledgement. A handler takes about as many from its start to its
 reply; on trio, where a round runs its tasks in any order, that saves a packet in every other call. A round takes microseconds."""
 
+_TICK = 0.000_001
+"""Seconds that pass at least before the engine's timer fires again. By a rounding error it can find at the due time that nothing is due yet; on a virtual clock,
+which jumps to that time exactly and stays there, it would do so for ever."""
+
 _PING_ID = 0
 """aioquic wants an id a PING, to tell when it is acknowledged; nobody asks."""
 
@@ -323,7 +327,7 @@ class QuicConnection(Connection):
         self._finish_at = math.inf
         datagrams = engine.datagrams_to_send(now)
         at = engine.get_timer()
-        self._engine_at = math.inf if at is None else at
+        self._engine_at = math.inf if at is None else max(at, now + _TICK)
         return datagrams
 
     def _arm(self) -> None:

@@ -33,6 +33,9 @@ VERSIONS = [int(QuicProtocolVersion.VERSION_1)]
 _MAX_REASON = 256
 """Bytes of a close reason: the whole frame must fit into one packet of 1,200 bytes next to a second and third copy for the handshake's keys."""
 
+_SMALLEST_FRAME = 20
+"""Bytes of a packet below which a frame with data may not fit: type, stream, offset, length and the first byte."""
+
 _logger = logging.getLogger("aster.quic")
 
 
@@ -163,9 +166,14 @@ def _unacknowledged(stream: QuicStream) -> bool:
     return sender._buffer_stop > sender._buffer_start or sender._buffer_fin is not None or sender._reset_error_code is not None
 
 
+class _PacketFull(Exception):
+    """No stream's data fits into the packet any more."""
+
+
 class ActiveEngine(Engine):
     """Looks only at streams with something to do when it writes packets, where aioquic looks at all that are open: with 1,000 idle streams that makes
-    sequential calls seven times faster. And it knows when it is done, where aioquic tries one more packet after each last one, to find it empty.
+    sequential calls seven times faster. It ends a packet when it is full, where aioquic goes on to ask each stream that waits: with 1,000 large transfers at
+    once that makes them several times faster. And it knows when it is done, where aioquic tries one more packet after each last one, to find it empty.
 
     ``_streams_queue`` holds the active streams in service order and ``_active`` the same by id; the superclass writes packets with ``_active`` in place of
     ``_streams``, which it uses there only to walk over all streams and to drop finished ones.
@@ -181,7 +189,13 @@ class ActiveEngine(Engine):
         self._streams = active
         self._stop_when_done(builder)
         try:
-            super()._write_application(builder, network_path, now)
+            while True:
+                try:
+                    super()._write_application(builder, network_path, now)
+                except _PacketFull:
+                    self._loss._pacer.update_after_send(now=now)  # what the superclass does after a packet, before it begins the next
+                else:
+                    break
         finally:
             self._streams = everything
             if len(self._active) != count:
@@ -209,9 +223,11 @@ class ActiveEngine(Engine):
         limit = self._local_max_streams_bidi
         if limit.sent - limit.used < limit.value - limit.sent:
             return False
-        return all([stream.sender.buffer_is_empty for stream in self._streams_queue])  # noqa: C419 # faster than a generator, for each packet
+        return all(stream.sender.buffer_is_empty for stream in self._streams_queue)
 
     def _write_stream_frame(self, builder: QuicPacketBuilder, space: Any, stream: QuicStream, max_offset: int) -> int:
+        if builder.remaining_flight_space < _SMALLEST_FRAME and not builder.packet_is_empty:
+            raise _PacketFull  # aioquic goes on to ask each stream
         used = super()._write_stream_frame(builder=builder, space=space, stream=stream, max_offset=max_offset)
         sender = stream.sender
         if not len(sender._pending) and not sender._pending_eof:
