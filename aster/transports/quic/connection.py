@@ -34,8 +34,8 @@ _ROUNDS_FOR_ANSWERS = 4
 reply; on trio, where a round runs its tasks in any order, that saves a packet in every other call. A round takes microseconds."""
 
 _TICK = 0.000_001
-"""Seconds that pass at least before the engine's timer fires again. By a rounding error it can find at the due time that nothing is due yet; on a virtual clock,
-which jumps to that time exactly and stays there, it would do so for ever."""
+"""Seconds that pass at least before the engine's timer fires again. By a rounding error it can find at the due time that nothing is due yet; on a virtual
+clock, which jumps to that time exactly and stays there, it would do so for ever."""
 
 _PING_ID = 0
 """aioquic wants an id a PING, to tell when it is acknowledged; nobody asks."""
