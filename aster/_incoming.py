@@ -147,7 +147,9 @@ class IncomingCall(CallDriver):
             self._reset_code = code
             self._interrupt()
         else:
-            self.stream.reset(code)
+            # QUIC itself answers our request to stop with a reset of that code; it takes nothing back, and what the call still has to say is on its way.
+            if not (self._unwound and code == ResetCode.NOT_NEEDED):
+                self.stream.reset(code)
             self._unwound = True
             self._over_if_ended()
 

@@ -152,6 +152,22 @@ async def test_a_server_that_finishes_before_the_client_half_closes_ends_the_cal
         assert closed == ["first", "two"]
 
 
+async def test_nothing_is_lost_of_what_a_handler_that_returned_early_has_said(running: Running) -> None:
+    """Much of it is still to be sent when the client hears that it may stop sending, and answers."""
+    sent = [Item(number, data=bytes(16_000)) for number in range(15)]
+
+    @service
+    class Hasty:
+        @bidi_stream
+        async def say(self, items: AsyncIterator[Item]) -> AsyncIterator[Item]:
+            for item in sent:
+                yield item
+
+    async with running(Hasty()) as (_, client):
+        hasty = await client.client(Hasty)
+        assert [item async for item in hasty.say(Requests(at_end=lambda: None))] == sent
+
+
 async def test_a_server_that_fails_before_the_requests_end_ends_the_call_at_once(running: Running) -> None:
     @service
     class Picky:
