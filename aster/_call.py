@@ -80,12 +80,16 @@ class CallDriver(ABC):
             RpcError: the call failed, and all messages before that were taken.
             BusyResourceError: another task is receiving.
         """
+        # Ahead of the look at the inbox, since meanwhile another task may take what is there or end the call.
+        if self.checkpoint_is_due:
+            await self.checkpoint()
         while not self._inbound.inbox:
             if self._inbound_is_over():
                 return None
             await self.wait_receiver()
-        await self.checkpoint_sometimes(len(self._inbound.inbox[0]))
-        return self.take()
+        data = self.take()
+        self.count(len(data))
+        return data
 
     def take(self) -> bytes:
         """A message that has arrived; grants credit when it is time."""
@@ -118,12 +122,19 @@ class CallDriver(ABC):
         finally:
             self._receiver = None
 
-    async def checkpoint_sometimes(self, size: int) -> None:
-        """Let other tasks run when enough was passed on since they last could; ``size`` is a message's, in bytes."""
+    def count(self, size: int) -> None:
+        """Count a message, of ``size`` bytes, among what was passed on since other tasks could last run."""
         self._since_checkpoint += 1 if size < _SMALL_MESSAGE else _WORK_OF_A_MESSAGE
-        if self._since_checkpoint >= _WORK_PER_CHECKPOINT:
-            self._since_checkpoint = 0
-            await anyio.lowlevel.checkpoint()
+
+    async def checkpoint(self) -> None:
+        """Let other tasks run; wanted once ``checkpoint_is_due``."""
+        self._since_checkpoint = 0
+        await anyio.lowlevel.checkpoint()
+
+    @property
+    def checkpoint_is_due(self) -> bool:
+        """Whether enough was passed on since other tasks could last run."""
+        return self._since_checkpoint >= _WORK_PER_CHECKPOINT
 
     def _wake(self) -> None:
         if self._receiver is not None:

@@ -285,7 +285,8 @@ class IncomingCall(CallDriver):
             await self._send_all(method, method.handler(argument))
 
     async def _single_request(self, method: HostedMethod) -> Any:
-        while not self._protocol.requests_ended:
+        # There is none when the call was over before its task first ran; the wait is where that task hears of it.
+        while not (self._protocol.requests_ended and self._inbound.inbox):
             await self.wait_receiver()
         return self.decode(method, self.take())
 
@@ -309,7 +310,9 @@ class IncomingCall(CallDriver):
             async for value in responses:
                 payload = self._encode(method, value)
                 await self._send(payload, method)
-                await self.checkpoint_sometimes(len(payload))
+                self.count(len(payload))
+                if self.checkpoint_is_due:
+                    await self.checkpoint()
 
     async def _send(self, payload: bytes, method: HostedMethod) -> None:
         if len(payload) > self._owner.peer_message_limit:

@@ -144,10 +144,13 @@ class OutgoingCall(CallDriver):
             RpcError: RESOURCE_EXHAUSTED, it is above the server's limit.
         """
         self._check_size(payload)
+        # Ahead of the message, so that who is cancelled here has sent nothing.
+        if self.checkpoint_is_due:
+            await self.checkpoint()
         if self._outbound_is_over() or not (self._outbound.ready or await self.wait_credit()):
             return False
         self.stream.write(self._protocol.send_message(payload))
-        await self.checkpoint_sometimes(len(payload))
+        self.count(len(payload))
         return True
 
     def end_requests(self) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import aster
 from aster import RpcError, StatusCode
 from aster.decorators import rpc, service
+from aster.testing import live_connections
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item
 
@@ -90,3 +92,24 @@ async def test_a_failing_call_leaves_its_neighbours_alone(running: Running) -> N
     }
     assert set(outcomes) == expected
     assert len(outcomes) == 60
+
+
+async def test_a_call_that_is_over_before_its_handler_began_is_no_bug_of_the_handler(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    outcomes: list[StatusCode] = []
+
+    async def call(echo: Echo) -> None:
+        with pytest.raises(RpcError) as caught:
+            await echo.same(Item(1))
+        outcomes.append(caught.value.code)
+
+    async with running(Echo()) as (server, client):
+        echo = await client.client(Echo)
+        client_end = next(connection for connection in live_connections() if connection.peer.endpoint_id == server.endpoint_id)
+        async with anyio.create_task_group() as group:
+            group.start_soon(call, echo)
+            while client_end.open_streams == 1:  # the one for control
+                await anyio.lowlevel.checkpoint()
+            # The server hears of the call and of its end in one go.
+            client_end.close()
+    assert outcomes == [StatusCode.UNAVAILABLE]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

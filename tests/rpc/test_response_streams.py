@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import aster
@@ -41,6 +42,27 @@ async def test_a_break_inside_the_block_pauses_and_the_blocks_end_cancels(runnin
             await hosted.begun.wait()
             assert not hosted.ended.is_set()
         await hosted.ended.wait()
+
+
+async def test_a_stream_that_another_task_closes_ends_there_at_whatever_step_its_reader_is(running: Running) -> None:
+    closed = 0
+
+    async def read(stream: aster.ResponseStream[Item]) -> None:
+        nonlocal closed
+        try:
+            assert [item.number async for item in stream] == list(range(500))
+        except anyio.ClosedResourceError:
+            closed += 1
+
+    async with running(Echo()) as (_, client):
+        echo = await client.client(Echo)
+        for steps in range(30):
+            async with echo.count(Item(500)) as stream, anyio.create_task_group() as group:
+                group.start_soon(read, stream)
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                await stream.aclose()
+    assert closed > 0
 
 
 async def test_a_cancelled_wait_inside_the_block_leaves_the_stream_alive(running: Running) -> None:
