@@ -26,6 +26,8 @@ class HostedServices:
     """
 
     def __init__(self, services: Iterable[object]) -> None:
+        if not isinstance(services, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
+            raise TypeError(f"services takes a list of instances, not {type(services).__name__}: write services=[...] around it")
         self._hosted: dict[tuple[str, int], _HostedService] = {}
         for instance in services:
             hosted = _HostedService(instance)
@@ -59,9 +61,9 @@ class HostedServices:
     def _missing(self, service: str, version: int) -> str:
         versions = sorted(known for name, known in self._hosted if name == service)
         if versions:
-            return f"service {service!r} has no version {version} here; it has {', '.join(map(str, versions))}"
+            return f"service {service!r} has no version {version} here; it has {', '.join(map(str, versions))}: update the older side, or serve both versions"
         names = ", ".join(f"{name!r} (version {known})" for name, known in self._hosted)
-        return f"there is no service {service!r} here; this server has {names}"
+        return f"there is no service {service!r} here; this server has {names}: serve it too, or correct the name"
 
     def manifest(self) -> list[ServiceEntry]:
         """What the hello tells clients."""
@@ -70,12 +72,12 @@ class HostedServices:
 
 class _HostedService:
     def __init__(self, instance: object) -> None:
+        self.info = service_info(instance)
+        # First, whatever the form: a session is given as its class, and must hear that there are none yet rather than be told to give an instance.
+        _refuse_unenforced(self.info)
         if isinstance(instance, type):
-            service_info(instance)
             raise TypeError(f"services takes instances: write {instance.__name__}(...) instead of the class {instance.__name__}")
         self.instance = instance
-        self.info = service_info(instance)
-        _refuse_unenforced(self.info)
         check_implementation(instance)
         codecs = {mode: make_codec(mode, self.info.wire_tags) for mode in _modes(self.info)}
         self._methods: dict[_Key, HostedMethod] = {}
@@ -95,7 +97,7 @@ class _HostedService:
             raise RpcError(
                 StatusCode.FAILED_PRECONDITION,
                 f"{hosted.label} has the pattern {hosted.info.pattern.name} here, the client takes it for {pattern.name}: "
-                "the two have different versions of the service",
+                "the two have different versions of the service: update the older side",
             )
         return hosted
 
@@ -103,8 +105,9 @@ class _HostedService:
         where = f"service {self.info.name!r} version {self.info.version}"
         method = self.info.methods.get(name)
         if method is None:
-            return f"{where} has no method {name!r}; it has {', '.join(self.info.methods)}"
-        return f"{where} does not allow the serialization mode {mode.name} for {name!r}; it allows {', '.join(mode.name for mode in method.modes)}"
+            return f"{where} has no method {name!r}; it has {', '.join(self.info.methods)}: update the server, or correct the name"
+        allowed = ", ".join(mode.name for mode in method.modes)
+        return f"{where} does not allow the serialization mode {mode.name} for {name!r}; it allows {allowed}: call in one of those, or allow it there"
 
     def entry(self) -> ServiceEntry:
         methods = tuple(MethodEntry(method.name, method.pattern, frozenset(method.modes)) for method in self.info.methods.values())

@@ -68,6 +68,7 @@ class AsterClient:
 
     Raises:
         AddressError: the address is missing or malformed.
+        TypeError: the address is no ``str``.
         KeyFileError: the key file cannot be used.
         ValueError: an option is out of range.
         ConnectError: entering the block failed; the subclasses tell an unreachable server, a wrong key, another protocol and a refusal apart.
@@ -229,9 +230,13 @@ def _check_manifest(info: ServiceInfo, hello: Hello) -> None:
     if info.version in versions:
         return
     if versions:
-        raise RpcError(StatusCode.UNIMPLEMENTED, f"the server has no version {info.version} of service {info.name!r}; it has {', '.join(map(str, versions))}")
+        known = ", ".join(map(str, versions))
+        raise RpcError(
+            StatusCode.UNIMPLEMENTED,
+            f"the server has no version {info.version} of service {info.name!r}; it has {known}: update the older side, or serve both versions",
+        )
     names = ", ".join(f"{service.name!r} (version {service.version})" for service in hello.services)
-    raise RpcError(StatusCode.UNIMPLEMENTED, f"the server has no service {info.name!r}; it has {names or 'none'}")
+    raise RpcError(StatusCode.UNIMPLEMENTED, f"the server has no service {info.name!r}; it has {names or 'none'}: serve it too, or correct the name")
 
 
 def with_options(

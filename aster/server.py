@@ -22,7 +22,7 @@ from aster._protocol.events import Header, ServiceEntry
 from aster._registry import HostedServices
 from aster.transports.base import Connection, ConnectionHandler, Listener, Transport
 from aster.transports.quic import QuicTransport
-from aster.trust import Address, Identity, parse_listen
+from aster.trust import Address, Identity, check_advertised, parse_listen
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -63,7 +63,7 @@ class AsterServer:
         debug: whether callers see the type and text of a handler's unexpected exception.
 
     Raises:
-        TypeError: something in ``services`` is not an instance of a service.
+        TypeError: something in ``services`` is not an instance of a service, or an address is no ``str``.
         ValueError: an option is out of range, two services share name and version, or a service uses an option that is not carried out yet.
         AddressError: ``listen`` or ``advertise`` is malformed.
         KeyFileError: the key file cannot be used.
@@ -105,7 +105,7 @@ class AsterServer:
         )
         self._hosting = _Host(HostedServices(services), options, max_deadline, debug)
         self._listen = parse_listen(listen)
-        self._advertise = advertise
+        self._advertise = None if advertise is None else check_advertised(advertise)
         self._identity = identity if isinstance(identity, Identity) else Identity.load(identity) if identity is not None else Identity.generate()
         self._transport = transport or QuicTransport()
         self._drain_grace = drain_grace

@@ -24,11 +24,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from aster.errors import AddressError, KeyFileError
 
-__all__ = ["Address", "Identity", "check_endpoint_id", "endpoint_id_of", "join_host_port", "parse_listen"]
+__all__ = ["Address", "Identity", "check_advertised", "check_endpoint_id", "endpoint_id_of", "join_host_port", "parse_listen"]
 
 _SCHEME = "aster://"
 _EXPECTED = "expected aster://<64 hex digits>@host:port; copy server.address whole"
 _EXPECTED_LISTEN = 'expected host:port such as "127.0.0.1:0", "[::1]:0" or "localhost:0"'
+_EXPECTED_ADVERTISED = 'expected a host alone, without port or brackets, such as "tasks.example", "192.0.2.7" or "2001:db8::7"'
 
 _HEX_ID = re.compile(r"[0-9a-f]{64}")
 _HOST_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
@@ -191,7 +192,10 @@ class Address:
 
         Raises:
             AddressError: ``text`` is malformed; the message names the part.
+            TypeError: ``text`` is no ``str``.
         """
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
+            raise TypeError(f"an address must be a str, as server.address is, not {type(text).__name__}")
 
         def fail(problem: str) -> NoReturn:
             raise AddressError(f"address {_shown(text)}: {problem}; {_EXPECTED}")
@@ -219,7 +223,10 @@ def parse_listen(text: str) -> tuple[str, int]:
 
     Raises:
         AddressError: ``text`` is malformed; the message names the part.
+        TypeError: ``text`` is no ``str``.
     """
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
+        raise TypeError(f"listen must be a str, not {type(text).__name__}; {_EXPECTED_LISTEN}")
 
     def fail(problem: str) -> NoReturn:
         raise AddressError(f"listen address {_shown(text)}: {problem}; {_EXPECTED_LISTEN}")
@@ -233,6 +240,21 @@ def parse_listen(text: str) -> tuple[str, int]:
     if problem:
         fail(problem)
     return host, port
+
+
+def check_advertised(host: str) -> str:
+    """``host``, if an address can name it.
+
+    Raises:
+        AddressError: it is neither an IP address nor a host name.
+        TypeError: it is no ``str``.
+    """
+    if not isinstance(host, str):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
+        raise TypeError(f"advertise must be a str, not {type(host).__name__}; {_EXPECTED_ADVERTISED}")
+    problem = _host_problem(host)
+    if problem:
+        raise AddressError(f"advertise: {problem}; {_EXPECTED_ADVERTISED}")
+    return host
 
 
 def join_host_port(host: str, port: int) -> str:

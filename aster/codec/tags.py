@@ -94,4 +94,7 @@ def _check_form(tag: str, cls: type) -> None:
     if not slash or not tag.isascii() or not name.isidentifier() or not all(part.isidentifier() for part in parts):
         raise ValueError(f"the wire tag {tag!r} of {short_name(cls)} is malformed: it must be of the form {_FORM}")
     if parts[0] == _RESERVED_NAMESPACE:
-        raise ValueError(f"the wire tag {tag!r} of {short_name(cls)} is reserved: namespaces that begin with {_RESERVED_NAMESPACE!r} belong to Aster; {_FORM}")
+        raise ValueError(
+            f"the wire tag {tag!r} of {short_name(cls)} is reserved: namespaces that begin with {_RESERVED_NAMESPACE!r} belong to Aster; "
+            "choose one of your own, such as your package's name"
+        )

@@ -290,11 +290,11 @@ class MemoryTransport(Transport):
         await anyio.lowlevel.checkpoint()
         listener = self.listeners.get((address.host, address.port))
         if listener is None:
-            raise UnreachableError(f"nothing listens at {address.host}:{address.port} in this MemoryTransport; serve with transport= the same instance")
+            raise UnreachableError(f"nothing answers at {address.host}:{address.port} in this MemoryTransport; serve with transport= the same instance")
         if listener.identity.endpoint_id != address.endpoint_id:
             raise IdentityError(
-                f"{address.host}:{address.port} proved the key {listener.identity.endpoint_id}, not {address.endpoint_id}: "
-                "use the address that the server prints"
+                f"{address.host}:{address.port} proved {listener.identity.endpoint_id}, where {address.endpoint_id} was expected; "
+                "get its current address from server.address"
             )
         if listener.refusing:
             raise RefusedError(f"the server at {address.host}:{address.port} takes no new connections: it is closing")

@@ -79,14 +79,14 @@ async def test_a_client_is_told_at_once_which_services_there_are_instead(running
     async with running(Echo(), EchoSeven()) as (_, client):
         error = await refusal(client.client(Nowhere))
         assert error.code is StatusCode.UNIMPLEMENTED
-        assert error.message == "the server has no service 'Nowhere'; it has 'Echo' (version 1), 'Echo' (version 7)"
+        assert error.message == "the server has no service 'Nowhere'; it has 'Echo' (version 1), 'Echo' (version 7): serve it too, or correct the name"
 
 
 async def test_a_client_is_told_at_once_which_versions_there_are_instead(running: Running) -> None:
     async with running(Echo()) as (_, client):
         error = await refusal(client.client(EchoSeven))
         assert error.code is StatusCode.UNIMPLEMENTED
-        assert error.message == "the server has no version 7 of service 'Echo'; it has 1"
+        assert error.message == "the server has no version 7 of service 'Echo'; it has 1: update the older side, or serve both versions"
 
 
 async def test_a_call_of_an_unknown_method_names_the_methods_that_there_are(running: Running) -> None:
@@ -95,7 +95,7 @@ async def test_a_call_of_an_unknown_method_names_the_methods_that_there_are(runn
         for call in (echo.better(Item()), numbers_of(echo.best(Item()))):
             error = await refusal(call)
             assert error.code is StatusCode.UNIMPLEMENTED
-            assert "it has same, nothing, count, total, chat" in error.message
+            assert "it has same, nothing, count, total, chat: update the server" in error.message
         assert await echo.same(Item(1)) == Item(1)
 
 
@@ -104,7 +104,7 @@ async def test_a_call_in_a_mode_that_the_server_does_not_allow_names_the_modes_t
         echo = await client.client(NativeEcho)
         error = await refusal(echo.same(Item()))
         assert error.code is StatusCode.UNIMPLEMENTED
-        assert "does not allow the serialization mode NATIVE for 'same'; it allows XLANG" in error.message
+        assert "does not allow the serialization mode NATIVE for 'same'; it allows XLANG: call in one of those" in error.message
 
 
 async def test_a_call_of_another_pattern_than_the_servers_names_both(running: Running) -> None:
@@ -130,10 +130,19 @@ async def test_what_is_no_service_class_is_no_rpc_error(running: Running) -> Non
 @pytest.mark.parametrize(
     ("asked", "answer"),
     [
-        (target_of("same", service="Nowhere"), "there is no service 'Nowhere' here; this server has 'Echo' (version 1), 'Echo' (version 7)"),
-        (target_of("same", version=2), "service 'Echo' has no version 2 here; it has 1, 7"),
-        (target_of("worst"), "service 'Echo' version 1 has no method 'worst'; it has same, nothing, count, total, chat"),
-        (target_of("same", mode=SerializationMode.ROW), "service 'Echo' version 1 does not allow the serialization mode ROW for 'same'; it allows XLANG"),
+        (
+            target_of("same", service="Nowhere"),
+            "there is no service 'Nowhere' here; this server has 'Echo' (version 1), 'Echo' (version 7): serve it too, or correct the name",
+        ),
+        (target_of("same", version=2), "service 'Echo' has no version 2 here; it has 1, 7: update the older side, or serve both versions"),
+        (
+            target_of("worst"),
+            "service 'Echo' version 1 has no method 'worst'; it has same, nothing, count, total, chat: update the server, or correct the name",
+        ),
+        (
+            target_of("same", mode=SerializationMode.ROW),
+            "service 'Echo' version 1 does not allow the serialization mode ROW for 'same'; it allows XLANG: call in one of those, or allow it there",
+        ),
     ],
     ids=["service", "version", "method", "mode"],
 )
@@ -166,4 +175,4 @@ async def test_a_server_without_services_is_named_as_such(transport: Transport) 
 
     async with raw_server((), transport, answer) as address, aster.connect(address, transport=transport) as client:
         error = await refusal(client.client(Echo))
-        assert error.message == "the server has no service 'Echo'; it has none"
+        assert error.message == "the server has no service 'Echo'; it has none: serve it too, or correct the name"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import socket
 from abc import ABC, abstractmethod
@@ -95,6 +96,8 @@ class RowMethod:
     ("make", "option"),
     [
         (lambda: Scoped("peer"), 'scoped="stream"'),
+        (lambda: Scoped, 'scoped="stream"'),
+        (lambda: functools.partial(Scoped), 'scoped="stream"'),
         (Guarded, "requires"),
         (GuardedMethod, "requires"),
         (Intercepted, "interceptors"),
