@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import anyio
@@ -235,6 +235,19 @@ class TransportPair:
             await anyio.lowlevel.checkpoint()
 
 
+@contextmanager
+def _bare_failure() -> Generator[None]:
+    """What a block around a task group raises comes out as itself, not inside the group's."""
+    try:
+        yield
+        return
+    except ExceptionGroup as group:
+        failure, *others = group.exceptions
+        if others:
+            raise
+    raise failure  # outside of the handler, or the group would show as its context
+
+
 @asynccontextmanager
 async def open_pair(
     make_transport: Callable[[], Transport],
@@ -251,21 +264,22 @@ async def open_pair(
     Raises:
         AssertionError: the transport broke its contract.
     """
-    async with anyio.create_task_group() as task_group:
-        reactor = open_reactor(task_group)
-        try:
-            pair = TransportPair(make_transport(), reactor, options or ConnectionOptions(), on_data)
-            await pair.listen(host)
+    with _bare_failure():
+        async with anyio.create_task_group() as task_group:
+            reactor = open_reactor(task_group)
             try:
-                if connect:
-                    await pair.connect()
-                    await pair.until(lambda: pair.accepted, "the listener accepted the client")
-                yield pair
+                pair = TransportPair(make_transport(), reactor, options or ConnectionOptions(), on_data)
+                await pair.listen(host)
+                try:
+                    if connect:
+                        await pair.connect()
+                        await pair.until(lambda: pair.accepted, "the listener accepted the client")
+                    yield pair
+                finally:
+                    for owner in pair.connected:
+                        owner.connection.close()
+                    with anyio.CancelScope(shield=True):
+                        await pair.listener.aclose()
+                assert not pair.watch.violations, pair.watch.violations
             finally:
-                for owner in pair.connected:
-                    owner.connection.close()
-                with anyio.CancelScope(shield=True):
-                    await pair.listener.aclose()
-            assert not pair.watch.violations, pair.watch.violations
-        finally:
-            reactor.close()
+                reactor.close()
