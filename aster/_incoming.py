@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
+import anyio.lowlevel
 from anyio import TaskHandle
 
 from aster._call import CURRENT_CALL, CallDriver, Decode, Encode
@@ -82,10 +83,11 @@ class IncomingCall(CallDriver):
 
     Three things end a handler early, and each is remembered so that the stream is ended in its own way once the handler has
     unwound: the peer reset its half (``_reset_code``), a broken rule or the server decided on an outcome (``_verdict``), the
-    connection was lost (``_lost``).
+    connection was lost (``_lost``). From then on (``_interrupted``) no request is read and no response sent, also where the handler
+    shields itself.
     """
 
-    __slots__ = ("_deadline", "_lost", "_owner", "_peer_ended", "_protocol", "_reset_code", "_task", "_unwound", "_verdict", "method")
+    __slots__ = ("_deadline", "_interrupted", "_lost", "_owner", "_peer_ended", "_protocol", "_reset_code", "_task", "_unwound", "_verdict", "method")
 
     def __init__(self, owner: IncomingOwner, stream: Stream) -> None:
         self._protocol = ServerCall(owner.limits)
@@ -97,6 +99,7 @@ class IncomingCall(CallDriver):
         self._reset_code: int | None = None
         self._verdict: Trailer | None = None
         self._lost = False
+        self._interrupted = False
         self._peer_ended = False
         self._unwound = False
         self.method: HostedMethod | None = None
@@ -158,6 +161,10 @@ class IncomingCall(CallDriver):
         if self.running:
             self._reset_code = code
             self._interrupt()
+        else:
+            # A header that comes after this begins no handler.
+            self._unwound = True
+            self._over_if_ended()
 
     def connection_lost(self, error: AsterError) -> None:
         """The connection is gone."""
@@ -181,9 +188,12 @@ class IncomingCall(CallDriver):
             self._finish(trailer)
 
     def _interrupt(self) -> None:
+        self._interrupted = True
         self._inbound.discard()
         if self._task is not None:
             self._task.cancel()
+        # Whoever is still asleep now has shielded itself, and waits for what will never come.
+        self._wake()
 
     def _start(self, header: Header) -> None:
         # The protocol chose its halves by the header's pattern.
@@ -290,6 +300,18 @@ class IncomingCall(CallDriver):
             await self.wait_receiver()
         return self.decode(method, self.take())
 
+    async def wait_receiver(self) -> None:
+        """Wait for requests; in a call that is interrupted there is nothing to wait for.
+
+        Raises:
+            RpcError: CANCELLED, the call is over, and who waits is not cancelled: it shields itself or is none of the handler's tasks.
+        """
+        if self._interrupted:
+            # No ordinary end of requests, or a handler would take a part of them for the whole.
+            await anyio.lowlevel.checkpoint()
+            raise RpcError(StatusCode.CANCELLED, f"{self.label} is over: no more requests come")
+        await super().wait_receiver()
+
     def decode(self, method: HostedMethod, payload: bytes) -> Any:
         """A request as a value; INVALID_ARGUMENT when it is none."""
         try:
@@ -310,6 +332,8 @@ class IncomingCall(CallDriver):
             async for value in responses:
                 payload = self._encode(method, value)
                 await self._send(payload, method)
+                if self._interrupted:
+                    return
                 self.count(len(payload))
                 if self.checkpoint_is_due:
                     await self.checkpoint()
@@ -320,7 +344,7 @@ class IncomingCall(CallDriver):
                 StatusCode.RESOURCE_EXHAUSTED,
                 f"a response of {method.label} takes {len(payload)} bytes; the client's limit is {self._owner.peer_message_limit} bytes",
             )
-        if self._outbound.ready or await self.wait_credit():
+        if not self._interrupted and (self._outbound.ready or await self.wait_credit()):
             self.stream.write(self._protocol.send_message(payload))
 
     def _send_metadata(self, metadata: Metadata) -> None:
@@ -342,15 +366,17 @@ class IncomingCall(CallDriver):
         return trailer._replace(metadata=metadata)
 
     def _inbound_is_over(self) -> bool:
-        return self._protocol.requests_ended
+        return self._protocol.requests_ended and not self._interrupted
 
     def _outbound_is_over(self) -> bool:
-        return self._unwound
+        return self._interrupted
 
     def _finish(self, trailer: Trailer | None) -> None:
         """The handler has unwound: end this half of the stream."""
-        self._unwound = True
+        self._unwound = self._interrupted = True
         self._inbound.discard()
+        # A task that the handler has left behind may still read requests.
+        self._wake()
         if self._reset_code is not None:
             self.stream.reset(self._reset_code)
         elif not self._lost:

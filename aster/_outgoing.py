@@ -138,7 +138,7 @@ class OutgoingCall(CallDriver):
             )
 
     async def send(self, payload: bytes) -> bool:
-        """Send one request, once there is credit; false when the call ended and takes no more.
+        """Send one request, once there is credit; false when the call ended and takes no more. Cancelled, it has sent nothing.
 
         Raises:
             RpcError: RESOURCE_EXHAUSTED, it is above the server's limit.
@@ -185,7 +185,7 @@ class OutgoingCall(CallDriver):
             if not isinstance(failures, Exception):
                 raise
             self._pump_failed(failures)
-        except Exception as exc:
+        except (Exception, GeneratorExit) as exc:
             self._pump_failed(exc)
 
     def _pump_failed(self, error: BaseException) -> None:
