@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 from aster._incoming import HostedMethod, IncomingCall
 from aster._outgoing import OutgoingCall
 from aster._protocol.call import CallLimits
-from aster._protocol.events import GoAway, Header, Hello, ServiceEntry, Setting, Trailer, TrailerOrigin
+from aster._protocol.events import GoAway, Header, Hello, ResetCode, ServiceEntry, Setting, Trailer, TrailerOrigin
 from aster._protocol.frames import (
     CONTROL_KINDS,
     FrameKind,
@@ -41,7 +41,13 @@ logger = logging.getLogger("aster")
 PROTOCOL_VERSION = 1
 
 
-_REQUIRED_SETTINGS = (Setting.WINDOW, Setting.MESSAGE_LIMIT, Setting.METADATA_LIMIT, Setting.CALL_LIMIT)
+_REQUIRED_SETTINGS = (Setting.WINDOW, Setting.MESSAGE_LIMIT, Setting.METADATA_LIMIT)
+"""What each side must say of itself; a server its CALL_LIMIT besides."""
+
+_WHOLE_NUMBERS = frozenset({"window", "max_message_size", "max_metadata_size", "max_concurrent_calls", "max_sessions"})
+
+_KEEPALIVES_BEFORE_IDLE = 3
+"""How often a silent peer is asked, at the least, before its connection counts as lost: a datagram or two may be lost on the way."""
 
 
 class CloseCode:
@@ -59,7 +65,7 @@ class EndpointOptions:
     """The limits of an endpoint. Sizes are in bytes, times in seconds.
 
     Raises:
-        ValueError: a number is not positive; the message names the option.
+        ValueError: a number is not positive, or a size or count not whole; the message names the option.
     """
 
     window: int = 262_144
@@ -76,12 +82,15 @@ class EndpointOptions:
             value: object = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1 << 53:
                 raise ValueError(f"{name} must be a positive number, not {value!r}")
+            if name in _WHOLE_NUMBERS and not isinstance(value, int):
+                raise ValueError(f"{name} must be a whole number, not {value!r}")
 
     def for_transport(self) -> ConnectionOptions:
         """What the transport needs to know: one stream a call, one a session, one for control."""
         return ConnectionOptions(
             idle_timeout=self.idle_timeout,
-            keepalive=self.keepalive_interval,
+            # A connection must not be lost for mere silence because someone has set the one option without the other.
+            keepalive=min(self.keepalive_interval, self.idle_timeout / _KEEPALIVES_BEFORE_IDLE),
             max_streams=self.max_concurrent_calls + self.max_sessions + 1,
         )
 
@@ -127,6 +136,9 @@ class _ControlStream:
 
 class PeerConnection(ABC):
     """What both ends of a connection have."""
+
+    required_settings: tuple[Setting, ...] = _REQUIRED_SETTINGS
+    """What the peer's hello must give."""
 
     def __init__(self, reactor: Reactor, options: EndpointOptions, inner: TaskGroup) -> None:
         self.reactor = reactor
@@ -176,7 +188,7 @@ class PeerConnection(ABC):
             raise RemoteProtocolError("the peer sent a second HELLO")
         hello = decode_hello(payload)
         peer = hello.settings.get
-        for setting in _REQUIRED_SETTINGS:
+        for setting in self.required_settings:
             if not peer(setting):
                 raise RemoteProtocolError(f"the peer's HELLO gives no {setting.name}; without it nothing can be sent")
         self.peer_message_limit = peer(Setting.MESSAGE_LIMIT, 0)
@@ -212,6 +224,8 @@ class _Slot:
 class ClientConnection(PeerConnection):
     """The client's end: opens calls, queues them at the peer's limit, and knows which have not been confirmed to be over."""
 
+    required_settings = (*_REQUIRED_SETTINGS, Setting.CALL_LIMIT)
+
     def __init__(self, reactor: Reactor, options: EndpointOptions, inner: TaskGroup) -> None:
         super().__init__(reactor, options, inner)
         self.calls: set[OutgoingCall] = set()
@@ -219,6 +233,7 @@ class ClientConnection(PeerConnection):
         self._queue: deque[_Slot] = deque()
         self._reserved = 0
         self._hello_error: str | None = None
+        self._left = False
 
     async def say_hello(self, transport: Connection) -> Hello:
         """Open the control stream, and wait for the server's hello.
@@ -237,6 +252,7 @@ class ClientConnection(PeerConnection):
             assert self.lost is not None
             raise self.lost
         if PROTOCOL_VERSION not in self.hello.versions:
+            transport.close(CloseCode.VERSION, "no version in common")
             raise IncompatiblePeerError(
                 f"the server at {transport.peer.address} speaks version {_numbers(self.hello.versions)} of the protocol, "
                 f"this client version {PROTOCOL_VERSION}; update the older of the two"
@@ -245,6 +261,8 @@ class ClientConnection(PeerConnection):
 
     def check_open(self) -> None:
         """Raise what a new call fails with, if the connection takes none."""
+        if self._left:
+            raise RpcError(StatusCode.UNAVAILABLE, "the client's block was left: connect again to make more calls")
         if self.lost is not None:
             error = RpcError(StatusCode.UNAVAILABLE, str(self.lost))
             error.__cause__ = self.lost
@@ -269,7 +287,7 @@ class ClientConnection(PeerConnection):
         self._queue.append(slot)
         self._grant_slots()
         try:
-            while not slot.granted and self.lost is None and self.go_away is None:
+            while not slot.granted and self.lost is None and self.go_away is None and not self._left:
                 await slot.waiter.wait()
         finally:
             if slot.granted:
@@ -304,10 +322,13 @@ class ClientConnection(PeerConnection):
         if self._waiters:
             self._changed()
 
-    def cancel_calls(self, cancel: Callable[[OutgoingCall], None]) -> None:
-        """Do something to each call in flight."""
+    def leave(self) -> None:
+        """Cancel all calls, and take no new ones: whoever calls again at once would keep the client's block from ever being left."""
+        self._left = True
+        for slot in self._queue:
+            slot.waiter.wake()
         for call in list(self.calls):
-            cancel(call)
+            call.cancel(ResetCode.CANCELLED)
 
     # Called by the transport
 
@@ -398,7 +419,8 @@ class ServerConnection(PeerConnection):
         """Find the method; refuse above the limit and while draining."""
         if self._going_away and call.stream.id > self._last_stream:
             raise RpcError(StatusCode.UNAVAILABLE, "the server is draining and takes no new calls")
-        if len(self.calls) > self.options.max_concurrent_calls:
+        # A call whose handler has unwound may still be among them, until the client's half has ended; the client counts it no more.
+        if len(self.calls) > self.options.max_concurrent_calls <= self.running:
             raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"this connection has {self.options.max_concurrent_calls} calls in flight, the server's limit")
         method = self._host.find(header)
         if not self._going_away:

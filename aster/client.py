@@ -15,8 +15,7 @@ from aster._declarations import service_info
 from aster._invoke import InteractiveCall
 from aster._lifetime import Lifetime
 from aster._methods import BidiStreamMethod, ClientStreamMethod
-from aster._outgoing import OutgoingCall
-from aster._protocol.events import Hello, ResetCode, Setting
+from aster._protocol.events import Hello, Setting
 from aster._streams import ResponseStream
 from aster._stub import Unset, interactive_call, make_stub, with_settings
 from aster.errors import AddressError, ConnectionLost, RefusedError, RpcError, StatusCode, UnreachableError
@@ -64,7 +63,7 @@ class AsterClient:
         max_message_size: bytes of the largest message that is accepted.
         max_metadata_size: bytes of the most metadata that is accepted at a time.
         idle_timeout: seconds of silence after which the connection counts as lost.
-        keepalive_interval: seconds of silence after which an idle server is asked for a sign of life.
+        keepalive_interval: seconds of silence after which an idle server is asked for a sign of life; at the most a third of ``idle_timeout`` is used.
 
     Raises:
         AddressError: the address is missing or malformed.
@@ -155,7 +154,7 @@ class AsterClient:
 
     async def _finish_calls(self, connection: ClientConnection) -> None:
         """Law 4: what was cancelled here has unwound there, or the server's budget for it is over."""
-        connection.cancel_calls(_cancel)
+        connection.leave()
         hello = connection.hello
         assert hello is not None
         budget = hello.settings.get(Setting.CLEANUP_MILLISECONDS, 0) / 1000 + ROUND_TRIP_ALLOWANCE
@@ -201,10 +200,6 @@ class _Channel:
             raise RuntimeError("the client is not connected: use it inside `async with aster.connect(...) as client`")
         self.current.check_open()
         return self.current
-
-
-def _cancel(call: OutgoingCall) -> None:
-    call.cancel(ResetCode.CANCELLED)
 
 
 async def _hang_up(connection: ClientConnection) -> None:

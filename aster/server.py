@@ -59,7 +59,7 @@ class AsterServer:
         max_concurrent_calls: calls at a time on one connection.
         max_sessions: sessions at a time on one connection.
         idle_timeout: seconds of silence after which a connection counts as lost.
-        keepalive_interval: seconds of silence after which an idle peer is asked for a sign of life.
+        keepalive_interval: seconds of silence after which an idle peer is asked for a sign of life; at the most a third of ``idle_timeout`` is used.
         debug: whether callers see the type and text of a handler's unexpected exception.
 
     Raises:

@@ -10,7 +10,16 @@ import anyio
 
 from aster._protocol.call import CallLimits, ClientCall
 from aster._protocol.events import Header, Hello, MethodEntry, ServiceEntry, Setting, Target, Trailer
-from aster._protocol.frames import FrameKind, FrameReader, decode_header, decode_hello, encode_frame, encode_header_start, encode_hello
+from aster._protocol.frames import (
+    FrameKind,
+    FrameReader,
+    decode_header,
+    decode_hello,
+    encode_frame,
+    encode_header,
+    encode_header_start,
+    encode_hello,
+)
 from aster._reactor import open_reactor
 from aster.decorators import service_info
 from aster.errors import AsterError
@@ -18,7 +27,7 @@ from aster.transports.base import Connection, ConnectionOptions, Stream, StreamS
 from aster.trust import Address, Identity
 from aster.types import Metadata, RpcPattern, SerializationMode
 
-__all__ = ["END", "RawClient", "RawStream", "manifest_of", "raw_client", "raw_server", "target_of"]
+__all__ = ["END", "RawClient", "RawStream", "header_of", "manifest_of", "raw_client", "raw_server", "target_of"]
 
 END = encode_frame(FrameKind.END, b"")
 
@@ -102,7 +111,8 @@ async def raw_client(address: str, transport: Transport) -> AsyncGenerator[RawCl
         try:
             arrived = anyio.Event()
             control = RawStream(arrived.set)
-            connection.open_stream(control).write(encode_hello(Hello((1,), _SETTINGS)))
+            settings = {key: value for key, value in _SETTINGS.items() if key != Setting.CALL_LIMIT}  # which clients need not give
+            connection.open_stream(control).write(encode_hello(Hello((1,), settings)))
             await arrived.wait()
             reader = FrameReader({FrameKind.HELLO: 1 << 20, FrameKind.GO_AWAY: 1 << 20})
             kind, payload = next(iter(reader.feed(bytes(control.received))))
@@ -158,3 +168,8 @@ def target_of(
 ) -> Target:
     """A target, by default a unary method of ``Echo``."""
     return Target(service, version, method, pattern, mode)
+
+
+def header_of(method: str) -> bytes:
+    """The header of a call of a unary method of ``Echo``."""
+    return encode_header(encode_header_start(target_of(method)), None, Metadata())

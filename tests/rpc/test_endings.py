@@ -707,3 +707,25 @@ async def test_half_a_stream_read_and_forgotten_without_a_block_leaves_nothing_a
             if item.number == 40:
                 break
         assert await echo.total([Item(), Item()]) == Item(2)
+
+
+async def test_who_calls_again_at_once_does_not_hold_up_the_end_of_the_clients_block(transport: Transport) -> None:
+    """Else the block waits until the cleanup budget is over, and closes the connection as if the server were to blame."""
+    refused = list[aster.RpcError]()
+
+    async def insist(echo: Echo) -> None:
+        while not refused or refused[-1].code is aster.StatusCode.CANCELLED:
+            try:
+                await echo.same(Item())
+            except aster.RpcError as exc:
+                refused.append(exc)
+
+    async with aster.serve([Echo()], transport=transport) as server, anyio.create_task_group() as group:
+        async with aster.connect(server.address, transport=transport) as client:
+            echo = await client.client(Echo)
+            group.start_soon(insist, echo)
+            await echo.same(Item())
+        with pytest.raises(aster.RpcError, match="connect again to make more calls"):
+            await echo.same(Item())
+    assert refused[-1].code is aster.StatusCode.UNAVAILABLE
+    assert "the client's block was left" in refused[-1].message

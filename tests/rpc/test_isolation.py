@@ -8,10 +8,13 @@ import pytest
 
 import aster
 from aster import RpcError, StatusCode
+from aster._protocol.frames import encode_message
 from aster.decorators import rpc, service
 from aster.testing import live_connections
+from aster.transports.base import Transport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item
+from tests.rpc.raw import END, RawStream, header_of, raw_client
 
 pytestmark = pytest.mark.anyio
 
@@ -113,3 +116,13 @@ async def test_a_call_that_is_over_before_its_handler_began_is_no_bug_of_the_han
             client_end.close()
     assert outcomes == [StatusCode.UNAVAILABLE]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_call_that_has_its_outcome_does_not_count_while_its_clients_half_is_still_open(transport: Transport) -> None:
+    """A packet that was lost can hold up the end of one call, and another bring the next."""
+    async with aster.serve([Echo()], transport=transport, max_concurrent_calls=1) as server, raw_client(server.address, transport) as raw:
+        for _ in range(3):
+            sink = RawStream()
+            raw.connection.open_stream(sink).write(header_of("nothing") + encode_message(b"no value, which is an outcome too") + END)
+            await sink.ended.wait()
+            assert b"cannot be decoded" in sink.received

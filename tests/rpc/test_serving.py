@@ -16,6 +16,7 @@ import pytest
 
 import aster
 from aster import AddressError, CallContext, CapabilityRequirement, Identity, IdentityError, RpcError, SerializationMode, StatusCode, UnreachableError
+from aster._connection import EndpointOptions
 from aster.decorators import rpc, server_stream, service
 from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport
@@ -157,6 +158,8 @@ def test_a_malformed_listen_address_is_refused(listen: str) -> None:
         {"max_metadata_size": "8"},
         {"max_concurrent_calls": True},
         {"max_sessions": math.nan},
+        {"window": 65_536.0},
+        {"max_concurrent_calls": 1.5},
         {"idle_timeout": math.inf},
         {"keepalive_interval": None},
     ],
@@ -165,6 +168,11 @@ def test_a_malformed_listen_address_is_refused(listen: str) -> None:
 def test_an_option_out_of_range_is_refused_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         aster.serve([Echo()], **options)
+
+
+def test_a_short_idle_timeout_alone_does_not_lose_connections_that_are_merely_silent() -> None:
+    assert EndpointOptions(idle_timeout=3.0).for_transport().keepalive == 1.0
+    assert EndpointOptions(idle_timeout=3.0, keepalive_interval=0.5).for_transport().keepalive == 0.5
 
 
 # Where and who
