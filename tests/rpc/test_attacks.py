@@ -10,9 +10,9 @@ import pytest
 import aster
 from aster import RpcError, StatusCode
 from aster._protocol.frames import encode_header, encode_header_start, encode_message
-from aster.decorators import client_stream, rpc, server_stream, service
+from aster.decorators import client_stream, server_stream, service
 from aster.transports.base import Transport
-from aster.types import Metadata
+from aster.types import Metadata, RpcPattern
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
 from tests.rpc.probes import calls_are_over
@@ -21,6 +21,7 @@ from tests.rpc.raw import END, RawStream, raw_client, target_of
 pytestmark = pytest.mark.anyio
 
 _SAME = encode_header(encode_header_start(target_of("same")), None, Metadata())
+_TOTAL = encode_header(encode_header_start(target_of("total", pattern=RpcPattern.CLIENT_STREAM)), None, Metadata())
 
 
 def _above_info(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -45,25 +46,25 @@ async def test_a_request_with_a_broken_rule_right_behind_it_is_no_bug_of_the_han
 
 
 async def test_a_header_after_stop_sending_begins_no_handler(running: Running, transport: Transport) -> None:
-    begun: list[Item] = []
+    begun = 0
 
     class Counting(Echo):
-        @rpc
-        async def same(self, item: Item) -> Item:
-            begun.append(item)
-            return item
+        @client_stream
+        async def total(self, items: AsyncIterator[Item]) -> Item:
+            nonlocal begun
+            begun += 1
+            return Item()
 
     async with running(Counting()) as (server, client), raw_client(server.address, transport) as raw:
         sink = RawStream()
         stream = raw.connection.open_stream(sink)
-        stream.write(_SAME[:1])
+        stream.write(_TOTAL[:1])
         stream.stop(1)
         await sink.ended.wait()
-        stream.write(_SAME[1:] + encode_message(b"") + END)
-        stream.finish()
-        await (await client.client(Echo)).nothing(Nothing())
+        stream.write(_TOTAL[1:] + END)
         await raw.connection.wait_acknowledged()
-    assert begun == []
+        await (await client.client(Echo)).nothing(Nothing())
+    assert begun == 0
 
 
 # Handlers that shield themselves
