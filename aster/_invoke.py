@@ -166,6 +166,7 @@ class RemoteResponseStream(ResponseStream[Res]):
     _begun: _Begun | None = None
     _closed = False
     _managed = False
+    _starting = False
 
     def __init__(self, channel: Channel, method: RemoteMethod, request: bytes | None, requests: Any, settings: CallSettings) -> None:
         self._channel = channel
@@ -212,7 +213,17 @@ class RemoteResponseStream(ResponseStream[Res]):
         raise StopAsyncIteration
 
     async def _start(self) -> _Begun:
-        connection_call = await _begin(self._channel, self._method, self._request, self._settings)
+        if self._starting:
+            raise anyio.BusyResourceError("beginning this call")
+        self._starting = True
+        try:
+            connection_call = await _begin(self._channel, self._method, self._request, self._settings)
+        finally:
+            self._starting = False
+        if self._closed:
+            # Another task closed the stream while the call waited for its turn.
+            connection_call.call.cancel(ResetCode.CANCELLED)
+            raise anyio.ClosedResourceError
         self._begun = connection_call
         self._abandon = connection_call.call.call_soon_threadsafe
         if self._requests is not None:
@@ -268,10 +279,13 @@ class InteractiveCall(Generic[Req, Res]):
         self._method = method
         self._settings = settings
         self._begun: _Begun | None = None
+        self._entered = False
 
     async def __aenter__(self) -> Self:
-        if self._begun is not None:
+        if self._entered:
             raise RuntimeError("this call was entered before: use open_call again for another one")
+        # Set before the wait for its turn, in which another task might enter it.
+        self._entered = True
         self._begun = await _begin(self._channel, self._method, None, self._settings)
         return self
 

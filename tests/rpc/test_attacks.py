@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import aster
@@ -122,6 +123,52 @@ async def test_a_shielded_handler_that_sends_for_ever_ends_with_its_call(running
 
 
 # Careless callers
+
+
+async def test_two_tasks_that_begin_one_stream_make_one_call_and_closing_it_in_the_queue_makes_none(running: Running) -> None:
+    errors: list[Exception] = []
+
+    async def read(stream: aster.ResponseStream[Item]) -> None:
+        try:
+            assert [item.number async for item in stream] == [0, 1]
+        except (anyio.BusyResourceError, anyio.ClosedResourceError) as exc:
+            errors.append(exc)
+
+    async with running(Echo(), max_concurrent_calls=1) as (_, client):
+        echo = await client.client(Echo)
+        for close, expected in ((False, [anyio.BusyResourceError]), (True, [anyio.BusyResourceError, anyio.ClosedResourceError])):
+            errors.clear()
+            async with anyio.create_task_group() as group:
+                async with aster.open_call(echo.chat):
+                    # All the calls that the server takes: the stream has to wait for its turn.
+                    stream = echo.count(Item(2))
+                    group.start_soon(read, stream)
+                    group.start_soon(read, stream)
+                    while not errors:
+                        await anyio.lowlevel.checkpoint()
+                    if close:
+                        await stream.aclose()
+            assert [type(error) for error in errors] == expected
+        await calls_are_over(client)
+
+
+async def test_an_open_call_that_two_tasks_enter_is_one_call(running: Running) -> None:
+    async with running(Echo(), max_concurrent_calls=1) as (_, client):
+        echo = await client.client(Echo)
+        call = aster.open_call(echo.chat)
+
+        async def use() -> None:
+            async with call:
+                await call.send(Item(1))
+                assert await call.receive() == Item(1)
+
+        async with anyio.create_task_group() as group:
+            async with aster.open_call(echo.chat):
+                group.start_soon(use)
+                await anyio.wait_all_tasks_blocked()
+                with pytest.raises(RuntimeError, match="entered before"):
+                    await use()
+        await calls_are_over(client)
 
 
 async def test_a_generator_exit_of_a_request_iterable_comes_out_of_its_call(running: Running) -> None:
