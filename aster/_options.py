@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import re
 import typing
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
 from aster.types import CapabilityRequirement, SerializationMode
 
-__all__ = ["MethodOptions", "Modes", "ServiceOptions", "check_name"]
+__all__ = ["MethodOptions", "Modes", "ServiceOptions", "check_known", "check_name"]
 
 Modes: TypeAlias = "SerializationMode | Sequence[SerializationMode]"
 
@@ -75,6 +75,14 @@ class ServiceOptions:
             _check_count(self.max_concurrent_streams, "max_concurrent_streams", where)
         if self.requires is not None:
             _check_requirement(self.requires, where)
+
+
+def check_known(options: Iterable[str], kind: type[MethodOptions | ServiceOptions], decorator: str, where: str) -> None:
+    """Refuse an option that a decorator does not have."""
+    known = [field.name for field in fields(kind)]
+    unknown = next((option for option in options if option not in known), None)
+    if unknown is not None:
+        raise TypeError(f"{where}: {decorator} has no option {unknown!r}; it takes {', '.join(known)}")
 
 
 def check_name(name: object, where: str, mend: str) -> None:

@@ -33,7 +33,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cas
 
 from aster._declarations import check_implementation, declare, handler_of, service_info
 from aster._methods import BidiStreamMethod, ClientStreamMethod, Handler, ServerStreamMethod, UnaryMethod
-from aster._options import MethodOptions, Modes, ServiceOptions
+from aster._options import MethodOptions, Modes, ServiceOptions, check_known
 from aster._signatures import DECORATOR_OF, check_handler, readable
 from aster.types import CapabilityRequirement, RpcPattern, SerializationMode
 
@@ -209,17 +209,18 @@ def service(target: object = None, /, *, name: object = None, **options: Any) ->
 def _declare(cls: object, name: object, options: dict[str, Any], frame: Any) -> None:
     if not isinstance(cls, type):
         raise TypeError(f"@service decorates a class, and takes a name or keyword options, not {cls!r}")
+    check_known(options, ServiceOptions, "@service", readable(cls))
     checked = ServiceOptions(name=cast("str", cls.__name__ if name is None else name), **options)
     checked.check(readable(cls))
     declare(cls, checked, frame)
 
 
 def _decorate(pattern: RpcPattern, handler: object, options: dict[str, Any]) -> Any:
-    declared = MethodOptions(**options)
-
     def decorate(function: object) -> Handler[Any]:
         where = readable(function)
         checked = _checked_function(function, where, DECORATOR_OF[pattern])
+        check_known(options, MethodOptions, DECORATOR_OF[pattern], where)
+        declared = MethodOptions(**options)
         declared.check(where)
         check_handler(checked, pattern, where)
         return Handler(checked, pattern, declared)

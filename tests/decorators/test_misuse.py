@@ -118,7 +118,10 @@ _KINDS = {
     "one decorator twice": (_service("@rpc", "@rpc()", "async def find(self, ask: Ask) -> Answer: ..."), ["Shop.find", "two decorators", "keep one"]),
     "a positional option": (_option("30.0"), ["@rpc", "by keyword", "timeout=30.0"]),
     "a decorated class": ("@rpc\nclass Shop: ...", ["@rpc", "async method", "Shop"]),
-    "an unknown option of a method": (_option("retries=3"), ["retries"]),
+    "an unknown option of a method": (
+        _option("retries=3"),
+        ["Shop.find: @rpc has no option 'retries'", "it takes timeout, idempotent, serialization, requires"],
+    ),
 }
 
 _PARAMETERS = {
@@ -196,7 +199,7 @@ _CLASSES = {
     "a decorated function with options": ("@service(version=2)\ndef shop(): ...", ["@service", "class"]),
     "a number in place of a name": (_rpc().replace("@service", "@service(3)"), ["@service", "class", "3"]),
     "two names": (_rpc().replace("@service", "@service('A', name='B')"), ["'A'", "'B'", "keep one"]),
-    "an unknown option of a service": (_class_option("colour=3"), ["colour"]),
+    "an unknown option of a service": (_class_option("colour=3"), ["Shop: @service has no option 'colour'", "it takes name, version, serialization, scoped"]),
     "a name that is no str": (_class_option("name=3"), ["Shop", "name", "str", "int"]),
     "a version that is no int": (_class_option("version='1'"), ["Shop", "version", "int", "'1'"]),
     "a version that is a bool": (_class_option("version=True"), ["Shop", "version", "int", "True"]),
