@@ -175,6 +175,7 @@ class AsterServer:
                 raise
             # Else what the body raised comes out; the scope that was cancelled meanwhile stays so.
         finally:
+            self._drained.set()
             await self._entered_services.__aexit__(exc_type, exc, traceback)
 
     def _advertised_host(self) -> str:
@@ -194,7 +195,12 @@ class AsterServer:
         """Wait until the server is drained, cancelled or told to stop by a signal.
 
         On the main thread SIGINT and SIGTERM start a drain, and a second one cancels what still runs. Cancelling this call only ends the waiting.
+        In another task than the block's it ends with the block.
+
+        Raises:
+            RuntimeError: the server does not listen yet.
         """
+        self._check_entered("serve")
         async with anyio.create_task_group() as group:
             if threading.current_thread() is threading.main_thread():
                 group.start_soon(self._watch_signals)
@@ -220,8 +226,12 @@ class AsterServer:
         Args:
             grace: seconds; the server's ``drain_grace`` by default.
 
+        Raises:
+            RuntimeError: the server does not listen yet.
+
         Cancellation ends the waiting; the server goes on refusing new calls.
         """
+        self._check_entered("drain")
         self._refuse_new_calls()
         scope = CancelScope(deadline=anyio.current_time() + (self._drain_grace if grace is None else grace))
         self._grace_scopes.add(scope)
@@ -231,9 +241,16 @@ class AsterServer:
         finally:
             self._grace_scopes.discard(scope)
         self._stop_handlers()
-        with anyio.move_on_after(self._hosting.options.cleanup_budget):
-            await self._wait_for_handlers()
-        self._drained.set()
+        try:
+            with anyio.move_on_after(self._hosting.options.cleanup_budget):
+                await self._wait_for_handlers()
+        finally:
+            # A handler that drains its own server is among those that were just cancelled; its server is drained all the same.
+            self._drained.set()
+
+    def _check_entered(self, what: str) -> None:
+        if self._address is None:
+            raise RuntimeError(f"{what}() works once the server listens: use it inside `async with aster.serve(...) as server`")
 
     def _refuse_new_calls(self) -> None:
         self._listener.refuse()

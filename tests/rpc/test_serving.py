@@ -175,6 +175,19 @@ def test_a_short_idle_timeout_alone_does_not_lose_connections_that_are_merely_si
     assert EndpointOptions(idle_timeout=3.0, keepalive_interval=0.5).for_transport().keepalive == 0.5
 
 
+async def test_waiting_and_draining_before_the_block_say_where_they_belong(transport: Transport) -> None:
+    server = aster.serve([Echo()], transport=transport)
+    for act in (server.serve, server.drain):
+        with pytest.raises(RuntimeError, match="inside `async with"):
+            await act()
+
+
+async def test_who_waits_in_another_task_is_let_go_when_the_block_is_left(transport: Transport) -> None:
+    async with anyio.create_task_group() as group, aster.serve([Echo()], transport=transport) as server:
+        group.start_soon(server.serve)
+        await anyio.wait_all_tasks_blocked()
+
+
 # Where and who
 
 
