@@ -15,7 +15,7 @@ from anyio import TaskHandle
 
 from aster._call import CURRENT_CALL, CallDriver, Decode, Encode
 from aster._protocol.call import CallLimits, ServerCall
-from aster._protocol.events import Header, ResetCode, Trailer, TrailerOrigin
+from aster._protocol.events import SUCCESS, Header, ResetCode, Trailer, TrailerOrigin
 from aster._protocol.frames import metadata_size
 from aster._reactor import Reactor
 from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
@@ -27,8 +27,6 @@ __all__ = ["HostedMethod", "IncomingCall", "IncomingOwner", "RequestStream"]
 logger = logging.getLogger("aster")
 
 T = TypeVar("T")
-
-_OK = Trailer()
 
 _DEBUG_TEXT_LIMIT = 4_096
 """Characters of a bug's text that ``debug`` shows to the caller: enough to find it in the log, and far below the limit of a trailer."""
@@ -262,7 +260,7 @@ class IncomingCall(CallDriver):
             return self._group_raised(method, exc)
         except (Exception, GeneratorExit) as exc:
             return self._handler_bug(method, exc)
-        return _OK
+        return SUCCESS
 
     def _group_raised(self, method: HostedMethod, group: BaseExceptionGroup[BaseException]) -> Trailer:
         """A task group of the handler's raised; on trio that can be failures and cancellation together, which part here."""
@@ -392,7 +390,7 @@ class IncomingCall(CallDriver):
         try:
             return self._protocol.send_trailer(trailer)
         except LocalProtocolError as exc:
-            # Only an error text beyond all reason gets here, or a handler that returned in the middle of a message's credit.
+            # An error text beyond all reason: nothing else that a handler can do makes a trailer that cannot be sent.
             return self._protocol.send_trailer(Trailer(StatusCode.RESOURCE_EXHAUSTED, TrailerOrigin.HANDLER, str(exc)))
 
     def _over_if_ended(self) -> None:

@@ -176,7 +176,7 @@ class AsterClient:
         if not isinstance(service, type):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
             raise TypeError(f"client() takes the class of a service, not an instance of {type(service).__name__}")
         if info.scoped == "stream":
-            raise TypeError(f"{service.__name__} is session-scoped: use `async with client.session({service.__name__}) as session`")
+            raise TypeError(f"{service.__name__} is session-scoped, and this version of Aster carries out no sessions yet; scoped='shared' makes it callable")
         connection = await self._channel.connection()
         assert connection.hello is not None
         _check_manifest(info, connection.hello)

@@ -19,7 +19,7 @@ from aster.transports.quic.failures import lost
 from aster.transports.quic.stream import QuicStream, check_code
 from aster.types import Peer
 
-__all__ = ["_FINISH_DELAY", "_PING_ID", "Datagrams", "QuicConnection"]
+__all__ = ["Datagrams", "QuicConnection"]
 
 logger = logging.getLogger("aster.quic")
 
