@@ -20,7 +20,9 @@ from aster._outgoing import OutgoingCall
 from aster._protocol.call import CallLimits
 from aster._protocol.events import GoAway, Header, Hello, ResetCode, ServiceEntry, Setting, Trailer, TrailerOrigin
 from aster._protocol.frames import (
+    CLIENT_HELLO_LIMIT,
     CONTROL_KINDS,
+    HELLO_LIMIT,
     FrameKind,
     FrameReader,
     decode_go_away,
@@ -109,8 +111,8 @@ class EndpointOptions:
 class _ControlStream:
     """The first stream of a connection: frames that concern all of it."""
 
-    def __init__(self, on_frame: Callable[[int, bytes], None], on_end: Callable[[str], None]) -> None:
-        self._reader = FrameReader(frame_limits(0, CONTROL_KINDS))
+    def __init__(self, on_frame: Callable[[int, bytes], None], on_end: Callable[[str], None], hello_limit: int = HELLO_LIMIT) -> None:
+        self._reader = FrameReader({**frame_limits(0, CONTROL_KINDS), FrameKind.HELLO: hello_limit})
         self._on_frame = on_frame
         self._on_end = on_end
 
@@ -451,7 +453,7 @@ class ServerConnection(PeerConnection):
         """The first stream is for control, each other one a call."""
         if stream.id == 0:
             self._control = stream
-            return _ControlStream(self._control_frame, self._broken)
+            return _ControlStream(self._control_frame, self._broken, CLIENT_HELLO_LIMIT)
         if self.hello is None:
             self._broken("the client opened a call before its HELLO")
             return _ControlStream(lambda kind, payload: None, lambda why: None)

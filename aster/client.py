@@ -27,7 +27,7 @@ from aster.types import Metadata, MetadataLike, SerializationMode, ServiceInfo
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["ADDRESS_VARIABLE", "ROUND_TRIP_ALLOWANCE", "AsterClient", "open_call", "with_options"]
+__all__ = ["ADDRESS_VARIABLE", "LONGEST_CLEANUP", "ROUND_TRIP_ALLOWANCE", "AsterClient", "open_call", "with_options"]
 
 logger = logging.getLogger("aster")
 
@@ -40,6 +40,10 @@ ADDRESS_VARIABLE = "ASTER_ENDPOINT_ADDR"
 
 ROUND_TRIP_ALLOWANCE = 1.0
 """Seconds that are added to the server's cleanup budget for its confirmations to arrive: some round trips of a slow mobile network."""
+
+LONGEST_CLEANUP = 60.0
+"""Seconds of cleanup budget that a client grants a server, whatever its hello says: the wait is shielded, and a hostile server could ask for ever.
+Twelve times the default."""
 
 
 class AsterClient:
@@ -157,7 +161,7 @@ class AsterClient:
         connection.leave()
         hello = connection.hello
         assert hello is not None
-        budget = hello.settings.get(Setting.CLEANUP_MILLISECONDS, 0) / 1000 + ROUND_TRIP_ALLOWANCE
+        budget = min(hello.settings.get(Setting.CLEANUP_MILLISECONDS, 0) / 1000, LONGEST_CLEANUP) + ROUND_TRIP_ALLOWANCE
         with anyio.move_on_after(budget) as scope:
             await connection.wait_until(lambda: not connection.calls)
         if scope.cancelled_caught:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -27,7 +27,7 @@ from aster.transports.base import Connection, ConnectionOptions, Stream, StreamS
 from aster.trust import Address, Identity
 from aster.types import Metadata, RpcPattern, SerializationMode
 
-__all__ = ["END", "RawClient", "RawStream", "header_of", "manifest_of", "raw_client", "raw_server", "target_of"]
+__all__ = ["END", "RawClient", "RawStream", "header_of", "manifest_of", "raw_client", "raw_connection", "raw_server", "target_of"]
 
 END = encode_frame(FrameKind.END, b"")
 
@@ -102,27 +102,34 @@ class RawClient:
 
 
 @asynccontextmanager
-async def raw_client(address: str, transport: Transport) -> AsyncGenerator[RawClient]:
-    """A raw client of the server at ``address``."""
+async def raw_connection(address: str, transport: Transport) -> AsyncGenerator[tuple[Connection, anyio.Event]]:
+    """A connection to the server at ``address`` on which nothing was said, and the event of its loss."""
     async with anyio.create_task_group() as group:
         reactor = open_reactor(group)
         handler = _Handler(lambda stream: RawStream())
         connection = await transport.connect(Address.parse(address), identity=Identity.generate(), handler=handler, reactor=reactor, options=_OPTIONS)
         try:
-            arrived = anyio.Event()
-            control = RawStream(arrived.set)
-            settings = {key: value for key, value in _SETTINGS.items() if key != Setting.CALL_LIMIT}  # which clients need not give
-            connection.open_stream(control).write(encode_hello(Hello((1,), settings)))
-            await arrived.wait()
-            reader = FrameReader({FrameKind.HELLO: 1 << 20, FrameKind.GO_AWAY: 1 << 20})
-            kind, payload = next(iter(reader.feed(bytes(control.received))))
-            assert kind == FrameKind.HELLO
-            yield RawClient(connection, decode_hello(payload))
+            yield connection, handler.lost
         finally:
             with anyio.CancelScope(shield=True):
                 connection.close()
                 await handler.lost.wait()
                 reactor.close()
+
+
+@asynccontextmanager
+async def raw_client(address: str, transport: Transport) -> AsyncGenerator[RawClient]:
+    """A raw client of the server at ``address``."""
+    async with raw_connection(address, transport) as (connection, _):
+        arrived = anyio.Event()
+        control = RawStream(arrived.set)
+        settings = {key: value for key, value in _SETTINGS.items() if key != Setting.CALL_LIMIT}  # which clients need not give
+        connection.open_stream(control).write(encode_hello(Hello((1,), settings)))
+        await arrived.wait()
+        reader = FrameReader({FrameKind.HELLO: 1 << 20, FrameKind.GO_AWAY: 1 << 20})
+        kind, payload = next(iter(reader.feed(bytes(control.received))))
+        assert kind == FrameKind.HELLO
+        yield RawClient(connection, decode_hello(payload))
 
 
 def manifest_of(service: type) -> ServiceEntry:
@@ -133,8 +140,10 @@ def manifest_of(service: type) -> ServiceEntry:
 
 
 @asynccontextmanager
-async def raw_server(services: tuple[ServiceEntry, ...], transport: Transport, answer: Callable[[Stream, Header], None]) -> AsyncGenerator[str]:
-    """The address of a server that says hello, and answers each call as it is told to once the call's header has arrived."""
+async def raw_server(
+    services: tuple[ServiceEntry, ...], transport: Transport, answer: Callable[[Stream, Header], None], settings: Mapping[int, int] | None = None
+) -> AsyncGenerator[str]:
+    """The address of a server that says hello, with ``settings`` besides the usual ones, and answers each call as it is told to once its header has arrived."""
     identity = Identity.generate()
 
     def stream_opened(stream: Stream) -> StreamSink:
@@ -144,7 +153,7 @@ async def raw_server(services: tuple[ServiceEntry, ...], transport: Transport, a
     def reply(stream: Stream, sink: RawStream) -> None:
         sink.on_data = lambda: None
         if stream.id == 0:
-            stream.write(encode_hello(Hello((1,), _SETTINGS, services)))
+            stream.write(encode_hello(Hello((1,), _SETTINGS | dict(settings or {}), services)))
         else:
             kind, payload = next(iter(FrameReader(_LIMITS.requests).feed(bytes(sink.received))))
             assert kind == FrameKind.HEADER

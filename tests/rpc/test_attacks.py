@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -10,14 +11,17 @@ import pytest
 
 import aster
 from aster import RpcError, StatusCode
-from aster._protocol.frames import encode_header, encode_header_start, encode_message
-from aster.decorators import client_stream, server_stream, service
+from aster._protocol.events import Setting
+from aster._protocol.frames import FrameKind, encode_header, encode_header_start, encode_message, encode_varint
+from aster.client import LONGEST_CLEANUP, ROUND_TRIP_ALLOWANCE
+from aster.decorators import client_stream, rpc, server_stream, service
 from aster.transports.base import Transport
+from aster.transports.memory import MemoryTransport
 from aster.types import Metadata, RpcPattern
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
-from tests.rpc.probes import calls_are_over
-from tests.rpc.raw import END, RawStream, raw_client, target_of
+from tests.rpc.probes import backend_for, calls_are_over
+from tests.rpc.raw import END, RawStream, manifest_of, raw_client, raw_connection, raw_server, target_of
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +70,36 @@ async def test_a_header_after_stop_sending_begins_no_handler(running: Running, t
         await raw.connection.wait_acknowledged()
         await (await client.client(Echo)).nothing(Nothing())
     assert begun == 0
+
+
+async def test_a_client_with_a_large_hello_is_closed_and_its_neighbour_does_not_notice(running: Running, transport: Transport) -> None:
+    async with running(Echo()) as (server, client), raw_connection(server.address, transport) as (connection, lost):
+        # One byte above what a client may say; only the length is looked at.
+        connection.open_stream(RawStream()).write(bytes((FrameKind.HELLO,)) + encode_varint(65_537))
+        await lost.wait()
+        assert await (await client.client(Echo)).same(Item(1)) == Item(1)
+
+
+# Hostile servers
+
+
+@pytest.mark.parametrize("transport", [MemoryTransport()], ids=["memory"])
+def test_a_server_that_asks_for_endless_cleanup_and_never_confirms_a_cancel_is_left(anyio_backend: tuple[str, dict[str, Any]], transport: Transport) -> None:
+    took = 0.0
+
+    async def main() -> None:
+        nonlocal took
+        async with raw_server((manifest_of(Echo),), transport, lambda stream, header: None, {Setting.CLEANUP_MILLISECONDS: (1 << 62) - 1}) as address:
+            async with aster.connect(address, transport=transport) as client:
+                echo = await client.client(Echo)
+                with anyio.move_on_after(1):
+                    await echo.same(Item(1))
+                took = -anyio.current_time()
+            took += anyio.current_time()
+
+    name, options = backend_for(anyio_backend[0], transport)
+    anyio.run(main, backend=name, backend_options=options)
+    assert took == pytest.approx(LONGEST_CLEANUP + ROUND_TRIP_ALLOWANCE)
 
 
 # Handlers that shield themselves
@@ -122,6 +156,26 @@ async def test_a_shielded_handler_that_sends_for_ever_ends_with_its_call(running
     assert not _above_info(caplog)
 
 
+# Careless handlers
+
+
+async def test_a_handler_that_drains_its_own_server_drains_it(transport: Transport) -> None:
+    class Draining(Echo):
+        server: aster.AsterServer
+
+        @rpc
+        async def same(self, item: Item) -> Item:
+            await self.server.drain(grace=0.01)
+            return item
+
+    service = Draining()
+    async with aster.serve([service], transport=transport) as service.server, aster.connect(service.server.address, transport=transport) as client:
+        with pytest.raises(RpcError) as caught:
+            await (await client.client(Echo)).same(Item(1))
+        assert caught.value.code is StatusCode.UNAVAILABLE
+        await service.server.serve()
+
+
 # Careless callers
 
 
@@ -138,16 +192,15 @@ async def test_two_tasks_that_begin_one_stream_make_one_call_and_closing_it_in_t
         echo = await client.client(Echo)
         for close, expected in ((False, [anyio.BusyResourceError]), (True, [anyio.BusyResourceError, anyio.ClosedResourceError])):
             errors.clear()
-            async with anyio.create_task_group() as group:
-                async with aster.open_call(echo.chat):
-                    # All the calls that the server takes: the stream has to wait for its turn.
-                    stream = echo.count(Item(2))
-                    group.start_soon(read, stream)
-                    group.start_soon(read, stream)
-                    while not errors:
-                        await anyio.lowlevel.checkpoint()
-                    if close:
-                        await stream.aclose()
+            # That is all the calls that the server takes: the stream has to wait for its turn.
+            async with anyio.create_task_group() as group, aster.open_call(echo.chat):
+                stream = echo.count(Item(2))
+                group.start_soon(read, stream)
+                group.start_soon(read, stream)
+                while not errors:
+                    await anyio.lowlevel.checkpoint()
+                if close:
+                    await stream.aclose()
             assert [type(error) for error in errors] == expected
         await calls_are_over(client)
 
@@ -162,12 +215,11 @@ async def test_an_open_call_that_two_tasks_enter_is_one_call(running: Running) -
                 await call.send(Item(1))
                 assert await call.receive() == Item(1)
 
-        async with anyio.create_task_group() as group:
-            async with aster.open_call(echo.chat):
-                group.start_soon(use)
-                await anyio.wait_all_tasks_blocked()
-                with pytest.raises(RuntimeError, match="entered before"):
-                    await use()
+        async with anyio.create_task_group() as group, aster.open_call(echo.chat):
+            group.start_soon(use)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(RuntimeError, match="entered before"):
+                await use()
         await calls_are_over(client)
 
 
