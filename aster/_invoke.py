@@ -198,7 +198,7 @@ class RemoteResponseStream(ResponseStream[Res]):
         except RpcError:
             if self._closed:
                 raise anyio.ClosedResourceError from None
-            await self._end(call)
+            await call.close_pump()
             await begun.conclude()
             raise
         except anyio.BusyResourceError:
@@ -209,7 +209,7 @@ class RemoteResponseStream(ResponseStream[Res]):
                 call.cancel(ResetCode.CANCELLED)
                 await call.stop_pump()
             raise
-        await self._end(call)
+        await call.close_pump()
         raise StopAsyncIteration
 
     async def _start(self) -> _Begun:
@@ -231,11 +231,6 @@ class RemoteResponseStream(ResponseStream[Res]):
             self._requests = None
         self._request = None
         return connection_call
-
-    async def _end(self, call: OutgoingCall) -> None:
-        # An undecodable response ends a call that the server goes on with.
-        call.cancel(ResetCode.CANCELLED)
-        await call.close_pump()
 
     async def aclose(self) -> None:
         """Cancel the call if it runs, and wait until the request iterable is closed. Idempotent."""

@@ -73,7 +73,7 @@ class OutgoingCall(CallDriver):
     connection until the server has confirmed that the handler has unwound.
     """
 
-    __slots__ = ("_deadline_timer", "_owner", "_protocol", "_pump", "_released", "_unwanted", "cancelled", "done", "error", "method", "pump_error")
+    __slots__ = ("_deadline_timer", "_owner", "_protocol", "_pump", "_released", "_unwanted", "done", "error", "method", "pump_error")
 
     def __init__(self, owner: OutgoingOwner, method: RemoteMethod) -> None:
         self._protocol = ClientCall(method.info.pattern, owner.limits)
@@ -85,7 +85,6 @@ class OutgoingCall(CallDriver):
         self._released = False
         self.method = method
         self.done = False
-        self.cancelled = False
         self.error: RpcError | None = None
         self.pump_error: BaseException | None = None
 
@@ -229,7 +228,7 @@ class OutgoingCall(CallDriver):
         return self.decode(self._inbound.take())
 
     def decode(self, payload: bytes) -> Any:
-        """A response as a value.
+        """A response as a value. One that is none ends the call: that is its outcome, whatever else was sent.
 
         Raises:
             RpcError: INTERNAL, it is not a value of the declared type.
@@ -237,7 +236,13 @@ class OutgoingCall(CallDriver):
         try:
             return self.method.decode(payload)
         except DecodeError as exc:
-            raise RpcError(StatusCode.INTERNAL, f"a response of {self.method.label} cannot be decoded: {exc}") from exc
+            error = RpcError(StatusCode.INTERNAL, f"a response of {self.method.label} cannot be decoded: {exc}")
+            self.error = error
+            if not self.done:
+                self._settle(error)
+                self._tear_down(ResetCode.CANCELLED)
+            self._inbound.discard()
+            raise error from exc
 
     def _inbound_is_over(self) -> bool:
         if self.error is not None:
@@ -259,7 +264,6 @@ class OutgoingCall(CallDriver):
         """End the call from here: nothing more is read or sent. Without effect when it is done."""
         if self.done:
             return
-        self.cancelled = True
         self._settle(RpcError(StatusCode.CANCELLED, f"the call of {self.method.label} was cancelled by this side"))
         self._inbound.discard()
         self._tear_down(code)

@@ -262,3 +262,19 @@ async def test_a_response_that_cannot_be_decoded_is_internal(transport: Transpor
             error = await error_of(call)
             assert error.code is StatusCode.INTERNAL
             assert f"a response of Echo.{name} cannot be decoded" in error.message
+
+
+async def test_a_response_that_cannot_be_decoded_is_the_calls_only_outcome(transport: Transport) -> None:
+    """Also when there is more, and when the server goes on."""
+
+    def answer(stream: Stream, header: Header) -> None:
+        stream.write(encode_message(b"garbage") + encode_message(b"and more of it"))
+
+    async with raw_server((manifest_of(Echo),), transport, answer) as address, aster.connect(address, transport=transport) as client:
+        echo = await client.client(Echo)
+        async with aster.open_call(echo.chat) as call:
+            stream = echo.count(Item())
+            first = [await error_of(call.receive()), await error_of(anext(stream))]
+            again = [await error_of(call.receive()), await error_of(anext(stream))]
+            assert all("cannot be decoded: these 7 bytes" in error.message for error in first)
+            assert [error.message for error in again] == [error.message for error in first]
