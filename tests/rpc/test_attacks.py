@@ -8,16 +8,19 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from aioquic.quic.events import StreamDataReceived, StreamReset
 
 import aster
 from aster import RpcError, StatusCode
-from aster._protocol.events import Setting
-from aster._protocol.frames import FrameKind, encode_header, encode_header_start, encode_message, encode_varint
+from aster._protocol.events import Hello, Setting
+from aster._protocol.frames import FrameKind, encode_header, encode_header_start, encode_hello, encode_message, encode_varint
 from aster.client import LONGEST_CLEANUP, ROUND_TRIP_ALLOWANCE
 from aster.decorators import client_stream, rpc, server_stream, service
 from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport
+from aster.trust import Address, Identity
 from aster.types import Metadata, RpcPattern
+from tests.quic.raw import RawPeer, raw_configuration
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
 from tests.rpc.probes import backend_for, calls_are_over
@@ -70,6 +73,29 @@ async def test_a_header_after_stop_sending_begins_no_handler(running: Running, t
         await raw.connection.wait_acknowledged()
         await (await client.client(Echo)).nothing(Nothing())
     assert begun == 0
+
+
+async def test_stop_sending_that_comes_together_with_what_ends_the_call_harms_no_other_call() -> None:
+    settings: dict[int, int] = {Setting.WINDOW: 1, Setting.MESSAGE_LIMIT: 1, Setting.METADATA_LIMIT: 1}
+    async with aster.serve([Echo()]) as server:
+        address = Address.parse(server.address)
+        peer = RawPeer(raw_configuration(is_client=True, identity=Identity.generate()), (address.host, address.port))
+        try:
+            peer.engine.send_stream_data(0, encode_hello(Hello((1,), settings)))
+            await peer.run(lambda: peer.seen(StreamDataReceived))
+            # The trailer that answers the broken rule is still queued when the request to stop arrives in a datagram of its own.
+            peer.engine.send_stream_data(4, END)
+            peer.flush()
+            peer.engine.stop_stream(4, 1)
+            peer.flush()
+            await peer.run(lambda: peer.seen(StreamReset) or peer.closed)
+            peer.engine.send_stream_data(8, END)
+            await peer.run(lambda: any(isinstance(event, StreamDataReceived) and event.stream_id == 8 for event in peer.events) or peer.closed)
+            assert peer.closed is None
+            peer.engine.close()
+            peer.flush()
+        finally:
+            peer.close()
 
 
 async def test_a_client_with_a_large_hello_is_closed_and_its_neighbour_does_not_notice(running: Running, transport: Transport) -> None:

@@ -126,6 +126,11 @@ class Engine(QuicConnection):
         key = certificate.public_key() if certificate is not None else None
         return key if isinstance(key, Ed25519PublicKey) else None
 
+    def was_reset(self, stream_id: int) -> bool:
+        """Whether this side's half of a stream was torn down, by whichever side."""
+        stream = self._streams.get(stream_id)
+        return stream is not None and stream.sender._reset_error_code is not None
+
     def unsent(self, stream_id: int) -> int:
         """Bytes given to a stream that were never put into a packet."""
         stream = self._streams.get(stream_id)

@@ -100,7 +100,8 @@ class QuicStream(Stream):
     def hand_over(self, engine: Engine) -> None:
         """Give the engine what was queued since the last flush, in one piece."""
         self._queued = False
-        if self._torn_down:
+        # The engine obeys STOP_SENDING when it arrives; the event comes later, and not at all once both halves have ended for the owner.
+        if self._torn_down or engine.was_reset(self._id):
             return
         pending = self._pending
         data = pending[0] if len(pending) == 1 else b"".join(pending)
