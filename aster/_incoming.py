@@ -197,7 +197,18 @@ class IncomingCall(CallDriver):
         # The protocol chose its halves by the header's pattern.
         self._inbound, self._outbound = self._protocol.requests, self._protocol.responses
         if self._is_admitted(header):
+            limit, _ = self._time_limit(header)
+            if limit is not None:
+                # From the header's arrival, not from the task's first step: a busy server gives nobody more time.
+                self._deadline = self._reactor.now() + limit
             self._task = self._owner.spawn(self._run, f"aster {self.label}")
+
+    def _time_limit(self, header: Header) -> tuple[float | None, TrailerOrigin]:
+        """Seconds that the call may take, and whose limit that is."""
+        timeout, cap = header.timeout, self._owner.deadline_cap
+        if cap is not None and (timeout is None or cap < timeout):
+            return cap, TrailerOrigin.CAP
+        return timeout, TrailerOrigin.DEADLINE
 
     def _is_admitted(self, header: Header) -> bool:
         try:
@@ -220,11 +231,7 @@ class IncomingCall(CallDriver):
         header, method = self._protocol.header, self.method
         assert header is not None
         assert method is not None
-        timeout, cap = header.timeout, self._owner.deadline_cap
-        capped = cap is not None and (timeout is None or cap < timeout)
-        limit = cap if capped else timeout
-        if limit is not None:
-            self._deadline = self._reactor.now() + limit
+        limit, origin = self._time_limit(header)
         context = CallContext(
             peer=self._owner.peer,
             service=method.service.name,
@@ -238,8 +245,7 @@ class IncomingCall(CallDriver):
         if limit is None:
             trailer = await self._guarded(method)
         else:
-            origin = TrailerOrigin.CAP if capped else TrailerOrigin.DEADLINE
-            whose = "the server's limit" if capped else "the call's timeout"
+            whose = "the server's limit" if origin is TrailerOrigin.CAP else "the call's timeout"
             trailer = Trailer(StatusCode.DEADLINE_EXCEEDED, origin, f"{method.label} was interrupted: {whose} of {limit:g} s is over")
             with anyio.CancelScope(deadline=self._deadline):
                 trailer = await self._guarded(method)

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from aster._connection import ClientConnection
-from aster._outgoing import OutgoingCall, RemoteMethod
+from aster._outgoing import OutgoingCall, RemoteMethod, close_requests
 from aster._protocol.events import ResetCode
 from aster._streams import ResponseStream
 from aster.errors import RpcError, StatusCode
@@ -132,7 +132,11 @@ async def call_client_stream(channel: Channel, method: RemoteMethod, requests: A
     Cancellation returns as soon as the request iterable is closed, and reaches the handler.
     """
     check_requests(requests, method)
-    begun = await _begin(channel, method, None, settings)
+    try:
+        begun = await _begin(channel, method, None, settings)
+    except BaseException:
+        await close_requests(requests)
+        raise
     call = begun.call
     try:
         call.start_pump(requests)
@@ -218,6 +222,11 @@ class RemoteResponseStream(ResponseStream[Res]):
         self._starting = True
         try:
             connection_call = await _begin(self._channel, self._method, self._request, self._settings)
+        except BaseException:
+            # One object is one call at the most: what could not begin has had its outcome.
+            self._closed = True
+            await self._close_requests()
+            raise
         finally:
             self._starting = False
         if self._closed:
@@ -238,6 +247,13 @@ class RemoteResponseStream(ResponseStream[Res]):
         if self._begun is not None:
             self._begun.call.cancel(ResetCode.CANCELLED)
             await self._begun.call.stop_pump()
+        await self._close_requests()
+
+    async def _close_requests(self) -> None:
+        """Close the request iterable of a call that has not begun; else the call does it."""
+        requests, self._requests = self._requests, None
+        if requests is not None:
+            await close_requests(requests)
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         await self.aclose()

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 from aster.types import CapabilityRequirement, SerializationMode
 
-__all__ = ["MethodOptions", "Modes", "ServiceOptions", "check_known", "check_name"]
+__all__ = ["MethodOptions", "Modes", "ServiceOptions", "check_known", "check_name", "check_seconds"]
 
 Modes: TypeAlias = "SerializationMode | Sequence[SerializationMode]"
 
@@ -35,8 +35,7 @@ class MethodOptions:
 
     def check(self, where: str) -> None:
         """Raise ``TypeError`` or ``ValueError`` for the first option that is wrong."""
-        if self.timeout is not None:
-            _check_timeout(self.timeout, where)
+        check_seconds(self.timeout, f"{where}: timeout", none=True)
         _check_instance(self.idempotent, bool, "idempotent", "True or False", where)
         if self.serialization is not None:
             _check_instance(self.serialization, SerializationMode, "serialization", "one SerializationMode, such as SerializationMode.NATIVE", where)
@@ -98,11 +97,26 @@ def _check_instance(value: object, expected: type, option: str, wanted: str, whe
         raise TypeError(f"{where}: {option} must be {wanted}, not {value!r}")
 
 
-def _check_timeout(timeout: object, where: str) -> None:
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"{where}: timeout must be a number of seconds or None, not {timeout!r}")
-    if not math.isfinite(timeout) or timeout <= 0:
-        raise ValueError(f"{where}: timeout must be positive and finite, not {timeout!r}; for no limit leave it out")
+def check_seconds(value: object, option: str, *, zero: bool = False, none: bool = False) -> None:
+    """Refuse what is no span of time that can be waited for.
+
+    Args:
+        value: what was given.
+        option: its name, and where it was given if that is not plain.
+        zero: whether zero is one.
+        none: whether ``None`` is one, for no limit.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is negative, zero, infinite or not a number.
+    """
+    if value is None and none:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{option} must be a number of seconds{' or None' if none else ''}, not {value!r}")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        mend = "; for no limit leave it out" if none else ""
+        raise ValueError(f"{option} must be {'zero or more' if zero else 'positive'} and finite, not {value!r}{mend}")
 
 
 def _check_count(value: object, option: str, where: str) -> None:

@@ -20,7 +20,7 @@ from aster.errors import AsterError, DecodeError, RemoteProtocolError, RpcError,
 from aster.transports.base import Stream
 from aster.types import Metadata, MethodInfo, SerializationMode, ServiceInfo
 
-__all__ = ["OutgoingCall", "OutgoingOwner", "RemoteMethod"]
+__all__ = ["OutgoingCall", "OutgoingOwner", "RemoteMethod", "close_requests"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +141,15 @@ class OutgoingCall(CallDriver):
 
         Raises:
             RpcError: RESOURCE_EXHAUSTED, it is above the server's limit.
+            RuntimeError: another task ended the requests while this one waited.
         """
         self._check_size(payload)
         # Ahead of the message, so that who is cancelled here has sent nothing.
         if self.checkpoint_is_due:
             await self.checkpoint()
         if self._outbound_is_over() or not (self._outbound.ready or await self.wait_credit()):
+            if self.requests_ended and not (self.done or self._unwanted):
+                raise RuntimeError(f"the requests of {self.method.label} were ended while this one waited: nothing can be sent after that")
             return False
         self.stream.write(self._protocol.send_message(payload))
         self.count(len(payload))
@@ -156,6 +159,7 @@ class OutgoingCall(CallDriver):
         """Tell the server that no more requests follow. Idempotent."""
         if self._outbound.state is not State.ENDED and not self._outbound_is_over():
             self.stream.write(self._protocol.send_end())
+            self._wake()
 
     @property
     def requests_ended(self) -> bool:
@@ -250,7 +254,7 @@ class OutgoingCall(CallDriver):
         return self.done
 
     def _outbound_is_over(self) -> bool:
-        return self.done or self._unwanted
+        return self.done or self._unwanted or self.requests_ended
 
     @property
     def ended_by_call_deadline(self) -> bool:
@@ -349,6 +353,12 @@ class OutgoingCall(CallDriver):
             self._released = True
             self._owner.call_over(self)
             self._wake()
+
+
+async def close_requests(requests: Iterable[Any] | AsyncIterable[Any]) -> None:
+    """Close what a caller gave as requests for a call that never began."""
+    async with _closing(requests):
+        pass
 
 
 class _closing:

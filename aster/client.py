@@ -15,13 +15,14 @@ from aster._declarations import service_info
 from aster._invoke import InteractiveCall
 from aster._lifetime import Lifetime
 from aster._methods import BidiStreamMethod, ClientStreamMethod
+from aster._options import check_seconds
 from aster._protocol.events import Hello, Setting
 from aster._streams import ResponseStream
 from aster._stub import Unset, interactive_call, make_stub, with_settings
 from aster.errors import AddressError, ConnectionLost, RefusedError, RpcError, StatusCode, UnreachableError
 from aster.transports.base import Transport
 from aster.transports.quic import QuicTransport
-from aster.trust import Address, Identity
+from aster.trust import Address, Identity, identity_from
 from aster.types import Metadata, MetadataLike, SerializationMode, ServiceInfo
 
 if TYPE_CHECKING:
@@ -90,8 +91,7 @@ class AsterClient:
         idle_timeout: float = 30.0,
         keepalive_interval: float = 10.0,
     ) -> None:
-        if not connect_timeout > 0:
-            raise ValueError(f"connect_timeout must be a positive number of seconds, not {connect_timeout!r}")
+        check_seconds(connect_timeout, "connect_timeout")
         self.options = EndpointOptions(
             window=window,
             max_message_size=max_message_size,
@@ -100,7 +100,7 @@ class AsterClient:
             keepalive_interval=keepalive_interval,
         )
         self._address = _parse_address(address)
-        self._identity = identity if isinstance(identity, Identity) else Identity.load(identity) if identity is not None else Identity.generate()
+        self._identity = identity_from(identity)
         self._transport = transport or QuicTransport()
         self._connect_timeout = connect_timeout
         self._lifetime: Lifetime | None = None
@@ -254,11 +254,13 @@ def with_options(
         serialization: the mode of each call; every method must allow it.
 
     Raises:
-        TypeError: ``stub`` is not a stub.
+        TypeError: ``stub`` is not a stub, or an option has the wrong type.
         ValueError: the timeout is not positive, the metadata is malformed, or a method does not allow the mode.
     """
-    if not isinstance(timeout, type) and timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout must be a positive number of seconds or None, not {timeout!r}")
+    if not isinstance(timeout, type):
+        check_seconds(timeout, "timeout", none=True)
+    if serialization is not None and not isinstance(serialization, SerializationMode):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
+        raise TypeError(f"serialization must be a SerializationMode such as SerializationMode.NATIVE, not {serialization!r}")
     return with_settings(stub, timeout, None if metadata is None else Metadata(metadata), serialization)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import math
 import os
 import signal
 import threading
@@ -18,11 +17,12 @@ from anyio import CancelScope
 from aster._connection import EndpointOptions, ServerConnection
 from aster._incoming import HostedMethod
 from aster._lifetime import Lifetime
+from aster._options import check_seconds
 from aster._protocol.events import Header, ServiceEntry
 from aster._registry import HostedServices
 from aster.transports.base import Connection, ConnectionHandler, Listener, Transport
 from aster.transports.quic import QuicTransport
-from aster.trust import Address, Identity, check_advertised, parse_listen
+from aster.trust import Address, Identity, check_advertised, identity_from, parse_listen
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -57,7 +57,7 @@ class AsterServer:
         max_message_size: bytes of the largest message that is accepted.
         max_metadata_size: bytes of the most metadata that is accepted at a time.
         max_concurrent_calls: calls at a time on one connection.
-        max_sessions: sessions at a time on one connection.
+        max_sessions: sessions at a time on one connection; without effect while there are no sessions.
         idle_timeout: seconds of silence after which a connection counts as lost.
         keepalive_interval: seconds of silence after which an idle peer is asked for a sign of life; at the most a third of ``idle_timeout`` is used.
         debug: whether callers see the type and text of a handler's unexpected exception.
@@ -89,10 +89,8 @@ class AsterServer:
         keepalive_interval: float = 10.0,
         debug: bool = False,
     ) -> None:
-        if not 0 <= drain_grace < math.inf:
-            raise ValueError(f"drain_grace must be a finite number of seconds, zero or more, not {drain_grace!r}")
-        if max_deadline is not None and not 0 < max_deadline < math.inf:
-            raise ValueError(f"max_deadline must be a positive number of seconds or None, not {max_deadline!r}")
+        check_seconds(drain_grace, "drain_grace", zero=True)
+        check_seconds(max_deadline, "max_deadline", none=True)
         options = EndpointOptions(
             window=window,
             max_message_size=max_message_size,
@@ -106,7 +104,7 @@ class AsterServer:
         self._hosting = _Host(HostedServices(services), options, max_deadline, debug)
         self._listen = parse_listen(listen)
         self._advertise = None if advertise is None else check_advertised(advertise)
-        self._identity = identity if isinstance(identity, Identity) else Identity.load(identity) if identity is not None else Identity.generate()
+        self._identity = identity_from(identity)
         self._transport = transport or QuicTransport()
         self._drain_grace = drain_grace
         self._grace_scopes: set[CancelScope] = set()
@@ -165,18 +163,20 @@ class AsterServer:
         lifetime = self._lifetime
         assert lifetime is not None
         cancelled = anyio.get_cancelled_exc_class()
+        outcome = exc
         try:
             try:
                 await self._give_grace(0.0 if isinstance(exc, cancelled) else self._drain_grace)
             finally:
                 await lifetime.close(exc, self._release_peers)
-        except cancelled:
-            if exc is None:
+        except BaseException as failure:
+            # What the body raised comes out rather than a cancellation that came later; the scope that was cancelled stays so.
+            if exc is None or not isinstance(failure, cancelled):
+                outcome = failure
                 raise
-            # Else what the body raised comes out; the scope that was cancelled meanwhile stays so.
         finally:
             self._drained.set()
-            await self._entered_services.__aexit__(exc_type, exc, traceback)
+            await self._entered_services.__aexit__(type(outcome) if outcome else None, outcome, outcome.__traceback__ if outcome else None)
 
     def _advertised_host(self) -> str:
         if self._advertise is not None:
@@ -228,12 +228,15 @@ class AsterServer:
 
         Raises:
             RuntimeError: the server does not listen yet.
+            TypeError, ValueError: ``grace`` is no span of time.
 
         Cancellation ends the waiting; the server goes on refusing new calls.
         """
         self._check_entered("drain")
+        grace = self._drain_grace if grace is None else grace
+        check_seconds(grace, "grace", zero=True)
         self._refuse_new_calls()
-        scope = CancelScope(deadline=anyio.current_time() + (self._drain_grace if grace is None else grace))
+        scope = CancelScope(deadline=anyio.current_time() + grace)
         self._grace_scopes.add(scope)
         try:
             with scope:

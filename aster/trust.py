@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from aster.errors import AddressError, KeyFileError
 
-__all__ = ["Address", "Identity", "check_advertised", "check_endpoint_id", "endpoint_id_of", "join_host_port", "parse_listen"]
+__all__ = ["Address", "Identity", "check_advertised", "check_endpoint_id", "endpoint_id_of", "identity_from", "join_host_port", "parse_listen"]
 
 _SCHEME = "aster://"
 _EXPECTED = "expected aster://<64 hex digits>@host:port; copy server.address whole"
@@ -124,6 +124,22 @@ class Identity:
 
     def __repr__(self) -> str:
         return f"Identity(endpoint_id={self.endpoint_id!r})"
+
+
+def identity_from(identity: object) -> Identity:
+    """What an endpoint's ``identity=`` means: an identity, the path of its key file, or ``None`` for a new one.
+
+    Raises:
+        TypeError: it is none of these.
+        KeyFileError: the key file cannot be used.
+    """
+    if identity is None:
+        return Identity.generate()
+    if isinstance(identity, Identity):
+        return identity
+    if isinstance(identity, str | os.PathLike):
+        return Identity.load(os.fsdecode(identity))  # pyright: ignore[reportUnknownArgumentType] (a path of any kind)
+    raise TypeError(f"identity must be an aster.Identity or the path of its key file, not {type(identity).__name__}")
 
 
 def _write_private(path: Path, data: bytes) -> None:

@@ -80,7 +80,7 @@ class Metadata:
     or digit (upper case is folded); a value is a ``str`` of any Unicode text, or ``bytes``. Keys that begin with ``aster-`` are the framework's own.
 
     Raises:
-        TypeError: a key is not a ``str``, or a value is neither ``str`` nor ``bytes``.
+        TypeError: something is not a pair, a key is not a ``str``, or a value is neither ``str`` nor ``bytes``.
         ValueError: a key is malformed or reserved, or a text value holds a lone surrogate.
     """
 
@@ -90,8 +90,7 @@ class Metadata:
         if isinstance(items, Metadata):
             self._items: tuple[tuple[str, MetadataValue], ...] = items._items
             return
-        pairs = cast("Mapping[str, MetadataValue]", items).items() if isinstance(items, Mapping) else items
-        self._items = tuple(_metadata_pair(key, value) for key, value in pairs)
+        self._items = tuple(_metadata_pair(key, value) for key, value in _pairs(items))
 
     def get(self, key: str, default: MetadataValue | None = None) -> MetadataValue | None:
         """The first value of ``key``, or ``default``."""
@@ -120,6 +119,18 @@ class Metadata:
 
     def __repr__(self) -> str:
         return f"Metadata({list(self._items)!r})"
+
+
+def _pairs(items: object) -> Iterator[tuple[object, object]]:
+    if isinstance(items, Mapping):
+        yield from cast("Mapping[object, object]", items).items()
+        return
+    if not isinstance(items, Iterable):
+        raise TypeError(f"metadata must be a mapping or an iterable of (key, value) pairs, not {type(items).__name__}")
+    for pair in cast("Iterable[object]", items):
+        if not isinstance(pair, tuple) or len(cast("tuple[object, ...]", pair)) != 2:
+            raise TypeError(f"metadata must be a mapping or consist of (key, value) pairs; {pair!r} is no pair")
+        yield cast("tuple[object, object]", pair)
 
 
 def _metadata_pair(key: object, value: object) -> tuple[str, MetadataValue]:

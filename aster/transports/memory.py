@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
 
 import anyio.lowlevel
@@ -102,6 +103,7 @@ class _MemoryConnection(Connection):
         self.handler: ConnectionHandler | None = None
         self.other: _MemoryConnection | None = None
         self.closed = False
+        self.on_lost: Callable[[], None] | None = None
 
     @property
     def peer(self) -> Peer:
@@ -234,6 +236,8 @@ class _MemoryConnection(Connection):
         self._wake_waiters()
         if self.handler is not None:
             self.handler.connection_lost(error)
+        if self.on_lost is not None:
+            self.on_lost()
 
 
 class _MemoryListener(Listener):
@@ -263,11 +267,9 @@ class _MemoryListener(Listener):
 
     async def aclose(self) -> None:
         self._transport.listeners.pop((self._host, self._port), None)
-        for connection in self.connections:
-            if not connection.closed:
-                connection.send(None, _Kind.CLOSE, "the server is closing")
-                connection.lose("closed by this side")
-        self.connections.clear()
+        for connection in list(self.connections):
+            connection.send(None, _Kind.CLOSE, "the server is closing")
+            connection.lose("closed by this side")
 
 
 class MemoryTransport(Transport):
@@ -304,5 +306,6 @@ class MemoryTransport(Transport):
         client.credit = listener.options.max_streams
         client.handler = handler
         listener.connections.add(server)
+        server.on_lost = lambda: listener.connections.discard(server)
         server.handler = listener.accept(server)
         return client

@@ -78,7 +78,7 @@ async def test_with_options_refuses_what_makes_no_sense(running: Running) -> Non
     async with running(Echo()) as (_, client):
         echo = await client.client(Echo)
         for timeout in (0, -1, math.nan):
-            with pytest.raises(ValueError, match="timeout must be a positive number of seconds or None"):
+            with pytest.raises(ValueError, match="timeout must be positive and finite"):
                 aster.with_options(echo, timeout=timeout)
         with pytest.raises(ValueError, match=r"Echo\.same does not allow the serialization mode ROW"):
             aster.with_options(echo, serialization=SerializationMode.ROW)
