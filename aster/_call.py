@@ -16,6 +16,7 @@ import anyio.lowlevel
 
 from aster._protocol.call import ReceiveHalf, SendHalf
 from aster._reactor import Reactor, Waiter
+from aster.errors import RemoteProtocolError
 from aster.transports.base import Stream
 from aster.types import CallContext, Metadata
 
@@ -28,6 +29,12 @@ _WORK_PER_CHECKPOINT = 128
 """How much a stream passes on without letting other tasks run: 128 small messages or 32 others, some hundreds of microseconds either way.
 What is passed on between two checkpoints leaves in one flush, so that a checkpoint for each message would cost more than the message
 itself, and one for every 32 makes streams of small ones half as slow again (measured); none at all would starve the loop."""
+
+_FRAMING = 2_048
+"""Bytes of a message for which its frames add one at the most (a frame's head for each chunk of 16 KiB)."""
+
+_ROOM_FOR_CREDIT = 65_536
+"""Bytes of CREDIT frames that may wait among the messages: a few for each half window that the peer has sent, and it cannot send without receiving them."""
 
 _WORK_OF_A_MESSAGE = 4
 _SMALL_MESSAGE = 256
@@ -105,7 +112,7 @@ class CallDriver(ABC):
             if self._outbound_is_over():
                 return False
             if self._sender is not None:
-                raise anyio.BusyResourceError("sending on this call")
+                raise anyio.BusyResourceError("sending on")
             self._sender = self._reactor.waiter()
             try:
                 await self._sender.wait()
@@ -113,9 +120,20 @@ class CallDriver(ABC):
                 self._sender = None
         return not self._outbound_is_over()
 
+    def check_credit(self) -> None:
+        """Look at the credit that has just arrived: a peer that grants for what has not left this machine would make it hold ever more.
+
+        Raises:
+            RemoteProtocolError: it did that.
+        """
+        outbound = self._outbound
+        outbound.credited = False
+        if self.stream.unsent > outbound.outstanding + outbound.outstanding // _FRAMING + _ROOM_FOR_CREDIT:
+            raise RemoteProtocolError("the peer granted credit for messages that it has not received")
+
     async def wait_receiver(self) -> None:
         if self._receiver is not None:
-            raise anyio.BusyResourceError("receiving from this call")
+            raise anyio.BusyResourceError("receiving from")
         self._receiver = self._reactor.waiter()
         try:
             await self._receiver.wait()

@@ -12,12 +12,11 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from anyio import TaskHandle
 from anyio.abc import TaskGroup
 
 from aster._incoming import HostedMethod, IncomingCall
 from aster._outgoing import OutgoingCall
-from aster._protocol.call import CallLimits
+from aster._protocol.call import CallLimits, SharedBuffer
 from aster._protocol.events import GoAway, Header, Hello, ResetCode, ServiceEntry, Setting, Trailer, TrailerOrigin
 from aster._protocol.frames import (
     CLIENT_HELLO_LIMIT,
@@ -32,6 +31,7 @@ from aster._protocol.frames import (
     frame_limits,
 )
 from aster._reactor import Reactor, TimerHandle, Waiter
+from aster._tasks import StartedTask
 from aster.errors import AsterError, IncompatiblePeerError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Connection, ConnectionOptions, Stream, StreamSink
 from aster.types import Peer
@@ -46,7 +46,12 @@ PROTOCOL_VERSION = 1
 _REQUIRED_SETTINGS = (Setting.WINDOW, Setting.MESSAGE_LIMIT, Setting.METADATA_LIMIT)
 """What each side must say of itself; a server its CALL_LIMIT besides."""
 
-_WHOLE_NUMBERS = frozenset({"window", "max_message_size", "max_metadata_size", "max_concurrent_calls", "max_sessions"})
+_WHOLE_NUMBERS = frozenset({"window", "max_message_size", "max_metadata_size", "max_connection_buffer", "max_concurrent_calls", "max_sessions"})
+
+_UNITS = {
+    **dict.fromkeys(("window", "max_message_size", "max_metadata_size", "max_connection_buffer"), " of bytes"),
+    **dict.fromkeys(("idle_timeout", "keepalive_interval", "cleanup_budget"), " of seconds"),
+}
 
 _KEEPALIVES_BEFORE_IDLE = 3
 """How often a silent peer is asked, at the least, before its connection counts as lost: a datagram or two may be lost on the way."""
@@ -66,13 +71,17 @@ class CloseCode:
 class EndpointOptions:
     """The limits of an endpoint. Sizes are in bytes, times in seconds.
 
+    The default of ``max_connection_buffer`` lets the thousand calls that are allowed at a time hold half a megabyte each.
+
     Raises:
-        ValueError: a number is not positive, or a size or count not whole; the message names the option.
+        TypeError: an option is no number, or a size or count not whole; the message names it.
+        ValueError: it is not positive.
     """
 
     window: int = 262_144
     max_message_size: int = 4_194_304
     max_metadata_size: int = 8_192
+    max_connection_buffer: int = 536_870_912
     max_concurrent_calls: int = 1_000
     max_sessions: int = 256
     idle_timeout: float = 30.0
@@ -82,10 +91,12 @@ class EndpointOptions:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value: object = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1 << 53:
-                raise ValueError(f"{name} must be a positive number, not {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} must be a number{_UNITS.get(name, '')}, not {value!r}")
             if name in _WHOLE_NUMBERS and not isinstance(value, int):
-                raise ValueError(f"{name} must be a whole number, not {value!r}")
+                raise TypeError(f"{name} must be a whole number{_UNITS.get(name, '')}, not {value!r}")
+            if not 0 < value < 1 << 53:
+                raise ValueError(f"{name} must be a positive number{_UNITS.get(name, '')}, not {value!r}")
 
     def for_transport(self) -> ConnectionOptions:
         """What the transport needs to know: one stream a call, one a session, one for control."""
@@ -167,9 +178,9 @@ class PeerConnection(ABC):
         assert self._transport is not None
         return self._transport
 
-    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> TaskHandle[None]:
-        """Run a task in the inner task group: the one that ends before the connection does."""
-        return self._inner.create_task(function(), name=name)
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> StartedTask:
+        """Run a task in the inner task group, the one that ends before the connection does."""
+        return StartedTask(self._inner, function, name, self.reactor)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until something about the connection's calls has changed so that ``condition`` holds."""
@@ -204,6 +215,7 @@ class PeerConnection(ABC):
             peer_window=window,
             message=self.options.max_message_size,
             metadata=self.options.max_metadata_size,
+            shared=SharedBuffer(self.options.max_connection_buffer),
         )
         self.hello = hello
         return hello
@@ -234,7 +246,7 @@ class ClientConnection(PeerConnection):
         self.go_away: GoAway | None = None
         self._queue: deque[_Slot] = deque()
         self._reserved = 0
-        self._hello_error: str | None = None
+        self._breach: str | None = None
         self._left = False
 
     async def say_hello(self, transport: Connection) -> Hello:
@@ -247,9 +259,9 @@ class ClientConnection(PeerConnection):
         self._transport = transport
         self._control = transport.open_stream(_ControlStream(self._control_frame, self._broken))
         self._control.write(encode_hello(Hello((PROTOCOL_VERSION,), self.options.settings())))
-        await self.wait_until(lambda: self.hello is not None or self.lost is not None or self._hello_error is not None)
-        if self._hello_error is not None:
-            raise IncompatiblePeerError(f"the server at {transport.peer.address} does not speak this protocol: {self._hello_error}")
+        await self.wait_until(lambda: self.hello is not None or self.lost is not None or self._breach is not None)
+        if self._breach is not None:
+            raise IncompatiblePeerError(f"the server at {transport.peer.address} does not speak this protocol: {self._breach}")
         if self.hello is None:
             assert self.lost is not None
             raise self.lost
@@ -337,7 +349,6 @@ class ClientConnection(PeerConnection):
     def stream_opened(self, stream: Stream) -> StreamSink:
         """Servers open no streams."""
         self._broken("the server opened a stream")
-        stream.reset(CloseCode.PROTOCOL)
         return _ControlStream(lambda kind, payload: None, lambda why: None)
 
     def streams_available(self) -> None:
@@ -363,8 +374,8 @@ class ClientConnection(PeerConnection):
         self._changed()
 
     def _broken(self, why: str) -> None:
-        if self.lost is None and self._hello_error is None:
-            self._hello_error = why
+        if self.lost is None and self._breach is None:
+            self._breach = why
             logger.info("closing the connection to %s: %s", self.transport.peer.address, why)
             self.transport.close(CloseCode.PROTOCOL, why)
             self._changed()

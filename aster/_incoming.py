@@ -11,13 +11,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
-from anyio import TaskHandle
 
 from aster._call import CURRENT_CALL, CallDriver, Decode, Encode
 from aster._protocol.call import CallLimits, ServerCall
 from aster._protocol.events import SUCCESS, Header, ResetCode, Trailer, TrailerOrigin
 from aster._protocol.frames import metadata_size
 from aster._reactor import Reactor
+from aster._tasks import StartedTask
 from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Stream
 from aster.types import CallContext, Metadata, MethodInfo, Peer, RpcPattern, ServiceInfo
@@ -63,7 +63,7 @@ class IncomingOwner(Protocol):
         """Find the method; raises RpcError when the call is refused."""
         ...
 
-    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> TaskHandle[None]:
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> StartedTask:
         """Run the handler's task."""
         ...
 
@@ -92,7 +92,7 @@ class IncomingCall(CallDriver):
         super().__init__(owner.reactor, self._protocol.requests, self._protocol.responses)
         self._owner = owner
         self.stream = stream
-        self._task: TaskHandle[None] | None = None
+        self._task: StartedTask | None = None
         self._deadline = math.inf
         self._reset_code: int | None = None
         self._verdict: Trailer | None = None
@@ -120,6 +120,8 @@ class IncomingCall(CallDriver):
             return
         try:
             self._protocol.receive_data(data)
+            if self._outbound.credited:
+                self.check_credit()
         except RemoteProtocolError as exc:
             header = self._protocol.header
             # A call that is refused is refused, whether its header came alone or together with what broke a rule.
@@ -189,7 +191,7 @@ class IncomingCall(CallDriver):
         self._interrupted = True
         self._inbound.discard()
         if self._task is not None:
-            self._task.cancel()
+            self._task.cancel(self._never_ran)
         # Whoever is still asleep now has shielded itself, and waits for what will never come.
         self._wake()
 
@@ -219,6 +221,9 @@ class IncomingCall(CallDriver):
         return True
 
     # The task
+
+    def _never_ran(self) -> None:
+        self._finish(None)
 
     async def _run(self) -> None:
         trailer: Trailer | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
@@ -23,8 +24,15 @@ if TYPE_CHECKING:
 
 __all__ = ["CallSettings", "Channel", "InteractiveCall", "RemoteResponseStream", "call_client_stream", "call_unary", "check_requests"]
 
+logger = logging.getLogger("aster")
+
 Req = TypeVar("Req")
 Res = TypeVar("Res")
+
+
+_CLOCK_TOLERANCE = 1.0
+"""Seconds by which a server may be ahead of a deadline that is a scope's: clocks drift apart by less in an hour. One that is further ahead is wrong, and its
+word that the deadline has passed is a failure like others, not worth waiting for the scope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +68,7 @@ class _Begun:
 
     async def conclude(self) -> None:
         """Before an error is raised: if what expired was a scope around the call, let that scope speak, also when the server saw it first."""
-        if self.call.ended_by_call_deadline and self._ambient < self._own:
+        if self.call.ended_by_call_deadline and self._ambient < self._own and self._ambient - anyio.current_time() < _CLOCK_TOLERANCE:
             await _expire_natively(self._ambient)
 
 
@@ -218,7 +226,7 @@ class RemoteResponseStream(ResponseStream[Res]):
 
     async def _start(self) -> _Begun:
         if self._starting:
-            raise anyio.BusyResourceError("beginning this call")
+            raise anyio.BusyResourceError("beginning")
         self._starting = True
         try:
             connection_call = await _begin(self._channel, self._method, self._request, self._settings)
@@ -242,11 +250,15 @@ class RemoteResponseStream(ResponseStream[Res]):
         return connection_call
 
     async def aclose(self) -> None:
-        """Cancel the call if it runs, and wait until the request iterable is closed. Idempotent."""
+        """Cancel the call if it runs, and wait, shielded, until the request iterable is closed. Idempotent.
+
+        Raises:
+            Exception: what the request iterable raised, unless a call on this stream raised it before.
+        """
         self._closed = True
         if self._begun is not None:
             self._begun.call.cancel(ResetCode.CANCELLED)
-            await self._begun.call.stop_pump()
+            await self._begun.call.close_pump()
         await self._close_requests()
 
     async def _close_requests(self) -> None:
@@ -256,7 +268,12 @@ class RemoteResponseStream(ResponseStream[Res]):
             await close_requests(requests)
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        except Exception as failure:
+            if exc is None:
+                raise
+            logger.info("the requests of %s raised while the block was left by %r", self._method.label, exc, exc_info=failure)
 
     def __del__(self) -> None:
         # From whatever thread the collector runs in: only ask the loop to look.
@@ -315,8 +332,9 @@ class InteractiveCall(Generic[Req, Res]):
         Raises:
             TypeError, ValueError: it is not a value of the declared type; nothing was sent.
             BrokenResourceError: the call has ended and takes no more; ``receive`` has its outcome.
+            BusyResourceError: another task is sending.
             RpcError: it is above the server's size limit.
-            RuntimeError: the requests were ended before.
+            RuntimeError: the requests were ended before, or the block was not entered.
 
         Cancellation while waiting sends nothing.
         """
@@ -334,7 +352,9 @@ class InteractiveCall(Generic[Req, Res]):
 
         Raises:
             EndOfStream: the call ended well, and all its responses were received.
+            BusyResourceError: another task is receiving.
             RpcError: the call failed.
+            RuntimeError: the block was not entered.
 
         Cancellation loses nothing.
         """

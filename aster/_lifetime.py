@@ -11,9 +11,10 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio import TaskHandle
+import anyio.lowlevel
 
-from aster._reactor import Reactor, open_reactor
+from aster._reactor import Reactor, open_reactor, spare_ctrl_c
+from aster._tasks import StartedTask, outlast
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -47,6 +48,8 @@ class Lifetime:
                 that was cancelled stays so.
         """
         errors: list[BaseException] = []
+        if body is None:
+            await _note_cancellation(errors)
         if farewell is not None:
             await self._run_to_its_end(farewell, errors)
         await _leave(self.inner, errors)
@@ -60,19 +63,36 @@ class Lifetime:
             raise errors[0]
 
     async def _run_to_its_end(self, farewell: Callable[[], Coroutine[Any, Any, None]], errors: list[BaseException]) -> None:
-        # In a task of its own: asyncio's Task.cancel(), and so asyncio.timeout, interrupts this task in spite of any shield.
-        task = self._outer.create_task(_shielded(farewell), name="aster farewell")
-        with anyio.CancelScope(shield=True):
-            while task.status in (TaskHandle.Status.PENDING, TaskHandle.Status.CANCELLING):
-                try:
-                    await task.wait()
-                except anyio.get_cancelled_exc_class() as exc:
-                    errors.append(exc)
+        """Run it in a task of its own: asyncio's ``Task.cancel()``, and so ``asyncio.timeout``, interrupts this task in spite of any shield."""
+        begun = False
+
+        async def run() -> None:
+            nonlocal begun
+            begun = True
+            try:
+                with anyio.CancelScope(shield=True):
+                    await farewell()
+            finally:
+                ended.set()
+
+        while not begun:
+            ended = anyio.Event()
+            StartedTask(self._outer, spare_ctrl_c(run), "aster farewell", self.reactor).check(ended.set)
+            try:
+                await outlast(ended)
+            except BaseException as exc:
+                errors.append(exc)
 
 
-async def _shielded(farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    with anyio.CancelScope(shield=True):
-        await farewell()
+async def _note_cancellation(errors: list[BaseException]) -> None:
+    """A block's end is a checkpoint as any other: one whose scope was cancelled last thing in it does not end as though nothing had happened."""
+    try:
+        await anyio.lowlevel.checkpoint()
+        # The loop is told of a deadline some turns after the clock has passed it.
+        while anyio.current_effective_deadline() <= anyio.current_time():
+            await anyio.lowlevel.checkpoint()
+    except BaseException as exc:
+        errors.append(exc)
 
 
 async def _leave(group: TaskGroup, errors: list[BaseException]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import anyio
-from anyio import TaskHandle
 
 from aster._call import NO_METADATA, CallDriver, Decode, Encode
 from aster._protocol.call import CallLimits, ClientCall
@@ -16,6 +16,7 @@ from aster._protocol.events import ResetCode, Target, TrailerOrigin
 from aster._protocol.frames import encode_header_start, metadata_size
 from aster._protocol.states import State
 from aster._reactor import Reactor, TimerHandle
+from aster._tasks import StartedTask, outlast
 from aster.errors import AsterError, DecodeError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Stream
 from aster.types import Metadata, MethodInfo, SerializationMode, ServiceInfo
@@ -61,9 +62,13 @@ class OutgoingOwner(Protocol):
         """Both halves of the call's stream have ended."""
         ...
 
-    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> TaskHandle[None]:
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> StartedTask:
         """Run a task of the call in the connection's inner task group."""
         ...
+
+
+_PUMPS: ContextVar[tuple[object, ...]] = ContextVar("aster_request_iterables", default=())
+"""The request iterables inside which this task runs, each by a token. One that closes its own call must not wait for itself."""
 
 
 class OutgoingCall(CallDriver):
@@ -73,13 +78,15 @@ class OutgoingCall(CallDriver):
     connection until the server has confirmed that the handler has unwound.
     """
 
-    __slots__ = ("_deadline_timer", "_owner", "_protocol", "_pump", "_released", "_unwanted", "done", "error", "method", "pump_error")
+    __slots__ = (
+        "_deadline_timer", "_owner", "_protocol", "_pump", "_pump_ended", "_pump_token", "_released", "_unwanted", "done", "error", "method", "pump_error",
+    )  # fmt: skip
 
     def __init__(self, owner: OutgoingOwner, method: RemoteMethod) -> None:
         self._protocol = ClientCall(method.info.pattern, owner.limits)
         super().__init__(owner.reactor, self._protocol.responses, self._protocol.requests)
         self._owner = owner
-        self._pump: TaskHandle[None] | None = None
+        self._pump: StartedTask | None = None
         self._deadline_timer: TimerHandle | None = None
         self._unwanted = False
         self._released = False
@@ -168,9 +175,17 @@ class OutgoingCall(CallDriver):
 
     def start_pump(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
         """Send what ``requests`` yields from a task of its own, then end the requests."""
+        self._pump_ended, self._pump_token = anyio.Event(), object()
         self._pump = self._owner.spawn(lambda: self._run_pump(requests), f"aster requests of {self.method.label}")
 
     async def _run_pump(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
+        _PUMPS.set((*_PUMPS.get(), self._pump_token))
+        try:
+            await self._send_all(requests)
+        finally:
+            self._pump_ended.set()
+
+    async def _send_all(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
         try:
             async with _closing(requests) as items:
                 async for item in items:
@@ -207,12 +222,11 @@ class OutgoingCall(CallDriver):
         self._reactor.call_soon_threadsafe(callback)
 
     async def stop_pump(self) -> None:
-        """Stop the request iterable and wait, shielded, until it is closed."""
-        pump, self._pump = self._pump, None
-        if pump is not None:
-            pump.cancel()
-            with anyio.CancelScope(shield=True):
-                await pump.wait()
+        """Stop the request iterable and wait, whatever is cancelled meanwhile, until it is closed. Inside of it there is no waiting for it."""
+        if self._pump is not None:
+            self._pump.cancel(self._pump_ended.set)
+            if self._pump_token not in _PUMPS.get():
+                await outlast(self._pump_ended)
 
     # Receiving
 
@@ -228,8 +242,12 @@ class OutgoingCall(CallDriver):
             RpcError: the call failed, or its response cannot be decoded (INTERNAL).
         """
         if self.error is not None:
-            raise self.error
+            self._raise(self.error)
         return self.decode(self._inbound.take())
+
+    def _raise(self, error: RpcError) -> NoReturn:
+        """Raise a copy: by its traceback a raised exception leads to the frames of the caller, and this call, which keeps its error, would keep all of them."""
+        raise RpcError(error.code, error.message, details=error.details, trailers=error.trailers) from error.__cause__
 
     def decode(self, payload: bytes) -> Any:
         """A response as a value. One that is none ends the call: that is its outcome, whatever else was sent.
@@ -240,17 +258,17 @@ class OutgoingCall(CallDriver):
         try:
             return self.method.decode(payload)
         except DecodeError as exc:
-            error = RpcError(StatusCode.INTERNAL, f"a response of {self.method.label} cannot be decoded: {exc}")
-            self.error = error
+            message = f"a response of {self.method.label} cannot be decoded: {exc}"
+            self.error = RpcError(StatusCode.INTERNAL, message)
             if not self.done:
-                self._settle(error)
+                self._settle(self.error)
                 self._tear_down(ResetCode.CANCELLED)
             self._inbound.discard()
-            raise error from exc
+            raise RpcError(StatusCode.INTERNAL, message) from exc
 
     def _inbound_is_over(self) -> bool:
         if self.error is not None:
-            raise self.error
+            self._raise(self.error)
         return self.done
 
     def _outbound_is_over(self) -> bool:
@@ -290,7 +308,7 @@ class OutgoingCall(CallDriver):
             self._deadline_timer.cancel()
             self._deadline_timer = None
         if self._pump is not None:
-            self._pump.cancel()
+            self._pump.cancel(self._pump_ended.set)
         self._wake()
 
     # Called by the transport
@@ -301,6 +319,8 @@ class OutgoingCall(CallDriver):
             return
         try:
             self._protocol.receive_data(data)
+            if self._outbound.credited:
+                self.check_credit()
         except RemoteProtocolError as exc:
             self._broken(exc)
             return
@@ -351,6 +371,7 @@ class OutgoingCall(CallDriver):
     def _release(self) -> None:
         if not self._released:
             self._released = True
+            self._inbound.leave()
             self._owner.call_over(self)
             self._wake()
 

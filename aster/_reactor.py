@@ -20,8 +20,8 @@ import math
 import socket
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     import trio
     from trio.lowlevel import Abort, RaiseCancelT
 
-__all__ = ["Reactor", "TimerHandle", "Waiter", "open_reactor"]
+__all__ = ["Reactor", "TimerHandle", "Waiter", "open_reactor", "spare_ctrl_c"]
 
 logger = logging.getLogger("aster")
 
 _Callback = Callable[[], None]
+
+_AsyncFunction = TypeVar("_AsyncFunction", bound=Callable[..., Coroutine[Any, Any, None]])
 
 _CANCELLED_TIMERS_KEPT = 100
 """Below this many a cancelled timer costs less than a sweep."""
@@ -97,9 +99,26 @@ class Reactor(ABC):
         """Drop all callbacks and stop the reactor's tasks. Idempotent."""
 
 
+def spare_ctrl_c(function: _AsyncFunction) -> _AsyncFunction:
+    """Make Ctrl-C come out of the user's code rather than of this function.
+
+    trio raises KeyboardInterrupt in whatever unprotected code runs at that moment. On a busy endpoint that is often the reactor, without which no block can
+    be left.
+    """
+    if not _on_trio():
+        return function
+    from trio.lowlevel import enable_ki_protection
+
+    return enable_ki_protection(function)
+
+
+def _on_trio() -> bool:
+    return anyio.lowlevel.current_token().native_token.__class__.__module__.startswith("trio")
+
+
 def open_reactor(task_group: TaskGroup) -> Reactor:
     """A reactor for the running loop; what tasks it needs live in ``task_group`` until it is closed."""
-    if anyio.lowlevel.current_token().native_token.__class__.__module__.startswith("trio"):
+    if _on_trio():
         return _TrioReactor(task_group)
     return _AsyncioReactor(task_group)
 
@@ -121,7 +140,7 @@ class _SocketTasks:
     def add(self, sock: socket.socket, callback: _Callback) -> None:
         # Shielded, as all I/O is: packets must go on while a cancelled block takes leave of its peers.
         self._scopes[sock] = scope = anyio.CancelScope(shield=True)
-        self._task_group.start_soon(self._watch, sock, scope, callback, name="aster socket reader")
+        self._task_group.start_soon(spare_ctrl_c(self._watch), sock, scope, callback, name="aster socket reader")
 
     def remove(self, sock: socket.socket) -> None:
         scope = self._scopes.pop(sock, None)
@@ -287,7 +306,7 @@ class _TrioReactor(Reactor):
         self._cancelled_timers = 0
         self._serial = itertools.count()
         self._sockets = _SocketTasks(task_group)
-        task_group.start_soon(self._pump, name="aster reactor")
+        task_group.start_soon(spare_ctrl_c(self._pump), name="aster reactor")
 
     def now(self) -> float:
         return self._clock()

@@ -67,12 +67,14 @@ class AsterClient:
         window: bytes that each direction of a call may have unconsumed.
         max_message_size: bytes of the largest message that is accepted.
         max_metadata_size: bytes of the most metadata that is accepted at a time.
+        max_connection_buffer: bytes of messages that all calls of a connection may hold here together before they are taken; the call that would cross it
+            fails with RESOURCE_EXHAUSTED.
         idle_timeout: seconds of silence after which the connection counts as lost.
         keepalive_interval: seconds of silence after which an idle server is asked for a sign of life; at the most a third of ``idle_timeout`` is used.
 
     Raises:
         AddressError: the address is missing or malformed.
-        TypeError: the address is no ``str``.
+        TypeError: the address is no ``str``, or an option of the wrong type.
         KeyFileError: the key file cannot be used.
         ValueError: an option is out of range.
         ConnectError: entering the block failed; the subclasses tell an unreachable server, a wrong key, another protocol and a refusal apart.
@@ -88,6 +90,7 @@ class AsterClient:
         window: int = 262_144,
         max_message_size: int = 4_194_304,
         max_metadata_size: int = 8_192,
+        max_connection_buffer: int = 536_870_912,
         idle_timeout: float = 30.0,
         keepalive_interval: float = 10.0,
     ) -> None:
@@ -96,6 +99,7 @@ class AsterClient:
             window=window,
             max_message_size=max_message_size,
             max_metadata_size=max_metadata_size,
+            max_connection_buffer=max_connection_buffer,
             idle_timeout=idle_timeout,
             keepalive_interval=keepalive_interval,
         )

@@ -56,6 +56,8 @@ class AsterServer:
         window: bytes that each direction of a call may have unconsumed.
         max_message_size: bytes of the largest message that is accepted.
         max_metadata_size: bytes of the most metadata that is accepted at a time.
+        max_connection_buffer: bytes of messages that all calls of a connection may hold here together before they are taken; the call that would cross it
+            fails with RESOURCE_EXHAUSTED.
         max_concurrent_calls: calls at a time on one connection.
         max_sessions: sessions at a time on one connection; without effect while there are no sessions.
         idle_timeout: seconds of silence after which a connection counts as lost.
@@ -83,6 +85,7 @@ class AsterServer:
         window: int = 262_144,
         max_message_size: int = 4_194_304,
         max_metadata_size: int = 8_192,
+        max_connection_buffer: int = 536_870_912,
         max_concurrent_calls: int = 1_000,
         max_sessions: int = 256,
         idle_timeout: float = 30.0,
@@ -95,6 +98,7 @@ class AsterServer:
             window=window,
             max_message_size=max_message_size,
             max_metadata_size=max_metadata_size,
+            max_connection_buffer=max_connection_buffer,
             max_concurrent_calls=max_concurrent_calls,
             max_sessions=max_sessions,
             idle_timeout=idle_timeout,

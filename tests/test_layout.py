@@ -33,6 +33,7 @@ _FLOORS = {
     "_declarations": 2,
     "decorators": 2,
     "transports": 2,
+    "_tasks": 2,
     "_call": 3,
     "_connection": 3,
     "_incoming": 3,

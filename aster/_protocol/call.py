@@ -39,7 +39,7 @@ from aster._protocol.states import REQUESTS_ONE, RESPONSES_UNKNOWN, TABLES, Stat
 from aster.errors import LocalProtocolError, RemoteProtocolError, StatusCode
 from aster.types import Metadata, RpcPattern
 
-__all__ = ["CallLimits", "ClientCall", "ReceiveHalf", "SendHalf", "ServerCall"]
+__all__ = ["CallLimits", "ClientCall", "ReceiveHalf", "SendHalf", "ServerCall", "SharedBuffer"]
 
 _END = encode_frame(FrameKind.END, b"")
 
@@ -48,11 +48,29 @@ _MESSAGE, _PART, _TRAILER = int(FrameKind.MESSAGE), int(FrameKind.PART), int(Fra
 _HEADER, _END_KIND, _METADATA = int(FrameKind.HEADER), int(FrameKind.END), int(FrameKind.METADATA)
 
 
+@dataclass(slots=True)
+class SharedBuffer:
+    """What all calls of a connection hold together at one end: bytes of messages that arrived and that nobody has taken, charges included.
+
+    Attributes:
+        limit: the most of them; the call whose message would cross it fails.
+        held: how many there are.
+    """
+
+    limit: int
+    held: int = 0
+
+
+_ELSEWHERE = SharedBuffer(1 << 62)
+"""Where calls count that count no more."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallLimits:
     """What one end of a call may hold and accept; all in bytes.
 
     Attributes:
+        shared: what it holds together with the other calls of its connection.
         window: unconsumed bytes that this end takes before it has to grant more.
         peer_window: the same of the other end.
         message: the largest message that this end accepts.
@@ -61,6 +79,7 @@ class CallLimits:
         responses: the same on the way back.
     """
 
+    shared: SharedBuffer
     window: int
     peer_window: int
     message: int
@@ -69,26 +88,29 @@ class CallLimits:
     responses: Mapping[int, int]
 
     @classmethod
-    def create(cls, *, window: int, peer_window: int, message: int, metadata: int) -> CallLimits:
-        """Limits with the frame sizes that follow from a metadata limit."""
-        return cls(window, peer_window, message, metadata, frame_limits(metadata, REQUEST_KINDS), frame_limits(metadata, RESPONSE_KINDS))
+    def create(cls, *, window: int, peer_window: int, message: int, metadata: int, shared: SharedBuffer | None = None) -> CallLimits:
+        """Limits with the frame sizes that follow from a metadata limit; without ``shared``, a call counts for itself alone."""
+        return cls(shared or _ELSEWHERE, window, peer_window, message, metadata, frame_limits(metadata, REQUEST_KINDS), frame_limits(metadata, RESPONSE_KINDS))
 
 
 class SendHalf:
     """What this end sends: its state, and the credit that is left."""
 
-    __slots__ = ("_outstanding", "_window", "state", "table")
+    __slots__ = ("_window", "credited", "outstanding", "state", "table")
 
     def __init__(self, table: Table, window: int) -> None:
         self.table = table
         self._window = window
-        self._outstanding = 0
         self.state = State.IDLE
+        self.outstanding = 0
+        """Bytes sent and not granted again, charges included."""
+        self.credited = False
+        """Whether credit has arrived; for the driver to look at and to clear."""
 
     @property
     def ready(self) -> bool:
         """Whether a message may begin now; otherwise credit has to arrive first."""
-        return self._outstanding < self._window
+        return self.outstanding < self._window
 
     def step(self, step: Step) -> None:
         """Move on, or raise ``LocalProtocolError``."""
@@ -99,28 +121,30 @@ class SendHalf:
 
     def message(self, payload: bytes) -> bytes:
         """The frames of a message."""
-        if self._outstanding >= self._window:
+        if self.outstanding >= self._window:
             raise LocalProtocolError("a message may not begin before the peer has granted more credit")
         self.step(Step.MESSAGE)
-        self._outstanding += len(payload) + MESSAGE_CHARGE
+        self.outstanding += len(payload) + MESSAGE_CHARGE
         return encode_message(payload)
 
     def granted(self, amount: int) -> None:
         """The peer's credit arrived."""
-        if amount > self._outstanding:
-            raise RemoteProtocolError(f"the peer granted {amount} bytes of credit, but only {self._outstanding} are outstanding")
-        self._outstanding -= amount
+        if amount > self.outstanding:
+            raise RemoteProtocolError(f"the peer granted {amount} bytes of credit, but only {self.outstanding} are outstanding")
+        self.outstanding -= amount
+        self.credited = True
 
 
 class ReceiveHalf:
     """What this end receives: its state, the messages that nobody has taken yet, and the credit that the peer has used."""
 
-    __slots__ = ("_consumed", "_limit", "_parts", "_parts_size", "_unacknowledged", "_window", "inbox", "state", "table")
+    __slots__ = ("_consumed", "_limit", "_parts", "_parts_size", "_shared", "_unacknowledged", "_window", "inbox", "state", "table")
 
     def __init__(self, table: Table, limits: CallLimits) -> None:
         self.table = table
         self._window = limits.window
         self._limit = limits.message
+        self._shared = limits.shared
         self._parts: list[bytes] = []
         self._parts_size = 0
         self._unacknowledged = 0
@@ -167,13 +191,23 @@ class ReceiveHalf:
                 f"a message is larger than the limit of {self._limit} bytes; raise max_message_size on this side or send it in pieces",
                 StatusCode.RESOURCE_EXHAUSTED,
             )
+        size = len(data) + (MESSAGE_CHARGE if begins else 0)
+        if self._shared.held + size > self._shared.limit:
+            raise RemoteProtocolError(
+                f"the calls of this connection hold {self._shared.held} bytes that nobody has taken, and {size} more are above the limit; "
+                "take messages sooner, make fewer calls at a time, or raise max_connection_buffer on this side",
+                StatusCode.RESOURCE_EXHAUSTED,
+            )
         self.step(step)
-        self._unacknowledged += len(data) + (MESSAGE_CHARGE if begins else 0)
+        self._unacknowledged += size
+        self._shared.held += size
 
     def take(self) -> bytes:
         """The oldest message; ``inbox`` must not be empty."""
         data = self.inbox.popleft()
-        self._consumed += len(data) + MESSAGE_CHARGE
+        size = len(data) + MESSAGE_CHARGE
+        self._consumed += size
+        self._shared.held -= size
         return data
 
     def grant(self) -> bytes:
@@ -185,8 +219,14 @@ class ReceiveHalf:
         self._consumed = 0
         return encode_credit(amount)
 
+    def leave(self) -> None:
+        """Count no more among the calls of the connection: the call is over, and what is left of it is its reader's."""
+        self._shared.held -= self.held
+        self._shared = _ELSEWHERE
+
     def discard(self) -> None:
         """Drop what is held and what is still to come, as though it had been taken; for a call whose messages nobody will read."""
+        self.leave()
         self.inbox = deque(maxlen=0)
         self._parts.clear()
         self._consumed = self._unacknowledged

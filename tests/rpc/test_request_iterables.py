@@ -169,3 +169,87 @@ async def test_a_cancelled_task_that_an_iterable_waited_for_never_hangs_the_call
             async for _item in echo.chat(requests()):
                 pass
         assert await echo.same(Item(1)) == Item(1)
+
+
+async def test_an_iterable_that_closes_its_own_stream_does_not_wait_for_itself(running: Running) -> None:
+    """Nor does a task that it has started."""
+    async with running(Echo()) as (_, client):
+        echo = await client.client(Echo)
+        closed = list[str]()
+
+        async def by_itself() -> AsyncIterator[Item]:
+            yield Item(1)
+            await stream.aclose()
+            closed.append("by itself")
+
+        async def by_a_task() -> AsyncIterator[Item]:
+            yield Item(1)
+            async with anyio.create_task_group() as group:
+                group.start_soon(stream.aclose)
+            closed.append("by a task")
+
+        for requests in (by_itself, by_a_task):
+            stream = echo.chat(requests())
+            with pytest.raises(anyio.ClosedResourceError):
+                async for _ in stream:
+                    pass
+        # The close cancels the iterable, which notices at its next await.
+        assert set(closed) <= {"by itself", "by a task"}
+        assert await echo.same(Item(2)) == Item(2)
+
+
+async def test_everyone_who_closes_a_stream_waits_until_its_requests_are_closed(running: Running) -> None:
+    async with running(Echo()) as (_, client):
+        echo = await client.client(Echo)
+        log, closing, may_close = list[str](), anyio.Event(), anyio.Event()
+
+        async def requests() -> AsyncIterator[Item]:
+            try:
+                yield Item(1)
+                await anyio.sleep_forever()
+            finally:
+                closing.set()
+                with anyio.CancelScope(shield=True):
+                    await may_close.wait()
+                log.append("requests closed")
+
+        async def close() -> None:
+            await stream.aclose()
+            log.append("aclose returned")
+
+        async with anyio.create_task_group() as group:
+            async with echo.chat(requests()) as stream:
+                await anext(stream)
+                group.start_soon(close)
+                group.start_soon(close)
+                await closing.wait()
+                await anyio.wait_all_tasks_blocked()
+                assert log == []
+                may_close.set()
+            log.append("block left")
+        assert log[0] == "requests closed"
+        assert sorted(log[1:]) == ["aclose returned", "aclose returned", "block left"]
+
+
+async def test_an_exception_of_an_iterable_comes_out_of_the_block_when_nothing_was_read_after_it(running: Running) -> None:
+    async with running(Echo()) as (_, client):
+        echo = await client.client(Echo)
+        go_on, raised = anyio.Event(), anyio.Event()
+        error = LookupError("no more")
+
+        async def requests() -> AsyncIterator[Item]:
+            yield Item(1)
+            await go_on.wait()
+            raised.set()
+            raise error
+
+        async def leave_early() -> None:
+            async with echo.chat(requests()) as stream:
+                await anext(stream)
+                go_on.set()
+                await raised.wait()
+                await anyio.wait_all_tasks_blocked()
+
+        with pytest.raises(LookupError) as caught:
+            await leave_early()
+        assert caught.value is error

@@ -147,26 +147,29 @@ def test_a_malformed_listen_address_is_refused(listen: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "error"),
     [
-        {"drain_grace": -1},
-        {"drain_grace": math.inf},
-        {"cleanup_budget": 0},
-        {"max_deadline": 0},
-        {"window": 0},
-        {"max_message_size": -1},
-        {"max_metadata_size": "8"},
-        {"max_concurrent_calls": True},
-        {"max_sessions": math.nan},
-        {"window": 65_536.0},
-        {"max_concurrent_calls": 1.5},
-        {"idle_timeout": math.inf},
-        {"keepalive_interval": None},
+        ({"drain_grace": -1}, ValueError),
+        ({"drain_grace": math.inf}, ValueError),
+        ({"cleanup_budget": 0}, ValueError),
+        ({"max_deadline": 0}, ValueError),
+        ({"window": 0}, ValueError),
+        ({"max_message_size": -1}, ValueError),
+        ({"max_message_size": "4MB"}, TypeError),
+        ({"max_metadata_size": "8"}, TypeError),
+        ({"max_connection_buffer": 0}, ValueError),
+        ({"max_concurrent_calls": True}, TypeError),
+        ({"max_sessions": math.nan}, TypeError),
+        ({"window": 65_536.0}, TypeError),
+        ({"max_concurrent_calls": 1.5}, TypeError),
+        ({"idle_timeout": math.inf}, ValueError),
+        ({"idle_timeout": math.nan}, ValueError),
+        ({"keepalive_interval": None}, TypeError),
     ],
-    ids=lambda options: next(iter(options)),
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value.__name__,
 )
-def test_an_option_out_of_range_is_refused_by_name(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(options))):
+def test_an_option_out_of_range_is_refused_by_name(options: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match=next(iter(options))):
         aster.serve([Echo()], **options)
 
 

@@ -1,0 +1,84 @@
+"""Tasks that others wait for, whatever ends them or cancels the waiting.
+
+Two things would leave such a wait without an end. asyncio's own ``Task.cancel()`` ends a task that has not begun before it runs a single line, so that no
+``finally`` of its function tells anybody; asyncio does it to all tasks when a second Ctrl-C ends ``asyncio.run``, and so do programs that cancel all they find.
+And it interrupts whoever waits, in spite of any shield. ``StartedTask`` finds out about the first, ``outlast`` bears the second.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from aster._reactor import Reactor
+
+__all__ = ["StartedTask", "outlast"]
+
+_ROUNDS_TO_BEGIN = 3
+"""Rounds of the loop after which a task that is to begin has begun. asyncio needs one; trio, which runs what is ready in any order, two."""
+
+
+class StartedTask:
+    """A task of a group, started at once.
+
+    Args:
+        group: what it lives in.
+        function: an async function; a ``finally`` of it tells those who wait for its end.
+        name: what debuggers show.
+        reactor: of the same loop.
+    """
+
+    __slots__ = ("_coroutine", "_handle", "_reactor")
+
+    def __init__(self, group: TaskGroup, function: Callable[[], Coroutine[Any, Any, None]], name: str, reactor: Reactor) -> None:
+        self._coroutine = function()
+        self._handle = group.create_task(self._coroutine, name=name)
+        self._reactor = reactor
+
+    def cancel(self, never_ran: Callable[[], None]) -> None:
+        """Cancel the scope of the task; without effect once it has ended. ``never_ran`` as for ``check``."""
+        self._handle.cancel()
+        self.check(never_ran)
+
+    def check(self, never_ran: Callable[[], None]) -> None:
+        """Have ``never_ran`` called from the reactor, in place of the function's own ``finally``, if the task was ended before its first step."""
+        if self._has_not_begun():
+            self._check_later(never_ran, _ROUNDS_TO_BEGIN)
+
+    def _check_later(self, never_ran: Callable[[], None], rounds: int) -> None:
+        self._reactor.call_soon(partial(self._check_now, never_ran, rounds))
+
+    def _check_now(self, never_ran: Callable[[], None], rounds: int) -> None:
+        if not self._has_not_begun():
+            return
+        if rounds > 1:
+            self._check_later(never_ran, rounds - 1)
+        else:
+            # Closed, it does not warn that nobody awaited it.
+            self._coroutine.close()
+            never_ran()
+
+    def _has_not_begun(self) -> bool:
+        return inspect.getcoroutinestate(self._coroutine) == inspect.CORO_CREATED
+
+
+async def outlast(event: anyio.Event) -> None:
+    """Wait for ``event``, shielded, whatever interrupts the wait.
+
+    Raises:
+        BaseException: after the wait, what interrupted it in spite of the shield: asyncio's own cancellation, or trio's KeyboardInterrupt.
+    """
+    interruption: BaseException | None = None
+    with anyio.CancelScope(shield=True):
+        while not event.is_set():
+            try:
+                await event.wait()
+            except (anyio.get_cancelled_exc_class(), KeyboardInterrupt) as exc:
+                interruption = exc
+    if interruption is not None:
+        raise interruption

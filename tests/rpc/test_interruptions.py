@@ -1,0 +1,184 @@
+"""Ctrl-C, and cancellation that knows no shields: asyncio's own, of every task there is, also of those that have not begun."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+import aster
+from aster.decorators import rpc
+from aster.testing import assert_no_orphans
+from aster.transports.base import Transport
+from aster.transports.memory import MemoryTransport
+from tests.rpc.conftest import Running
+from tests.rpc.echo import Echo, Item
+from tests.rpc.probes import CALLS, Endless, backend_for, on_asyncio, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest, transport: Transport) -> tuple[str, dict[str, Any]]:
+    """Virtual time over memory, where an unconfirmed end would cost a cleanup budget."""
+    return backend_for(request.param, transport)
+
+
+# The program's own tasks that had not begun: AnyIO starts them, and their coroutines are the program's.
+@pytest.mark.filterwarnings("ignore:coroutine '_(same|count|total|chat)' was never awaited:RuntimeWarning")
+async def test_cancelling_every_task_there_is_at_any_step_leaves_nothing(transport: Transport) -> None:
+    """``for task in asyncio.all_tasks(): task.cancel()``: what programs do in haste, and ``asyncio.run`` after a second Ctrl-C."""
+    if not on_asyncio():
+        return
+
+    async def program() -> None:
+        async with (
+            aster.serve([Echo()], transport=transport, drain_grace=0.01, cleanup_budget=0.01) as server,
+            aster.connect(server.address, transport=transport) as client,
+        ):
+            echo = await client.client(Echo)
+            async with anyio.create_task_group() as group:
+                for call in CALLS.values():
+                    for _ in range(3):
+                        group.start_soon(call, echo)
+
+    others, steps, cancelled = asyncio.all_tasks(), 0, 0  # the test's own among them
+    while True:
+        async with assert_no_orphans():
+            task = asyncio.ensure_future(program())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+                if task.done():
+                    break
+            finished = task.done()
+            for each in asyncio.all_tasks() - others:
+                each.cancel()
+            await asyncio.wait([task])
+        if finished:
+            break
+        cancelled += 1
+        steps += 1 if isinstance(transport, MemoryTransport) else 1 + steps // 10
+    assert cancelled > 10
+    await task
+
+
+@pytest.mark.parametrize("pattern", ["total", "chat"])
+async def test_a_second_native_cancellation_does_not_keep_the_requests_from_being_closed_first(running: Running, pattern: str) -> None:
+    if not on_asyncio():
+        return
+    closing, may_close, closed = anyio.Event(), anyio.Event(), list[str]()
+
+    async def requests() -> AsyncIterator[Item]:
+        try:
+            yield Item(1)
+            await anyio.sleep_forever()
+        finally:
+            closing.set()
+            with anyio.CancelScope(shield=True):
+                await may_close.wait()
+            closed.append(pattern)
+
+    endless = Endless()
+    async with running(endless, drain_grace=0) as (_, client):
+        echo = await client.client(Echo)
+
+        async def call() -> None:
+            if pattern == "total":
+                await echo.total(requests())
+            else:
+                async for _ in echo.chat(requests()):
+                    pass
+
+        task = asyncio.ensure_future(call())
+        await until(lambda: endless.witness.began)
+        task.cancel()
+        await closing.wait()
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0)
+        assert not task.done()
+        may_close.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert closed == [pattern]
+
+
+_CTRL_C = """
+import signal, sys
+import anyio
+import aster
+from tests.rpc.echo import Echo, Item
+
+async def main():
+    async with aster.serve([Echo()], drain_grace=0.0) as server, aster.connect(server.address) as client:
+        echo = await client.client(Echo)
+        await echo.same(Item(1))
+        # In the frames of the reactor, where the signal of a user arrives as often as not.
+        client._channel.current.reactor.call_soon(lambda: signal.raise_signal(signal.SIGINT))
+        await anyio.sleep_forever()
+
+try:
+    anyio.run(main, backend=sys.argv[1])
+except BaseException as exc:
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    print(type(exc).__name__)
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_ctrl_c_inside_the_reactor_ends_the_program_and_its_blocks(backend: str) -> None:
+    backend_for(backend, MemoryTransport())  # skips where trio is missing
+    # No timeout of its own: a hang ends as every hang in a test does.
+    done = subprocess.run([sys.executable, "-c", _CTRL_C, backend], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("KeyboardInterrupt\n", "")
+
+
+def test_ctrl_c_has_its_ordinary_meaning_in_these_tests() -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+async def test_a_block_whose_scope_was_cancelled_last_thing_in_it_ends_cancelled(transport: Transport) -> None:
+    async with aster.serve([Echo()], transport=transport) as server:
+        with anyio.CancelScope() as scope:
+            async with aster.connect(server.address, transport=transport):
+                scope.cancel()
+        assert scope.cancelled_caught
+        with anyio.CancelScope() as expired:
+            async with aster.connect(server.address, transport=transport):
+                expired.deadline = anyio.current_time() - 1
+        assert expired.cancelled_caught
+
+
+class Failing(Endless):
+    @rpc
+    async def same(self, item: Item) -> Item:
+        raise aster.RpcError(aster.StatusCode.NOT_FOUND, "not here")
+
+
+async def test_a_failed_call_keeps_nothing_of_its_caller_alive(running: Running) -> None:
+    """Law 3: a stream that is dropped with its caller's frame cancels its handler at once, not when garbage is collected."""
+    failing = Failing(responses=1)
+    async with running(failing) as (_, client):
+        echo = await client.client(Echo)
+
+        async def caller() -> None:
+            stream = echo.count(Item(1))
+            await anext(stream)
+            await echo.same(Item(1))
+
+        gc.disable()
+        try:
+            with pytest.raises(aster.RpcError):
+                await caller()
+            await until(lambda: failing.witness.began and not failing.witness.running)
+        finally:
+            gc.enable()
