@@ -166,7 +166,6 @@ def test_a_malformed_listen_address_is_refused(listen: str) -> None:
         ({"idle_timeout": math.nan}, ValueError),
         ({"keepalive_interval": None}, TypeError),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value.__name__,
 )
 def test_an_option_out_of_range_is_refused_by_name(options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=next(iter(options))):
