@@ -44,6 +44,7 @@ class RawStream:
     received: bytearray = field(default_factory=bytearray)
     ended: anyio.Event = field(default_factory=anyio.Event)
     reset_code: int | None = None
+    on_reset: Callable[[int], None] = lambda code: None
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -55,6 +56,7 @@ class RawStream:
     def was_reset(self, code: int) -> None:
         self.reset_code = code
         self.ended.set()
+        self.on_reset(code)
 
     def was_stopped(self, code: int) -> None:
         """Raw peers go on."""
@@ -141,13 +143,17 @@ def manifest_of(service: type) -> ServiceEntry:
 
 @asynccontextmanager
 async def raw_server(
-    services: tuple[ServiceEntry, ...], transport: Transport, answer: Callable[[Stream, Header], None], settings: Mapping[int, int] | None = None
+    services: tuple[ServiceEntry, ...],
+    transport: Transport,
+    answer: Callable[[Stream, Header], None],
+    settings: Mapping[int, int] | None = None,
+    on_reset: Callable[[int], None] = lambda code: None,
 ) -> AsyncGenerator[str]:
     """The address of a server that says hello, with ``settings`` besides the usual ones, and answers each call as it is told to once its header has arrived."""
     identity = Identity.generate()
 
     def stream_opened(stream: Stream) -> StreamSink:
-        sink = RawStream(lambda: reply(stream, sink))
+        sink = RawStream(lambda: reply(stream, sink), on_reset=on_reset)
         return sink
 
     def reply(stream: Stream, sink: RawStream) -> None:

@@ -1,0 +1,186 @@
+"""Law 7 against peers that end a stream in ways of their own, the client's own clock, and calls that wait for a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+import aster
+from aster._connection import CloseCode
+from aster._protocol.events import Header, ResetCode
+from aster._protocol.frames import FrameKind, encode_frame, encode_header, encode_header_start, encode_message
+from aster.testing import live_connections
+from aster.transports.base import Stream, Transport
+from aster.transports.memory import MemoryTransport
+from aster.types import Metadata, RpcPattern
+from tests.rpc.conftest import Running
+from tests.rpc.echo import Echo, Item, Nothing
+from tests.rpc.probes import CALLS, Call, Endless, backend_for, until
+from tests.rpc.raw import RawStream, manifest_of, raw_client, raw_server, target_of
+
+pytestmark = pytest.mark.anyio
+
+each_pattern = pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest, transport: Transport) -> tuple[str, dict[str, Any]]:
+    """Virtual time over memory; over QUIC packets come in real time."""
+    return backend_for(request.param, transport)
+
+
+def _end(stream: Stream, _: Header) -> None:
+    stream.finish()
+
+
+def _end_after_a_message(stream: Stream, _: Header) -> None:
+    stream.write(encode_message(b"x"))
+    stream.finish()
+
+
+def _tear_down(stream: Stream, _: Header) -> None:
+    stream.reset(9)
+
+
+@each_pattern
+@pytest.mark.parametrize("answer", [_end, _end_after_a_message, _tear_down], ids=["nothing", "a message", "a reset"])
+async def test_a_stream_that_ends_without_an_outcome_fails_its_call(transport: Transport, call: Call, answer: Callable[[Stream, Header], None]) -> None:
+    async with raw_server((manifest_of(Echo),), transport, answer) as address, aster.connect(address, transport=transport) as client:
+        echo = await client.client(Echo)
+        with pytest.raises(aster.RpcError) as caught:
+            await call(echo)
+        assert caught.value.code is aster.StatusCode.INTERNAL
+
+
+@each_pattern
+async def test_a_timeout_is_kept_by_the_clients_own_clock_when_the_server_says_nothing(transport: Transport, call: Call) -> None:
+    streams = list[Stream]()
+
+    def confirm(code: int) -> None:
+        for stream in streams:
+            stream.reset(code)
+
+    def say_nothing(stream: Stream, _: Header) -> None:
+        streams.append(stream)
+
+    async with (
+        raw_server((manifest_of(Echo),), transport, say_nothing, on_reset=confirm) as address,
+        aster.connect(address, transport=transport) as client,
+    ):
+        echo = aster.with_options(await client.client(Echo), timeout=0.05)
+        began = anyio.current_time()
+        with pytest.raises(aster.RpcError) as caught:
+            await call(echo)
+        assert caught.value.code is aster.StatusCode.DEADLINE_EXCEEDED
+        if isinstance(transport, MemoryTransport):
+            assert anyio.current_time() == pytest.approx(began + 0.05, abs=1e-6)
+
+
+async def test_a_server_whose_requests_end_without_end_fails_the_call(running: Running, transport: Transport) -> None:
+    endless = Endless()
+    async with running(endless) as (server, client), raw_client(server.address, transport) as raw:
+        sink = RawStream()
+        stream = raw.connection.open_stream(sink)
+        stream.write(encode_header(encode_header_start(target_of("total", pattern=RpcPattern.CLIENT_STREAM)), None, Metadata()))
+        await until(lambda: endless.witness.began)
+        stream.finish()
+        await sink.ended.wait()
+        assert sink.reset_code is None
+        assert b"the requests ended without END" in sink.received
+        assert endless.witness.cancelled == endless.witness.unwound == 1
+        assert await (await client.client(Echo)).nothing(Nothing()) == Nothing()
+
+
+async def test_a_client_tears_down_a_call_whose_server_broke_a_rule(transport: Transport) -> None:
+    resets = list[int | None]()
+
+    def answer(stream: Stream, _: Header) -> None:
+        sinks.append(stream)
+        stream.write(encode_frame(FrameKind.END, b""))  # which servers do not send
+
+    sinks = list[Stream]()
+    async with raw_server((manifest_of(Echo),), transport, answer, on_reset=resets.append) as address, aster.connect(address, transport=transport) as client:
+        echo = await client.client(Echo)
+        with pytest.raises(aster.RpcError) as caught:
+            await echo.total(_endless_requests())
+        assert caught.value.code is aster.StatusCode.INTERNAL
+        await until(lambda: resets)
+        assert resets == [ResetCode.PROTOCOL]
+        sinks[0].reset(0)
+
+
+async def _endless_requests() -> AsyncIterator[Item]:
+    yield Item(1)
+    await anyio.sleep_forever()
+
+
+# Calls that wait for a stream
+
+
+async def _outcome(call: Coroutine[Any, Any, object], outcomes: list[object]) -> None:
+    try:
+        outcomes.append(await call)
+    except aster.RpcError as exc:
+        outcomes.append(exc.code)
+
+
+async def test_the_loss_of_the_connection_fails_calls_that_wait_for_a_stream(running: Running) -> None:
+    endless, outcomes = Endless(), list[object]()
+    async with running(endless, max_concurrent_calls=1, drain_grace=0) as (_, client):
+        echo = await client.client(Echo)
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(_outcome, echo.same(Item()), outcomes)
+            await until(lambda: endless.witness.began)
+            await anyio.wait_all_tasks_blocked()
+            (server_end,) = (each for each in live_connections() if each.peer.endpoint_id == client.endpoint_id)
+            server_end.close(CloseCode.NORMAL)
+        assert outcomes == [aster.StatusCode.UNAVAILABLE] * 3
+        assert endless.witness.began == 1
+
+
+async def test_a_draining_server_fails_calls_that_wait_for_a_stream(running: Running) -> None:
+    endless, outcomes = Endless(), list[object]()
+    async with running(endless, max_concurrent_calls=1, drain_grace=0) as (server, client):
+        echo = await client.client(Echo)
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as running_call:
+                group.start_soon(_outcome, echo.same(Item()), outcomes)
+                await until(lambda: endless.witness.began)
+                for _ in range(2):
+                    group.start_soon(_outcome, echo.same(Item()), outcomes)
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(server.drain, 60.0)
+                await until(lambda: len(outcomes) == 2)
+                assert outcomes == [aster.StatusCode.UNAVAILABLE] * 2
+                running_call.cancel()
+            group.cancel_scope.cancel()
+        assert endless.witness.began == 1
+
+
+async def test_a_stream_that_was_granted_to_a_call_which_is_then_cancelled_goes_to_the_next(running: Running) -> None:
+    """Wherever the cancellation lands, between the end of one call and the beginning of the next."""
+    async with running(Echo(), max_concurrent_calls=1) as (_, client):
+        echo = await client.client(Echo)
+        for turns in range(12):
+            outcomes = list[object]()
+            async with anyio.create_task_group() as group:
+                group.start_soon(_outcome, echo.same(Item(1)), outcomes)
+                with anyio.CancelScope() as scope:
+                    async with anyio.create_task_group() as inner:
+                        inner.start_soon(_cancelled_after, turns, scope)
+                        await echo.same(Item(2))
+                        inner.cancel_scope.cancel()
+                await _outcome(echo.same(Item(3)), outcomes)
+            assert Item(1) in outcomes
+            assert Item(3) in outcomes
+
+
+async def _cancelled_after(turns: int, scope: anyio.CancelScope) -> None:
+    for _ in range(turns):
+        await anyio.lowlevel.checkpoint()
+    scope.cancel()
