@@ -22,7 +22,16 @@ import pyfory  # pyright: ignore[reportMissingTypeStubs]  # it has none
 from pyfory.meta import typedef_encoder  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
 from aster.codec.fields import MAX_FIELDS, default_of
-from aster.codec.serializers import DecimalSerializer, HashTally, TimeSerializer, TimestampSerializer, UuidSerializer
+from aster.codec.serializers import (
+    DecimalSerializer,
+    HashTally,
+    TimeSerializer,
+    TimestampSerializer,
+    TupleSerializer,
+    UuidSerializer,
+    counted,
+    counting_hash,
+)
 from aster.codec.shapes import EXTENSIONS, DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, children
 from aster.codec.tags import short_name
 from aster.codec.walk import MAX_NESTING
@@ -63,12 +72,14 @@ class Plan:
         names: each Enum and dataclass with the name that Fory knows it by.
         twins: what stands for each dataclass in Fory's eyes.
         max_depth: how many levels a value may have, in Fory's way of counting.
+        tuple_keys: whether sets or dict keys hold tuples.
     """
 
     xlang: bool
     names: Mapping[type, str]
     twins: Mapping[type, type]
     max_depth: int
+    tuple_keys: bool
 
 
 @dataclass(slots=True)
@@ -100,7 +111,8 @@ def plan_engine(xlang: bool, names: Mapping[type, str], fields: Mapping[type, tu
     containers = max((_containers(field.shape) for own in fields.values() for field in own), default=0)
     # A path through a value passes MAX_NESTING dataclasses that may contain themselves, and each of the others at most once.
     max_depth = (MAX_NESTING + len(fields) + 1) * (1 + _DEPTH_PER_CONTAINER * containers) + _DEPTH_PER_CONTAINER
-    return Plan(xlang, names, twins, max_depth)
+    tuple_keys = any(_has_tuple_keys(field.shape) for own in fields.values() for field in own)
+    return Plan(xlang, names, twins, max_depth, tuple_keys)
 
 
 def build_engine(plan: Plan) -> Engine:
@@ -121,9 +133,12 @@ def build_engine(plan: Plan) -> Engine:
     )
     resolver = fory.type_resolver
     tally = HashTally()
-    _extend(resolver, uuid.UUID, "_aster.uuid", UuidSerializer(resolver, uuid.UUID, tally))
+    _extend(resolver, uuid.UUID, "_aster.uuid", UuidSerializer(resolver, uuid.UUID, tally, counts_tuples=plan.tuple_keys))
     _extend(resolver, datetime.time, "_aster.time", TimeSerializer(resolver, datetime.time))
     resolver.get_type_info(decimal.Decimal).serializer = DecimalSerializer(resolver, decimal.Decimal, tally)
+    if not plan.xlang:  # the other format has no tuples where the type of an element is not declared
+        record = resolver.get_type_info(tuple)
+        record.serializer = TupleSerializer(record.serializer)
     # Fory's own goes through a float, which loses microseconds. Assigned, because registering one would change the type's number on the wire.
     resolver.get_type_info(datetime.datetime).serializer = TimestampSerializer(resolver, datetime.datetime)
     # Where the type of an element is not declared, a frozenset goes as the set that it will arrive as (XLANG does so by itself).
@@ -139,19 +154,31 @@ def build_engine(plan: Plan) -> Engine:
     def release_buffer() -> None:
         fory.buffer = _fory.Buffer.allocate(32)
 
-    return Engine(fory.serialize, fory.deserialize, release_buffer, resolver._meta_shared_type_info, tally)
+    return Engine(fory.serialize, counted(fory.deserialize, tally), release_buffer, resolver._meta_shared_type_info, tally)
 
 
 def reader_classes(classes: Iterable[type]) -> Mapping[type, type]:
-    """For dataclasses that forbid assignment and have slots: a subclass that allows it, under which Fory fills in the fields.
+    """For some dataclasses a subclass, under which Fory makes and fills in their instances; these get their own class back afterwards.
 
-    Such a value gets its own class back afterwards. (Without slots Fory writes to ``__dict__``, which nothing forbids.)
+    It allows assignment, which slots of a frozen dataclass need. (Without slots Fory writes to ``__dict__``, which nothing forbids.) And it counts hashes
+    that collide: a peer can put instances of any class into a set, in a field that nobody declared.
     """
-    return {cls: _reader(cls) for cls in classes if _has_slotted_fields(cls) and cls.__setattr__ is not object.__setattr__}
+    return {cls: _reader(cls) for cls in classes if _forbids_assignment(cls) or _has_hash(cls)}
 
 
 def _reader(cls: type) -> type:
-    return type(cls.__name__, (cls,), {"__slots__": (), "__setattr__": object.__setattr__, "__module__": cls.__module__, "__qualname__": cls.__qualname__})
+    namespace: dict[str, Any] = {"__slots__": (), "__setattr__": object.__setattr__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    if _has_hash(cls):
+        namespace["__hash__"] = counting_hash(cls.__hash__)
+    return type(cls.__name__, (cls,), namespace)
+
+
+def _forbids_assignment(cls: type) -> bool:
+    return _has_slotted_fields(cls) and cls.__setattr__ is not object.__setattr__
+
+
+def _has_hash(cls: type[Any]) -> bool:
+    return cls.__hash__ is not None and cls.__hash__ is not object.__hash__
 
 
 def _has_slotted_fields(cls: type) -> bool:
@@ -226,6 +253,15 @@ def _hint(shape: Shape, twins: Mapping[type, type]) -> Any:
 def _containers(shape: Shape) -> int:
     inside = max(map(_containers, children(shape)), default=0)
     return inside + isinstance(shape, Values | DictOf | FixedTuple)
+
+
+def _has_tuple_keys(shape: Shape) -> bool:
+    hashed = shape.key if isinstance(shape, DictOf) else shape.item if isinstance(shape, Values) and shape.kind in ("set", "frozenset") else None
+    return (hashed is not None and _has_tuple(hashed)) or any(map(_has_tuple_keys, children(shape)))
+
+
+def _has_tuple(shape: Shape) -> bool:
+    return isinstance(shape, FixedTuple) or (isinstance(shape, Values) and shape.kind == "tuple") or any(map(_has_tuple, children(shape)))
 
 
 def _extend(resolver: Any, type_: type, name: str, serializer: object) -> None:

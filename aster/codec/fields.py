@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from weakref import WeakKeyDictionary
 
 from aster.codec.hints import FieldReader, is_class, objection_to
+from aster.codec.keys import check_keys
 from aster.codec.shapes import EnumOf, FieldShape, Message, Shape, children
 from aster.codec.tags import short_name
 
@@ -41,6 +42,9 @@ def wire_types(roots: Iterable[type], *, localns: Mapping[str, Any] | None = Non
             if reached not in found:
                 found[reached] = None
                 queue.append(reached)
+    for cls in queue:
+        for field in field_shapes(cls):
+            check_keys(cls, field, field_shapes)
     return tuple(found)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import decimal
 import types
 import typing
 from collections.abc import Mapping
@@ -24,7 +23,6 @@ from aster.codec.shapes import (
     Shape,
     UnionOf,
     Values,
-    children,
     runtime_types,
 )
 from aster.codec.tags import is_wire_class, short_name
@@ -40,7 +38,6 @@ _SUPPORTED = (
     "or list, set, frozenset, tuple, dict, Optional, Union or Literal of these"
 )
 
-_SAFELY_HASHED = (Scalar(str), Scalar(bytes))  # Python salts these hashes
 _STANDARD_MODULES = frozenset({"builtins", "collections", "collections.abc"})
 _ALTERNATIVES: Mapping[str, str] = {
     "Sequence": "list[...]",
@@ -144,7 +141,7 @@ class FieldReader:
         if origin is tuple:
             return self._tuple(args)
         if origin is dict:
-            return DictOf(self._hashed(args[0], "a dict key"), self._shape(args[1]))
+            return DictOf(self._shape(args[0]), self._shape(args[1]))
         if origin is not None:
             self._refuse(f"{hint} is not supported", _alternative_to_generic(origin))
         return self._plain(hint)
@@ -168,10 +165,8 @@ class FieldReader:
         return EnumOf(hint) if issubclass(hint, Enum) else Message(hint)
 
     def _values(self, kind: Literal["list", "set", "frozenset", "tuple"], arg: object) -> Values:
-        if kind in ("set", "frozenset"):
-            return Values(kind, self._hashed(arg, f"an element of a {kind}"))
         item = self._shape(arg)
-        if isinstance(item, Message) and not fields(item.cls):
+        if kind in ("list", "tuple") and isinstance(item, Message) and not fields(item.cls):
             self._refuse(f"{item} has no fields, and Fory limits items that take up no bytes", f"send their number, or give {item} a field")
         return Values(kind, item)
 
@@ -214,32 +209,6 @@ class FieldReader:
         assert isinstance(base, Scalar | EnumOf)  # typing allows no other values in a Literal
         shape = LiteralOf(base, present)
         return Optional(shape) if None in values else shape
-
-    def _hashed(self, hint: object, role: str) -> Shape:
-        shape = self._shape(hint)
-        self._check_hashed(shape, role, in_tuple=False)
-        return shape
-
-    def _check_hashed(self, shape: Shape, role: str, *, in_tuple: bool) -> None:
-        match shape:
-            case Values("list" | "set", _) | DictOf():
-                self._refuse(f"{shape} is not hashable, so it cannot be {role}", "use a tuple")
-            case Values("frozenset", _):
-                self._refuse(f"{shape} cannot be {role}: Fory reads it as a set", "use a tuple")
-            case Values() | FixedTuple() if in_tuple:
-                self._refuse(f"{shape} cannot be {role} inside another tuple or a union: Fory reads it as a list", "use a frozen dataclass")
-            case Values("tuple", item) if item not in _SAFELY_HASHED:
-                # hash(-1) == hash(-2), so there are 2**n tuples of n ints with one hash: 57 KB of them took half a second, 4 MB would take minutes.
-                self._refuse(f"{shape} cannot be {role}, since a peer could choose values whose hashes collide", "use str, or a tuple of fixed length")
-            case Scalar(type_) if type_ is decimal.Decimal:
-                # Hashes of Decimals collide at will: a small message could occupy the decoder for seconds.
-                self._refuse(f"Decimal cannot be {role}, since a peer could choose values whose hashes collide", "use str or int")
-            case Message(cls) if cls.__hash__ is None:
-                self._refuse(f"{shape} is not hashable, so it cannot be {role}", "make it a frozen dataclass")
-            case _:
-                pass
-        for child in children(shape):
-            self._check_hashed(child, role, in_tuple=in_tuple or isinstance(shape, UnionOf | Values | FixedTuple))
 
 
 def _unwrapped(hint: Any, origin: object, args: tuple[Any, ...]) -> object:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import decimal
+import importlib
+import itertools
 import random
 import struct
 import threading
+import typing
 import uuid
 from dataclasses import dataclass, make_dataclass
 from typing import Any, cast
@@ -210,8 +213,73 @@ def test_a_flood_of_equal_hashes_is_a_decode_error(mode: SerializationMode) -> N
     ]:
         for _ in range(3):  # and the count begins anew with each message
             assert round_trip(codec, honest) == honest
-            with pytest.raises(DecodeError, match="more than 100 different values have the same hash"):
+            with pytest.raises(DecodeError, match="more than 32 different values have the same hash"):
                 round_trip(hostile_codec, hostile)
+
+
+@dataclass(frozen=True)
+class Path:
+    parts: tuple[int, ...]
+
+
+@dataclass
+class Paths:
+    paths: list[Path]
+
+
+@dataclass
+class Pairs:
+    keys: set[tuple[int, str]]
+
+
+@dataclass
+class Words:
+    keys: set[str]
+
+
+_SAME_HASH = list(itertools.product((-1, -2), repeat=8))  # hash(-1) == hash(-2)
+
+
+@modes
+@pytest.mark.parametrize("kind", [set, dict.fromkeys])
+def test_a_flood_of_dataclasses_in_a_field_that_nobody_declared_is_a_decode_error(mode: SerializationMode, kind: Any) -> None:
+    plain = make_dataclass("Path", [("parts", typing.Tuple[int, ...])], frozen=True)  # noqa: UP006  # the spelling that Fory reads
+    paths = make_dataclass("Paths", [("paths", typing.List[plain]), ("extra", typing.Any)])  # noqa: UP006
+    fory: Any = importlib.import_module("pyfory").Fory(xlang=mode is SerializationMode.XLANG, compatible=True, ref=False)
+    fory.register(plain, name="tests.Path")
+    fory.register(paths, name="tests.Paths")
+    decode = make_codec(mode, {Path: "tests/Path", Paths: "tests/Paths"}).decoder(Paths)
+    assert decode(fory.serialize(paths([], kind([plain(parts) for parts in _SAME_HASH[:20]])))) == Paths([])
+    with pytest.raises(DecodeError, match="more than 32 different values have the same hash"):
+        decode(fory.serialize(paths([], kind([plain(parts) for parts in _SAME_HASH]))))
+
+
+@modes
+def test_a_flood_of_tuples_longer_than_declared_is_a_decode_error(mode: SerializationMode) -> None:
+    plain = make_dataclass("Pairs", [("keys", typing.Set[typing.Tuple[int, str]])])  # noqa: UP006
+    fory: Any = importlib.import_module("pyfory").Fory(xlang=mode is SerializationMode.XLANG, compatible=True, ref=False)
+    fory.register(plain, name="tests.Pairs")
+    with pytest.raises(DecodeError, match="more than 32 different values have the same hash"):
+        make_codec(mode, {Pairs: "tests/Pairs"}).decoder(Pairs)(fory.serialize(plain(set(_SAME_HASH))))
+
+
+def test_a_flood_of_tuples_in_a_field_that_nobody_declared_is_a_decode_error() -> None:
+    plain = make_dataclass("Words", [("keys", typing.Set[str]), ("extra", typing.Any)])  # noqa: UP006
+    fory: Any = importlib.import_module("pyfory").Fory(xlang=False, compatible=True, ref=False)
+    fory.register(plain, name="tests.Words")
+    decode = make_codec(SerializationMode.NATIVE, {Words: "tests/Words"}).decoder(Words)
+    assert decode(fory.serialize(plain({"a"}, ([1], set(_SAME_HASH[:20]))))) == Words({"a"})
+    with pytest.raises(DecodeError, match="more than 32 different values have the same hash"):
+        decode(fory.serialize(plain({"a"}, set(_SAME_HASH))))
+
+
+@modes
+def test_the_many_equal_hashes_of_honest_grids_and_repeated_keys_are_no_flood(mode: SerializationMode) -> None:
+    grid = make_dataclass("Grid", [("points", dict[Point, int]), ("more", list[set[Point]]), ("pairs", set[tuple[int, int, int]])])
+    span = range(-50, 50)
+    points = [Point(x, y) for x in span for y in span]
+    value = grid(dict.fromkeys(points, 0), [set(points[:100])] * 50, {(x, y, z) for x in span for y in span[::10] for z in (-1, -2)})
+    assert round_trip(make_codec(mode, {grid: "tests/Grid", Point: "tests/Point"}), value) == value
 
 
 @modes

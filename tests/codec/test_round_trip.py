@@ -10,7 +10,7 @@ import importlib
 from typing import Any, Dict, List, Optional, Set, cast  # noqa: UP035  # the spellings that Fory reads
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from aster.codec import Codec, make_codec
@@ -55,8 +55,26 @@ def test_every_value_arrives_exactly_and_is_left_alone(mode: SerializationMode, 
     assert identical(value, before)
 
 
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """As rich as a key may be."""
+
+    lines: tuple[str, ...]
+    number: int | str | None
+    place: tuple[Point, datetime.date]
+    label: Label | Point | None
+    amount: decimal.Decimal
+
+
+def _is_refused_on_purpose(text: str) -> bool:
+    """Unions of lookalikes, and tuples hashed where Fory reads lists."""
+    return "look the same on the wire" in text or "inside another tuple or a union" in text
+
+
 _leaves: st.SearchStrategy[Any] = st.sampled_from([str, int, float, bool, bytes, datetime.date, decimal.Decimal, Point, Label, int | None, int | str])
-_keys: st.SearchStrategy[Any] = st.sampled_from([str, int, bool, bytes, datetime.date, Point, Label, tuple[int, str], tuple[str, ...]])
+_keys: st.SearchStrategy[Any] = st.sampled_from(
+    [str, int, bool, bytes, datetime.date, Point, Label, Address, int | str, Label | Point | None, tuple[int, str], tuple[str, ...]]
+)
 
 
 def _containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -68,6 +86,7 @@ def _containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         inner.map(lambda hint: hint | None),
         _keys.map(lambda hint: set[hint]),
         _keys.map(lambda hint: frozenset[hint]),
+        st.tuples(inner, inner).map(lambda hints: hints[0] | hints[1]),
     )
 
 
@@ -76,7 +95,12 @@ def _containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 @given(hint=st.recursive(_leaves, _containers, max_leaves=6), data=st.data())
 def test_containers_nest_in_any_way(mode: SerializationMode, hint: Any, data: st.DataObject) -> None:
     holder = dataclasses.make_dataclass("Holder", [("value", hint)])
-    codec = make_codec(mode, tags_of(holder))
+    try:
+        tags = tags_of(holder)
+    except TypeError as exc:
+        assume(not _is_refused_on_purpose(str(exc)))
+        raise
+    codec = make_codec(mode, tags)
     value = holder(data.draw(st.from_type(hint)))
     assert identical(round_trip(codec, value), value)
 

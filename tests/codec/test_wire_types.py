@@ -65,6 +65,37 @@ class Box(Generic[T]):
     content: T
 
 
+@dataclass(frozen=True)
+class FrozenSets:
+    parts: frozenset[str]
+
+
+@dataclass(frozen=True)
+class FrozenLists:
+    parts: list[str]
+
+
+@dataclass(frozen=True)
+class FrozenUnion:
+    parts: int | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FrozenTuples:
+    parts: tuple[tuple[str, ...], str]
+
+
+@dataclass(frozen=True)
+class FrozenNumbers:
+    parts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FrozenOuter:
+    again: FrozenOuter | None
+    request: TaskRequest
+
+
 class FakeAttrs:
     __attrs_attrs__ = ()
 
@@ -127,6 +158,16 @@ def _in_a_dict(hint: Any) -> Any:
         (set[tuple[int, ...]], "cannot be an element of a set, since a peer could choose values whose hashes collide", "a tuple of fixed length"),
         (set[frozenset[int]], r"frozenset\[int\] cannot be an element of a set", "use a tuple"),
         (dict[tuple[tuple[int, ...], str], int], "cannot be a dict key inside another tuple", "use a frozen dataclass"),
+        (dict[tuple[int, str], int] | str, r"tuple\[int, str\] cannot be a dict key inside another tuple or a union", "use a frozen dataclass"),
+        (int | set[tuple[int, str]], r"tuple\[int, str\] cannot be an element of a set inside another tuple", "use a frozen dataclass"),
+        (tuple[dict[tuple[int, str], int], int], r"tuple\[int, str\] cannot be a dict key inside another tuple", "use a frozen dataclass"),
+        (tuple[list[set[tuple[int, str]]], str], "cannot be an element of a set inside another tuple", "use a frozen dataclass"),
+        (set[FrozenSets], r"frozenset\[str\] in FrozenSets.parts cannot be an element of a set: Fory reads it as a set", "use a tuple"),
+        (dict[FrozenLists, int], r"list\[str\] in FrozenLists.parts is not hashable, so it cannot be a dict key", "use a tuple"),
+        (set[FrozenUnion], r"tuple\[str, \.\.\.\] in FrozenUnion.parts cannot be an element of a set inside another", "use a frozen dataclass"),
+        (set[FrozenTuples], r"tuple\[str, \.\.\.\] in FrozenTuples.parts cannot be an element of a set inside another", "use a frozen dataclass"),
+        (set[FrozenNumbers], r"tuple\[int, \.\.\.\] in FrozenNumbers.parts cannot be an element .* hashes collide", "a tuple of fixed length"),
+        (set[tuple[FrozenOuter, int]], r"TaskRequest in FrozenOuter.request is not hashable", "make it a frozen dataclass"),
         (list[Empty], "Empty has no fields", "give Empty a field"),
         (int | list[int] | tuple[int, ...], "look the same on the wire", "wrap each in a dataclass"),
         (set[int] | frozenset[str], "look the same on the wire", "wrap each in a dataclass"),
@@ -142,6 +183,24 @@ def test_an_unsupported_field_is_refused_by_class_and_field_with_the_mend(hint: 
         wire_types([holder])
     with pytest.raises(TypeError, match="cannot be sent"):
         make_codec(SerializationMode.XLANG, {holder: "a/Holder"})
+
+
+@dataclass(frozen=True)
+class PartlyHashed:
+    key: str
+    notes: list[str] = dataclasses.field(default_factory=list[str], compare=False)
+
+
+@dataclass(frozen=True)
+class HashedByHand:
+    notes: list[str]
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.notes))
+
+
+def test_what_a_frozen_dataclass_does_not_hash_may_be_of_any_type() -> None:
+    assert wire_types([make_dataclass("Holder", [("field", dict[PartlyHashed, set[HashedByHand]])])])[1:] == (PartlyHashed, HashedByHand)
 
 
 @dataclass
