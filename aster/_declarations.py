@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
+from enum import Enum
 from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
@@ -13,6 +14,7 @@ from aster._methods import Handler
 from aster._options import MethodOptions, check_name
 from aster._signatures import DECORATOR_OF, check_close_hook, check_override, check_peer, message_types, readable
 from aster.codec import auto_tag, wire_tag, wire_types
+from aster.codec.tags import full_name, registered_names, suggested_tag
 from aster.errors import AutoTagWarning
 from aster.types import MethodInfo, SerializationMode, ServiceInfo
 
@@ -159,14 +161,13 @@ class _Declaration:
 
     def _wire_tags(self, methods: Mapping[str, MethodInfo]) -> dict[type, str]:
         tags: dict[type, str] = {}
-        owners: dict[str, type] = {}
         for method in methods.values():
             for cls in self._message_classes(method):
-                tags[cls] = tag = wire_tag(cls) or self._derived_tag(cls, method)
-                # 'myapp/Task' and 'myapp.Task' are one name to Fory.
-                owner = owners.setdefault(tag.replace("/", "."), cls)
-                if owner is not cls:
-                    raise ValueError(f"{self._where}: {_full_name(owner)} and {_full_name(cls)} have one tag, {tag!r}; give each its own with @wire_type")
+                tags[cls] = wire_tag(cls) or self._derived_tag(cls, method)
+        try:
+            registered_names(tags)
+        except ValueError as exc:
+            raise ValueError(f"{self._where}: {exc}") from exc
         return tags
 
     def _message_classes(self, method: MethodInfo) -> tuple[type, ...]:
@@ -179,11 +180,11 @@ class _Declaration:
     def _derived_tag(self, cls: type, method: MethodInfo) -> str:
         tag = auto_tag(cls)
         if method.modes != (SerializationMode.NATIVE,) and cls not in _warned:
-            suggestion = "/".join(part for part in tag.rpartition(".") if part != ".")
             file, line, module = self._site
+            decorated = "above the class" if Enum in cls.__mro__ else "above its @dataclass"
             warnings.warn_explicit(
-                f"{_full_name(cls)} has no wire type: its tag {tag!r} is derived, and breaks when the class is renamed or moved; "
-                f'write @wire_type("{suggestion}") above its @dataclass',
+                f"{full_name(cls)} has no wire type: its tag {tag!r} is derived, and breaks when the class is renamed or moved; "
+                f'write @wire_type("{suggested_tag(cls)}") {decorated}',
                 AutoTagWarning,
                 file,
                 line,
@@ -201,10 +202,6 @@ def declare(cls: type, options: ServiceOptions, frame: FrameType) -> None:
         TypeError, ValueError: the class cannot be one.
     """
     setattr(cls, _ATTRIBUTE, _Declaration(cls, options, frame))
-
-
-def _full_name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _class_of(service: object) -> type:

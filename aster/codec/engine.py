@@ -19,7 +19,8 @@ from inspect import getattr_static
 from typing import Any
 
 import pyfory  # pyright: ignore[reportMissingTypeStubs]  # it has none
-from pyfory.meta import typedef_encoder  # pyright: ignore[reportMissingTypeStubs]  # it has none
+from pyfory.meta import typedef_decoder, typedef_encoder  # pyright: ignore[reportMissingTypeStubs]  # it has none
+from pyfory.meta.metastring import Encoding, MetaStringEncoder  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
 from aster.codec.fields import MAX_FIELDS, default_of
 from aster.codec.serializers import (
@@ -58,9 +59,31 @@ _DEPTH_PER_CONTAINER = 2  # Fory counts a container and its items as separate le
 
 _fory: Any = pyfory
 _typedef_encoder: Any = typedef_encoder
+_typedef_decoder: Any = typedef_decoder
 
 wrap: Callable[[bytes], Any] = _fory.Buffer
 """Makes the buffer that ``Engine.deserialize`` reads; its ``get_reader_index()`` then tells how far that came."""
+
+
+def _mend_capitals(encoder: MetaStringEncoder) -> None:
+    """Have an encoder write names of one capital and no other, such as ``Name``.
+
+    For these it chooses the one encoding that neither namespaces nor fields have, and the search for its number fails. Fory in other languages chooses the
+    next best then, and so do we; every Fory reads it.
+    """
+    choose = encoder.compute_encoding
+
+    def compute_encoding(input_string: str, encodings: list[Encoding] | None = None) -> Encoding:
+        encoding = choose(input_string, encodings)
+        if encodings is None or encoding in encodings:
+            return encoding
+        return Encoding.ALL_TO_LOWER_SPECIAL if (len(input_string) + 1) * 5 < len(input_string) * 6 else Encoding.LOWER_UPPER_DIGIT_SPECIAL
+
+    encoder.compute_encoding = compute_encoding
+
+
+_mend_capitals(_typedef_encoder.NAMESPACE_ENCODER)
+_mend_capitals(_typedef_encoder.FIELD_NAME_ENCODER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,3 +305,5 @@ def _let_stand_for(resolver: Any, twin: type, cls: type) -> None:
         resolver.get_type_info(cls)
     finally:
         record.cls = twin
+    # What cannot be read again would otherwise be refused by every receiver.
+    _typedef_decoder.decode_typedef(wrap(record.type_def.encoded), resolver)

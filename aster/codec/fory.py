@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from aster.codec.contract import Codec
 from aster.codec.engine import Engine, build_engine, plan_engine, reader_classes, wrap
 from aster.codec.fields import field_shapes, wire_types
 from aster.codec.post_init import PostInit, post_inits
-from aster.codec.tags import auto_tag, registered_name, short_name, wire_tag
+from aster.codec.tags import auto_tag, full_name, registered_names, short_name, wire_tag
 from aster.codec.walk import Direction, Mismatch, Walk
 from aster.errors import DecodeError
 from aster.types import SerializationMode
@@ -37,32 +37,13 @@ def make_codec(mode: SerializationMode, tags: Mapping[type, str]) -> Codec:
 
     Raises:
         TypeError: a field's type cannot be sent; names class and field.
-        ValueError: two types share a tag, or a tag is not ASCII; or the mode is ROW, which is not available.
+        ValueError: two types share a tag, or a tag is too long or not ASCII; or the mode is ROW, which is not available.
     """
     if mode is SerializationMode.ROW:
         raise ValueError("SerializationMode.ROW is not available yet; use XLANG or NATIVE")
     types = wire_types(tags)
-    names = _names(types, tags)
+    names = registered_names({cls: tags.get(cls) or wire_tag(cls) or auto_tag(cls) for cls in types})
     return _ForyCodec(mode, types, names)
-
-
-def _names(types: Iterable[type], tags: Mapping[type, str]) -> Mapping[type, str]:
-    names: dict[type, str] = {}
-    owners: dict[str, type] = {}
-    for cls in types:
-        tag = tags.get(cls) or wire_tag(cls) or auto_tag(cls)
-        name = registered_name(tag)
-        owner = owners.setdefault(name, cls)
-        if owner is not cls:
-            raise ValueError(f"{_full_name(owner)} and {_full_name(cls)} share the wire tag {tag!r}: give each a tag of its own with @wire_type")
-        if not name.isascii():
-            raise ValueError(f"the wire tag {tag!r} of {_full_name(cls)} is not ASCII, which Fory's names must be: give it one with @wire_type")
-        names[cls] = name
-    return names
-
-
-def _full_name(cls: type) -> str:
-    return f"{cls.__module__}.{short_name(cls)}"
 
 
 MAX_FAILURES = 1000
@@ -161,7 +142,7 @@ def _checked(cls: type[T], value: T, walk: Walk) -> T:
 def _description(value: object, expected: type) -> str:
     cls = type(value)
     if short_name(cls) == short_name(expected):
-        return f"an instance of another class of that name ({_full_name(cls)}): was it defined twice?"
+        return f"an instance of another class of that name ({full_name(cls)}): was it defined twice?"
     return "None" if value is None else f"a {short_name(cls)}"
 
 

@@ -149,9 +149,9 @@ _make_tuple_serializer: Any = _fory.TupleSerializer
 
 def _tuple_serializer(resolver: Any, *args: Any) -> Any:
     made = _make_tuple_serializer(resolver, *args)
-    record: Any = resolver._types_info.get(uuid.UUID)
-    ours = record is not None and isinstance(record.serializer, UuidSerializer)
-    return TupleSerializer(made) if ours and record.serializer.counts_tuples else made
+    record = resolver._types_info.get(uuid.UUID)
+    sign = None if record is None else record.serializer
+    return TupleSerializer(made) if isinstance(sign, UuidSerializer) and sign.counts_tuples else made
 
 
 # Fory looks this name up whenever it makes the serializer of a declared tuple, for definitions that peers send too, and offers no other way in.

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-__all__ = ["auto_tag", "is_wire_class", "registered_name", "short_name", "wire_tag", "wire_type"]
+__all__ = ["MAX_PART", "auto_tag", "full_name", "is_wire_class", "registered_names", "short_name", "suggested_tag", "wire_tag", "wire_type"]
 
 T = TypeVar("T")
 
+MAX_PART = 80
+"""Characters that a tag may have before its '/', and as many after it: Fory cannot read what takes up more than 62 bytes, at six bits a character."""
+
 _ATTRIBUTE = "__aster_wire_type__"
 _RESERVED_NAMESPACE = "_aster"
-_FORM = "'namespace/TypeName', as in 'myapp/TaskRequest': exactly one '/', before it ASCII identifiers joined by '.', after it one"
+_FORM = (
+    "'namespace/TypeName', as in 'myapp/TaskRequest': exactly one '/', before it ASCII identifiers joined by '.', after it one, "
+    f"and {MAX_PART} characters at most on each side"
+)
 
 
 def wire_type(tag: str) -> Callable[[type[T]], type[T]]:
@@ -58,10 +65,50 @@ def auto_tag(cls: type) -> str:
     """The tag of a class that has no explicit one: ``module.Class``.
 
     A class of the ``__main__`` module is named after the module's spec (``python -m pkg.app``: ``pkg.app``), else after the file's stem, so that a client
-    that imports the same file agrees. Without either, as in an interactive session, the module is ``__main__``.
+    that imports the same file agrees. Without either, as in an interactive session, the module is ``__main__``. What is not ASCII is written as its number,
+    since Fory's names have no place for it.
     """
     module = cls.__module__
-    return f"{_main_module_name() if module == '__main__' else module}.{cls.__name__}"
+    # In a process that multiprocessing has spawned, the main module is imported under the other name.
+    tag = f"{_main_module_name() if module in ('__main__', '__mp_main__') else module}.{cls.__name__}"
+    return "".join(character if character.isascii() else f"_u{ord(character):x}_" for character in tag)
+
+
+def suggested_tag(cls: type) -> str:
+    """A tag that ``wire_type`` accepts for a class, much like the automatic one."""
+    namespace, _, name = auto_tag(cls).rpartition(".")
+    parts = [_identifier(part) for part in namespace.split(".")]
+    if parts[0] in ("_", _RESERVED_NAMESPACE):
+        parts[0] = "myapp"
+    while len(parts) > 1 and len(".".join(parts)) > MAX_PART:
+        parts.pop()
+    return f"{'.'.join(parts)[:MAX_PART]}/{_identifier(name)[:MAX_PART]}"
+
+
+def _identifier(text: str) -> str:
+    return re.sub(r"\W|^(?=\d)|^$", "_", text)
+
+
+def registered_names(tags: Mapping[type, str]) -> dict[type, str]:
+    """The names that Fory knows classes by: namespace and type of the tag joined by a dot, which is how its other implementations write it.
+
+    Raises:
+        ValueError: two classes share a name, or Fory cannot write one; names the classes.
+    """
+    names: dict[type, str] = {}
+    owners: dict[str, type] = {}
+    for cls, tag in tags.items():
+        name = tag.replace("/", ".")
+        owner = owners.setdefault(name, cls)
+        if owner is not cls:
+            raise ValueError(f"{full_name(owner)} and {full_name(cls)} have one tag, {tag!r}: give each its own with @wire_type")
+        if not name.isascii():
+            raise ValueError(f"the wire tag {tag!r} of {full_name(cls)} is not ASCII, which Fory's names must be: give it one with @wire_type")
+        if max(map(len, name.rpartition("."))) > MAX_PART:
+            limit = f"is too long: {MAX_PART} characters may stand before its last dot and as many after it"
+            raise ValueError(f'the wire tag {tag!r} of {full_name(cls)} {limit}; give it one such as @wire_type("{suggested_tag(cls)}")')
+        names[cls] = name
+    return names
 
 
 def is_wire_class(cls: type[Any]) -> bool:
@@ -69,9 +116,9 @@ def is_wire_class(cls: type[Any]) -> bool:
     return issubclass(cls, Enum) or (is_dataclass(cls) and "__dataclass_fields__" in cls.__dict__)
 
 
-def registered_name(tag: str) -> str:
-    """The name that Fory knows a tag by: namespace and type joined by a dot, which is how its other implementations write it."""
-    return tag.replace("/", ".")
+def full_name(cls: type) -> str:
+    """A class's name for messages about where it is defined."""
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def short_name(cls: type) -> str:
@@ -91,7 +138,8 @@ def _main_module_name() -> str:
 def _check_form(tag: str, cls: type) -> None:
     namespace, slash, name = tag.partition("/")
     parts = namespace.split(".")
-    if not slash or not tag.isascii() or not name.isidentifier() or not all(part.isidentifier() for part in parts):
+    identifiers = name.isidentifier() and all(part.isidentifier() for part in parts)
+    if not slash or not tag.isascii() or not identifiers or len(namespace) > MAX_PART or len(name) > MAX_PART:
         raise ValueError(f"the wire tag {tag!r} of {short_name(cls)} is malformed: it must be of the form {_FORM}")
     if parts[0] == _RESERVED_NAMESPACE:
         raise ValueError(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import enum
+import keyword
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aster.codec import auto_tag, make_codec, wire_tag, wire_type
+from aster.codec import auto_tag, make_codec, tags, wire_tag, wire_type
 from aster.types import SerializationMode
-from tests.codec.models import TaskRequest
+from tests.codec.models import MODES, TaskRequest
 
 
 @dataclass
@@ -46,6 +47,36 @@ def test_a_malformed_tag_is_refused_with_the_form(tag: str) -> None:
     with pytest.raises(ValueError, match="of Plain is malformed: it must be of the form 'namespace/TypeName'") as caught:
         wire_type(tag)(Plain)
     assert repr(tag) in str(caught.value)
+
+
+@pytest.mark.parametrize("tag", ["n" * 81 + "/Task", "myapp/" + "T" * 81])
+def test_a_tag_too_long_for_every_receiver_is_refused_with_the_form(tag: str) -> None:
+    with pytest.raises(ValueError, match=r"of Plain is malformed: .* 80 characters at most on each side"):
+        wire_type(tag)(Plain)
+    with pytest.raises(ValueError, match=r"of tests\.codec\.test_tags\.Plain is too long: .*; give it one such as .*tests\.codec\.test_tags/Plain"):
+        make_codec(SerializationMode.NATIVE, {Plain: tag})
+
+
+_awkward_names = st.sampled_from(["A", "Id", "Name", "Url_1", "URL", "N" * 80, "n" * 80, "N" + "n" * 79, "_1" * 40, "Nn" * 40, "Nnnnnnn" * 11])
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+@settings(max_examples=60)
+@given(
+    namespace=_awkward_names | st.lists(_identifiers, min_size=1, max_size=3).map(".".join),
+    name=_awkward_names | _identifiers,
+    field=_awkward_names | _identifiers.filter(lambda field: not keyword.iskeyword(field)),
+)
+def test_every_tag_and_field_name_that_is_accepted_travels(mode: SerializationMode, namespace: str, name: str, field: str) -> None:
+    cls = make_dataclass("Fresh", [(field, str)])
+    codec = make_codec(mode, {cls: f"{namespace}/{name}"})
+    assert codec.decoder(cls)(codec.encoder(cls)(cls("a"))) == cls("a")
+
+
+def test_what_fory_cannot_read_again_is_refused_when_the_codec_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tags, "MAX_PART", 1000)
+    with pytest.raises(TypeError, match=r"Fory cannot send Plain \(.*\): Invalid TypeDef metadata size"):
+        make_codec(SerializationMode.XLANG, {Plain: "n" * 200 + "/Plain"})
 
 
 @pytest.mark.parametrize("tag", ["_aster/Task", "_aster.inner/Task"])
@@ -100,6 +131,22 @@ def test_an_automatic_tag_is_module_and_class() -> None:
     assert auto_tag(TaskRequest) == "tests.codec.models.TaskRequest"
 
 
+def test_an_automatic_tag_is_ascii_and_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Plain, "__module__", "módulo")
+    assert auto_tag(Plain) == "m_uf3_dulo.Plain"
+    codec = make_codec(SerializationMode.NATIVE, {Plain: auto_tag(Plain)})
+    assert codec.decoder(Plain)(codec.encoder(Plain)(Plain())) == Plain()
+
+
+@pytest.mark.parametrize("module", ["shop", "my-app", "my app.1st", "módulo", "", "_aster.inner", "m" * 100, ".".join(["pkg"] * 30), "a..b"])
+@pytest.mark.parametrize("name", ["Plain", "Größe", "1st", "P" * 100])
+def test_the_tag_that_is_suggested_is_accepted(module: str, name: str) -> None:
+    fresh: type = make_dataclass("Fresh", [])
+    fresh.__module__, fresh.__name__ = module, name
+    assert wire_type(tags.suggested_tag(fresh))(fresh) is fresh
+
+
+@pytest.mark.parametrize("main_module", ["__main__", "__mp_main__"])  # the second is its name in a process that multiprocessing has spawned
 @pytest.mark.parametrize(
     ("spec", "file", "module"),
     [
@@ -109,22 +156,22 @@ def test_an_automatic_tag_is_module_and_class() -> None:
     ],
 )
 def test_an_automatic_tag_in_the_main_module_is_the_one_that_importers_see(
-    monkeypatch: pytest.MonkeyPatch, spec: SimpleNamespace | None, file: str | None, module: str
+    monkeypatch: pytest.MonkeyPatch, main_module: str, spec: SimpleNamespace | None, file: str | None, module: str
 ) -> None:
     main = ModuleType("__main__")
     vars(main).update(__spec__=spec, __file__=file)
     monkeypatch.setitem(sys.modules, "__main__", main)
-    monkeypatch.setattr(Plain, "__module__", "__main__")
+    monkeypatch.setattr(Plain, "__module__", main_module)
     assert auto_tag(Plain) == f"{module}.Plain"
 
 
 def test_two_types_with_one_tag_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"tests\.codec\.test_tags\.Plain and tests\.codec\.models\.TaskRequest share the wire tag 'a/B'"):
+    with pytest.raises(ValueError, match=r"tests\.codec\.test_tags\.Plain and tests\.codec\.models\.TaskRequest have one tag, 'a/B'"):
         make_codec(SerializationMode.XLANG, {Plain: "a/B", TaskRequest: "a/B"})
 
 
 def test_tags_that_fory_would_write_alike_are_refused_too() -> None:
-    with pytest.raises(ValueError, match="share the wire tag"):
+    with pytest.raises(ValueError, match="have one tag"):
         make_codec(SerializationMode.NATIVE, {Plain: "a/B", TaskRequest: "a.B"})
 
 

@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,29 @@ def test_a_type_without_a_tag_is_warned_of_at_the_line_of_the_service() -> None:
     assert [part for part in [f"{Plain.__module__}.{Plain.__qualname__} ", f'@wire_type("{__name__}/Plain")', "@dataclass"] if part not in message] == [], (
         message
     )
+
+
+def test_the_warning_suggests_a_tag_that_is_accepted_and_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mood(Enum):
+        GOOD = 1
+
+    plain = _untagged()
+    plain.__annotations__["text"] = Mood
+    for cls in (plain, Mood):
+        monkeypatch.setattr(cls, "__module__", "my-app")
+    with pytest.warns(AutoTagWarning) as caught:
+        _serve(plain)
+    assert [str(warning.message).partition("; ")[2] for warning in caught] == [
+        'write @wire_type("my_app/Untagged") above its @dataclass',
+        'write @wire_type("my_app/Mood") above the class',
+    ]
+
+
+def test_a_derived_tag_that_no_receiver_could_read_is_refused_at_the_decorator() -> None:
+    plain = _untagged()
+    plain.__module__ = "package." * 10 + "module"
+    with pytest.raises(ValueError, match=r"Shop: the wire tag 'package\..* is too long: .*; give it one such as @wire_type"):
+        _serve(plain, serialization=SerializationMode.NATIVE)
 
 
 def test_a_type_is_warned_of_once_however_many_services_it_is_in() -> None:
