@@ -36,7 +36,9 @@ class Codec(Protocol):
     def decoder(self, cls: type[T]) -> Callable[[bytes], T]:
         """The function that decodes a message of exactly this class, whatever bytes it is given.
 
-        It raises ``aster.errors.DecodeError`` unless the bytes are one value of exactly the declared types and nothing more, which ``__post_init__`` accepts.
+        It raises ``aster.errors.DecodeError`` unless the bytes are one value of exactly the declared types and nothing more, which ``__post_init__`` accepts,
+        and for a message that decodes to more than 16 MiB of objects, however few bytes it has. A ``__post_init__`` refuses by ValueError or TypeError;
+        whatever else it raises is a bug of its class, and comes through unchanged.
 
         Raises:
             TypeError: the class is not a dataclass that this codec knows.

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from aster.codec.checks import Check, generate_checks
 from aster.codec.contract import Codec
-from aster.codec.engine import Engine, build_engine, plan_engine, reader_classes, wrap
+from aster.codec.engine import MAX_GRAPH_BYTES, Engine, build_engine, plan_engine, reader_classes, wrap
 from aster.codec.fields import field_shapes, wire_types
 from aster.codec.post_init import PostInit, post_inits
 from aster.codec.tags import auto_tag, full_name, registered_names, short_name, wire_tag
@@ -160,7 +160,7 @@ def _decoder(cls: type[T], pool: _Pool, check: Check, walk: Walk, post_init: Pos
         except Exception as exc:  # Fory raises whatever it likes, Exception itself included
             engine.tally.clear()
             pool.give_back_failed(engine)
-            raise DecodeError(f"these {len(data)} bytes are not a {short_name(cls)}: {exc}") from exc
+            raise DecodeError(_undecodable(cls, data, exc)) from exc
         if engine.tally.first:
             engine.tally.clear()
         if len(engine.definitions) <= most_definitions:
@@ -174,10 +174,17 @@ def _decoder(cls: type[T], pool: _Pool, check: Check, walk: Walk, post_init: Pos
         if not exact:
             value = _restored(cls, value, walk)
         if post_init is not None:
-            _run_post_init(cls, value, post_init)
+            _run_post_init(value, post_init)
         return value
 
     return decode
+
+
+def _undecodable(cls: type, data: bytes, exc: Exception) -> str:
+    if "graph memory budget" in str(exc):  # Fory's own words, which tell to raise a limit that is not the reader's to raise
+        limit = f"a message may decode to {MAX_GRAPH_BYTES // 2**20} MiB of objects, counted at about the size of its containers and dataclasses"
+        return f"these {len(data)} bytes of a {short_name(cls)} decode to more than is accepted: {limit}; send less at a time, as a stream of smaller messages"
+    return f"these {len(data)} bytes are not a {short_name(cls)}: {exc}"
 
 
 def _restored(cls: type[T], value: object, walk: Walk) -> T:
@@ -188,10 +195,8 @@ def _restored(cls: type[T], value: object, walk: Walk) -> T:
         raise DecodeError(f"the peer sent something that is not a {short_name(cls)}: {exc.describe(short_name(cls))}") from exc
 
 
-def _run_post_init(cls: type, value: object, post_init: PostInit) -> None:
+def _run_post_init(value: object, post_init: PostInit) -> None:
     try:
         post_init(value)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError) as exc:  # how a class refuses a value; anything else is a bug of its own, and not the peer's fault
         raise DecodeError(str(exc)) from exc
-    except Exception as exc:
-        raise DecodeError(f"__post_init__ failed on a decoded {short_name(cls)}: {exc!r}") from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -67,6 +68,8 @@ def is_class(value: object) -> TypeGuard[type[Any]]:
 
 def objection_to(cls: type[Any]) -> str | None:
     """Why Fory cannot make exact copies of a class's instances, and what to do; ``None`` when it can."""
+    if hasattr(cls, "__pydantic_fields__") or hasattr(cls, "__is_pydantic_dataclass__"):
+        return "is a pydantic model or dataclass, which is not supported; use a standard dataclass, and validate in __post_init__"
     if not is_wire_class(cls):
         return _why_no_wire_class(cls)
     if issubclass(cls, Enum):
@@ -81,8 +84,6 @@ def objection_to(cls: type[Any]) -> str | None:
 def _why_no_wire_class(cls: type[Any]) -> str:
     if hasattr(cls, "__attrs_attrs__"):
         return "is an attrs class, which is not supported; decorate it with @dataclasses.dataclass instead"
-    if hasattr(cls, "__pydantic_fields__") or hasattr(cls, "model_fields"):
-        return "is a pydantic model, which is not supported; use a dataclass, and validate in __post_init__"
     if hasattr(cls, "__struct_fields__"):
         return "is a msgspec struct, which is not supported; use a dataclass"
     if hasattr(cls, "__dataclass_fields__"):
@@ -91,6 +92,8 @@ def _why_no_wire_class(cls: type[Any]) -> str:
         return "is a TypedDict, which is not supported; use a dataclass"
     if issubclass(cls, tuple) and cls is not tuple:
         return "is a NamedTuple, which is not supported; use a dataclass (frozen=True makes it hashable)"
+    if cls.__module__.partition(".")[0] in sys.stdlib_module_names:
+        return "is not supported; send what it stands for as str or another supported type, such as a dataclass of your own"
     return "is neither a dataclass nor an Enum; decorate it with @dataclass"
 
 

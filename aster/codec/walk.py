@@ -71,7 +71,7 @@ class Walk:
         if type(value) is self._readers.get(cls):
             object.__setattr__(value, "__class__", cls)
         if type(value) is not cls:
-            _fail(value, short_name(cls))
+            _fail(value, short_name(cls), unknown_tag=self._decoding and type(value).__name__ == _UNKNOWN)
         if depth > MAX_NESTING:
             raise Mismatch(ValueError, f"is nested more than {MAX_NESTING} deep, or contains itself")
         changed: dict[str, Any] = {}
@@ -195,7 +195,12 @@ def _is(a: object, b: object) -> bool:
     return a is b
 
 
-def _fail(value: object, expected: str) -> NoReturn:
+_UNKNOWN = "UnknownStruct"  # what Fory makes of a value whose tag it does not know
+
+
+def _fail(value: object, expected: str, *, unknown_tag: bool = False) -> NoReturn:
+    if unknown_tag:
+        raise Mismatch(TypeError, f"must be {expected}, and has a tag that is unknown here: give the peer's class the tag that {expected} has, by @wire_type")
     if value is _ABSENT:
         raise Mismatch(TypeError, f"must be {expected}, and is not set")
     found = "None" if value is None else short_name(type(value))

@@ -112,7 +112,7 @@ def test_a_message_of_another_type_is_a_decode_error(mode: SerializationMode, va
 def test_a_message_of_an_unknown_type_is_a_decode_error(mode: SerializationMode) -> None:
     stranger = make_dataclass("Stranger", [("a", int)])
     data = make_codec(mode, {stranger: "far/Stranger"}).encoder(stranger)(stranger(1))
-    with pytest.raises(DecodeError):
+    with pytest.raises(DecodeError, match=r"TaskRequest must be TaskRequest, and has a tag that is unknown here: give .* the tag that TaskRequest has"):
         CODECS[mode].decoder(TaskRequest)(data)
 
 
@@ -177,12 +177,13 @@ class Fragile:
 
 
 @modes
-def test_any_other_error_of_post_init_is_a_decode_error_too(mode: SerializationMode) -> None:
+def test_any_other_error_of_post_init_is_its_own_bug_and_comes_through(mode: SerializationMode) -> None:
     codec = make_codec(mode, {Fragile: "tests/Fragile"})
     value = Fragile(1)
     value.number = 0
-    with pytest.raises(DecodeError, match=r"__post_init__ failed on a decoded Fragile: ZeroDivisionError\('a bug of the class'\)"):
+    with pytest.raises(ZeroDivisionError, match="a bug of the class"):
         codec.decoder(Fragile)(codec.encoder(Fragile)(value))
+    assert round_trip(codec, Fragile(1)) == Fragile(1)
 
 
 @modes
@@ -192,7 +193,7 @@ def test_a_message_that_would_swell_is_a_decode_error(mode: SerializationMode) -
     small = nested([[] for _ in range(1000)])
     assert round_trip(codec, small) == small
     data = codec.encoder(nested)(nested([[]] * 1_000_000))
-    with pytest.raises(DecodeError):
+    with pytest.raises(DecodeError, match=r"decode to more than is accepted: a message may decode to 16 MiB of objects.*; send less at a time, as a stream"):
         codec.decoder(nested)(data)
 
 

@@ -7,6 +7,8 @@ import collections
 import dataclasses
 import decimal
 import enum
+import fractions
+import pathlib
 import typing
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, make_dataclass
@@ -104,6 +106,18 @@ class FakePydantic:
     __pydantic_fields__ = ()
 
 
+@dataclass
+class FakePydanticDataclass:
+    __pydantic_fields__: typing.ClassVar[dict[str, Any]] = {}
+    a: int = 0
+
+
+@dataclass
+class NewPydanticDataclass:
+    __is_pydantic_dataclass__: typing.ClassVar[bool] = True
+    a: int = 0
+
+
 class FakeMsgspec:
     __struct_fields__ = ()
 
@@ -140,7 +154,11 @@ def _in_a_dict(hint: Any) -> Any:
         (Plain, "Plain is neither a dataclass nor an Enum", "decorate it with @dataclass"),
         (Undecorated, "Undecorated inherits from a dataclass but is not one itself", "decorate it with @dataclass too"),
         (FakeAttrs, "FakeAttrs is an attrs class", "decorate it with @dataclasses.dataclass instead"),
-        (FakePydantic, "FakePydantic is a pydantic model", "use a dataclass"),
+        (FakePydantic, "FakePydantic is a pydantic model", "use a standard dataclass"),
+        (FakePydanticDataclass, "FakePydanticDataclass is a pydantic model or dataclass", "use a standard dataclass"),
+        (NewPydanticDataclass, "NewPydanticDataclass is a pydantic model or dataclass", "use a standard dataclass"),
+        (pathlib.Path, "Path is not supported", "send what it stands for as str"),
+        (fractions.Fraction, "Fraction is not supported", "send what it stands for as str"),
         (FakeMsgspec, "FakeMsgspec is a msgspec struct", "use a dataclass"),
         (Options, "Options is a Flag", "use an int"),
         (Wide, "Wide has a value above 4294967295", "use smaller numbers"),
