@@ -254,6 +254,7 @@ class OutgoingCall(CallDriver):
 
         Raises:
             RpcError: INTERNAL, it is not a value of the declared type.
+            Exception: what else its ``__post_init__`` raised.
         """
         try:
             return self.method.decode(payload)
@@ -265,6 +266,10 @@ class OutgoingCall(CallDriver):
                 self._tear_down(ResetCode.CANCELLED)
             self._inbound.discard()
             raise RpcError(StatusCode.INTERNAL, message) from exc
+        except Exception:
+            # A bug of the caller's own class, in its __post_init__: it comes out as itself, and ends the call.
+            self.cancel(ResetCode.CANCELLED)
+            raise
 
     def _inbound_is_over(self) -> bool:
         if self.error is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -13,13 +14,15 @@ import aster
 from aster._connection import CloseCode
 from aster._protocol.events import Header, ResetCode
 from aster._protocol.frames import FrameKind, encode_frame, encode_header, encode_header_start, encode_message
+from aster.codec import wire_type
+from aster.decorators import rpc, server_stream, service
 from aster.testing import live_connections
 from aster.transports.base import Stream, Transport
 from aster.transports.memory import MemoryTransport
 from aster.types import Metadata, RpcPattern
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
-from tests.rpc.probes import CALLS, Call, Endless, backend_for, until
+from tests.rpc.probes import CALLS, Call, Endless, Witness, backend_for, until
 from tests.rpc.raw import RawStream, manifest_of, raw_client, raw_server, target_of
 
 pytestmark = pytest.mark.anyio
@@ -184,3 +187,60 @@ async def _cancelled_after(turns: int, scope: anyio.CancelScope) -> None:
     for _ in range(turns):
         await anyio.lowlevel.checkpoint()
     scope.cancel()
+
+
+# Classes with a bug of their own
+
+
+@wire_type("tests.rpc/Fragile")
+@dataclass
+class Fragile:
+    number: int = 1
+
+    def __post_init__(self) -> None:
+        if self.number == 0:
+            raise ZeroDivisionError("a bug of the class")
+
+
+def broken() -> Fragile:
+    """One whose copy cannot be made anywhere."""
+    fragile = Fragile()
+    fragile.number = 0
+    return fragile
+
+
+@service("Fragiles")
+class Fragiles:
+    def __init__(self) -> None:
+        self.witness = Witness()
+
+    @rpc
+    async def take(self, fragile: Fragile) -> Nothing:
+        return Nothing()
+
+    @rpc
+    async def give(self, nothing: Nothing) -> Fragile:
+        return broken()
+
+    @server_stream
+    async def give_many(self, nothing: Nothing) -> AsyncIterator[Fragile]:
+        with self.witness.watch():
+            yield broken()
+            await anyio.sleep_forever()
+
+
+async def test_a_bug_in_a_post_init_is_told_where_it_happens(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    fragiles = Fragiles()
+    async with running(fragiles) as (_, client):
+        stub = await client.client(Fragiles)
+        with pytest.raises(aster.RpcError) as caught:
+            await stub.take(broken())
+        assert caught.value.code is aster.StatusCode.INTERNAL
+        assert "ZeroDivisionError" not in caught.value.message
+        assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
+        with pytest.raises(ZeroDivisionError):
+            await stub.give(Nothing())
+        async with stub.give_many(Nothing()) as stream:
+            with pytest.raises(ZeroDivisionError):
+                await anext(stream)
+            await until(lambda: fragiles.witness.cancelled == fragiles.witness.unwound == 1)
