@@ -24,6 +24,7 @@ __all__ = [
     "check_peer",
     "message_types",
     "readable",
+    "request_parameter",
 ]
 
 _Function: TypeAlias = Callable[..., Any]
@@ -63,7 +64,7 @@ def check_handler(function: _Function, pattern: RpcPattern, where: str) -> None:
         TypeError: it does not.
     """
     _check_kind(function, pattern, where)
-    _request_parameter(function, where)
+    request_parameter(function, where)
 
 
 def _check_kind(function: _Function, pattern: RpcPattern, where: str) -> None:
@@ -87,8 +88,12 @@ def _check_kind(function: _Function, pattern: RpcPattern, where: str) -> None:
         raise TypeError(f"{where} is not an async generator: write 'async def' and yield each response")
 
 
-def _request_parameter(function: _Function, where: str) -> str:
-    """The name of the parameter that takes the request, once the others are found to be in order."""
+def request_parameter(function: _Function, where: str) -> str:
+    """The name of the parameter that takes the request, once the others are found to be in order.
+
+    Raises:
+        TypeError: they are not.
+    """
     parameters = list(inspect.signature(function).parameters.values())
     for parameter in parameters:
         if parameter.kind in _VARIADIC:
@@ -145,7 +150,7 @@ def message_types(function: _Function, pattern: RpcPattern, where: str, namespac
         NameError: an annotation refers to a name that does not exist (yet).
         TypeError: an annotation is missing, or is not what the pattern needs.
     """
-    parameter = _request_parameter(function, where)
+    parameter = request_parameter(function, where)
     hints = typing.get_type_hints(function, localns=dict(namespace))
     if parameter not in hints:
         raise TypeError(f"{where} has no annotation for its request {parameter!r}: write '{parameter}: {_example(pattern.streams_requests)}'")
@@ -169,7 +174,7 @@ def check_override(function: _Function, pattern: RpcPattern, expected: tuple[typ
         check_handler(function, pattern, where)
     except TypeError as exc:
         raise TypeError(f"{exc}, like {base}, which it overrides") from exc
-    parameter = _request_parameter(function, where)
+    parameter = request_parameter(function, where)
     try:
         hints = typing.get_type_hints(function)
     except NameError:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from aster._declarations import service_info
 from aster._invoke import CallSettings, Channel, InteractiveCall, RemoteResponseStream, call_client_stream, call_unary, check_requests
 from aster._outgoing import RemoteMethod
+from aster._signatures import request_parameter
 from aster.codec import make_codec
 from aster.types import Metadata, MethodInfo, RpcPattern, SerializationMode, ServiceInfo
 
@@ -148,13 +149,15 @@ def _stub_method(service: type, method: MethodInfo) -> Callable[..., Any]:
             stub = server_stream
         case RpcPattern.BIDI_STREAM:
             stub = bidi_stream
-    return functools.wraps(getattr(handler, "__wrapped__", handler))(stub)
+    functools.update_wrapper(stub, getattr(handler, "__wrapped__", handler))
+    # A wrapper of the author's, or a second name for one method, may call its function otherwise; open_call goes by this name.
+    stub.__name__, stub.__qualname__ = name, f"{service.__qualname__}.{name}"
+    return stub
 
 
 def _argument_of(service: type, method: MethodInfo, handler: Any) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
     """Finds the one request among the arguments of a call, given by position or by its parameter's name."""
-    code = getattr(handler, "__wrapped__", handler).__code__
-    parameter: str = code.co_varnames[1]
+    parameter = request_parameter(handler, f"{service.__name__}.{method.name}")
 
     def argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if len(args) == 1 and not kwargs:

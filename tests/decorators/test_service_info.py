@@ -229,7 +229,8 @@ def test_a_keyword_argument_with_a_default_is_the_handlers_own_affair() -> None:
     assert service_info(Clocked).methods["find"].request_type is Ask
 
 
-def test_a_handler_may_be_wrapped_by_another_decorator_underneath() -> None:
+@pytest.mark.anyio
+async def test_a_handler_may_be_wrapped_by_another_decorator_underneath() -> None:
     def logged(function: Callable[..., Any]) -> Any:
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -241,9 +242,11 @@ def test_a_handler_may_be_wrapped_by_another_decorator_underneath() -> None:
     class Logged:
         @rpc
         @logged
-        async def find(self, ask: Ask) -> Answer: ...
+        async def find(self, ask: Ask) -> Answer:
+            return Answer(ask.text)
 
     assert service_info(Logged).methods["find"].response_type is Answer
+    assert await Logged().find(Ask("tea")) == await Logged().find(ask=Ask("tea")) == Answer("tea")
 
 
 def test_a_handler_on_the_class_looks_like_its_function() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -32,6 +34,69 @@ async def test_a_stub_keeps_names_docstrings_and_signatures(running: Running) ->
             assert inspect.signature(stub) == inspect.signature(here)
         assert inspect.iscoroutinefunction(echo.same)
         assert inspect.iscoroutinefunction(echo.total)
+
+
+def _logged(function: Callable[..., Any]) -> Any:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs)
+
+    return wrapper
+
+
+def _unnamed(function: Callable[..., Any]) -> Any:
+    async def wrapper(self: Any, item: Item) -> Item:
+        return await function(self, item)
+
+    return wrapper
+
+
+@service
+class Wrapped:
+    @rpc
+    @_logged
+    async def logged(self, item: Item) -> Item:
+        return Item(item.number + 1)
+
+    @rpc
+    @_unnamed
+    async def unnamed(self, item: Item) -> Item:
+        return Item(item.number + 2)
+
+    @rpc
+    async def first(self, item: Item) -> Item:
+        return Item(item.number + 3)
+
+    second = first
+
+
+async def test_a_handler_under_a_wrapper_is_called_by_position_and_by_name(running: Running) -> None:
+    async with running(Wrapped()) as (_, client):
+        wrapped = await client.client(Wrapped)
+        assert await wrapped.logged(Item(1)) == await wrapped.logged(item=Item(1)) == Item(2)
+        assert await wrapped.unnamed(Item(1)) == Item(3)
+
+
+@pytest.mark.parametrize("name", ["logged", "unnamed", "first", "second"])
+async def test_an_open_call_is_of_the_method_whose_name_it_was_found_under(running: Running, name: str) -> None:
+    methods: list[str] = []
+
+    class Watched(Wrapped):
+        @rpc
+        async def first(self, item: Item) -> Item:
+            methods.append(aster.current_call().method)
+            return Item(item.number + 3)
+
+        logged = unnamed = second = first
+
+    async with running(Watched()) as (_, client):
+        method: Any = getattr(await client.client(Wrapped), name)
+        assert method.__name__ == name
+        assert method.__qualname__ == f"Wrapped.{name}"
+        async with aster.open_call(method) as call:
+            await call.send(Item(1))
+            assert await call.receive() == Item(4)
+    assert methods == [name]
 
 
 @service
