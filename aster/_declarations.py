@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from aster._methods import Handler
 from aster._options import MethodOptions, check_name
-from aster._signatures import DECORATOR_OF, check_close_hook, check_override, check_peer, message_types, readable
+from aster._signatures import DECORATOR_OF, check_close_hook, check_override, check_peer, is_type, message_types, readable
 from aster.codec import auto_tag, wire_tag, wire_types
 from aster.codec.tags import full_name, registered_names, suggested_tag
 from aster.errors import AutoTagWarning
@@ -102,12 +102,27 @@ class _Declaration:
         Raises:
             TypeError: an annotation refers to a name that still does not exist.
         """
-        return self._info or self._resolve()
+        try:
+            return self._info or self._resolve()
+        except _UnknownName as exc:
+            raise TypeError(str(exc)) from exc.__cause__
 
     def _resolve(self) -> ServiceInfo:
-        methods = {name: self._method(name, handler) for name, handler in self.handlers.items()}
-        for name, method in methods.items():
-            _check_method(self._cls, method, self.handlers[name])
+        methods: dict[str, MethodInfo] = {}
+        unknown: _UnknownName | None = None
+        for name, handler in self.handlers.items():
+            try:
+                method = self._method(name, handler)
+                self._message_classes(method)
+            except _UnknownName as exc:
+                # What else is wrong is not to wait until the name exists.
+                unknown = unknown or exc
+                continue
+            _check_method(self._cls, method, handler)
+            methods[name] = method
+        wire_tags = self._wire_tags(methods)
+        if unknown is not None:
+            raise unknown
         options = self._options
         self._info = ServiceInfo(
             name=options.name,
@@ -118,7 +133,7 @@ class _Declaration:
             max_concurrent_streams=options.max_concurrent_streams,
             requires=options.requires,
             methods=MappingProxyType(methods),
-            wire_tags=MappingProxyType(self._wire_tags(methods)),
+            wire_tags=MappingProxyType(wire_tags),
         )
         self._frame = None  # It keeps the locals of a whole function alive.
         return self._info
@@ -153,11 +168,14 @@ class _Declaration:
         )
 
     def _namespace(self, name: str) -> dict[str, Any]:
-        """What the annotations of a method may refer to besides the globals of its module: the function around the class, the class's body, the class."""
+        """What the annotations of a method may refer to besides the globals of its module: the function around the class, the types in its body, the class.
+
+        The types alone, since a method named ``list`` is not what ``list[Item]`` means.
+        """
         frame = self._frame
         around = {} if frame is None or frame.f_locals is frame.f_globals else frame.f_locals
         body = next(vars(cls) for cls in self._cls.__mro__ if vars(cls).get(name) is self.handlers[name])
-        return {**around, **body, self._cls.__name__: self._cls}
+        return {**around, **{key: value for key, value in body.items() if is_type(value)}, self._cls.__name__: self._cls}
 
     def _wire_tags(self, methods: Mapping[str, MethodInfo]) -> dict[type, str]:
         tags: dict[type, str] = {}
@@ -176,6 +194,8 @@ class _Declaration:
         except TypeError as exc:
             kind = _UnknownName if isinstance(exc.__cause__, NameError) else TypeError
             raise kind(f"{self._where}.{method.name}: {exc}") from exc
+        except RecursionError as exc:
+            raise TypeError(f"{self._where}.{method.name}: the type of a field contains itself without end; make a dataclass of it, which may") from exc
 
     def _derived_tag(self, cls: type, method: MethodInfo) -> str:
         tag = auto_tag(cls)

@@ -22,6 +22,7 @@ __all__ = [
     "check_handler",
     "check_override",
     "check_peer",
+    "is_type",
     "message_types",
     "readable",
     "request_parameter",
@@ -151,15 +152,38 @@ def message_types(function: _Function, pattern: RpcPattern, where: str, namespac
         TypeError: an annotation is missing, or is not what the pattern needs.
     """
     parameter = request_parameter(function, where)
-    hints = typing.get_type_hints(function, localns=dict(namespace))
-    if parameter not in hints:
+    if parameter not in function.__annotations__:
         raise TypeError(f"{where} has no annotation for its request {parameter!r}: write '{parameter}: {_example(pattern.streams_requests)}'")
-    if "return" not in hints:
+    if "return" not in function.__annotations__:
         raise TypeError(f"{where} has no return annotation: write '-> {_example(pattern.streams_responses)}'")
+    request, result = (_hint(function, name, where, namespace) for name in (parameter, "return"))
     return (
-        _message_type(hints[parameter], pattern.streams_requests, f"{where}: its request {parameter!r}", pattern),
-        _message_type(hints["return"], pattern.streams_responses, f"{where}: its result", pattern),
+        _message_type(request, pattern.streams_requests, f"{where}: its request {parameter!r}", pattern),
+        _message_type(result, pattern.streams_responses, f"{where}: its result", pattern),
     )
+
+
+def _hint(function: _Function, name: str, where: str, namespace: Mapping[str, Any] | None = None) -> object:
+    """One annotation of a function, resolved; the others may be whatever they like.
+
+    Raises:
+        NameError: it refers to a name that does not exist (yet).
+        TypeError: it cannot be resolved.
+    """
+    annotation: object = function.__annotations__[name]
+    alone = types.SimpleNamespace(__annotations__={name: annotation}, __wrapped__=function)
+    try:
+        return typing.get_type_hints(alone, localns=None if namespace is None else dict(namespace))[name]
+    except NameError:
+        raise
+    except Exception as exc:  # an annotation is any expression, and raises what it likes
+        what = "its result" if name == "return" else f"its request {name!r}"
+        raise TypeError(f"{where}: the annotation of {what}, {annotation!r}, cannot be resolved: {exc!r}; write the name of a dataclass") from exc
+
+
+def is_type(value: object) -> bool:
+    """Whether a value is one that an annotation may name: a class or a type alias, rather than a method that happens to have the name."""
+    return isinstance(value, type) or typing.get_origin(value) is not None or type(value).__module__ == "typing"
 
 
 def check_override(function: _Function, pattern: RpcPattern, expected: tuple[type, type], where: str, base: str) -> None:
@@ -175,13 +199,12 @@ def check_override(function: _Function, pattern: RpcPattern, expected: tuple[typ
     except TypeError as exc:
         raise TypeError(f"{exc}, like {base}, which it overrides") from exc
     parameter = request_parameter(function, where)
-    try:
-        hints = typing.get_type_hints(function)
-    except NameError:
-        return
     sides = ((parameter, pattern.streams_requests, expected[0]), ("return", pattern.streams_responses, expected[1]))
     for name, streams, declared in sides:
-        hint = hints.get(name, Any)
+        try:
+            hint = _hint(function, name, where) if name in function.__annotations__ else Any
+        except NameError:
+            continue
         if hint is not Any and not _agrees(hint, streams, declared):
             wanted = f"AsyncIterator[{declared.__qualname__}]" if streams else declared.__qualname__
             raise TypeError(f"{where}: {name!r} is annotated as {_shown(hint)}, but {base}, which it overrides, has {wanted}: write that")

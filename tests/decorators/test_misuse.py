@@ -33,6 +33,7 @@ _NAMES: dict[str, Any] = {
     "dataclass": dataclasses.dataclass,
     "enum": enum,
     "functools": functools,
+    "typing": typing,
     "math": math,
     "wire_type": wire_type,
 }
@@ -193,6 +194,30 @@ _ANNOTATIONS = {
     ),
 }
 
+_UNRESOLVABLE = {
+    "an annotation that is no expression": (_request("'Task Ask'"), ["Shop.find", "'ask'", "'Task Ask'", "cannot be resolved", "SyntaxError"]),
+    "an annotation that a module does not have": (_result("'typing.Missing'"), ["Shop.find", "its result", "'typing.Missing'", "AttributeError"]),
+    "an annotation that takes no arguments": (_request("'Ask[int]'"), ["Shop.find", "'ask'", "'Ask[int]'", "not subscriptable"]),
+    "an annotation of an override that is no expression": (
+        "class Base:\n    @rpc\n    async def find(self, ask: Ask) -> Answer: ...\n@service\nclass Shop(Base):\n    async def find(self, ask: 'Task Ask'): ...",
+        ["Shop.find", "'Task Ask'", "cannot be resolved"],
+    ),
+    "a type alias of a field that contains itself": (
+        "class TypeAliasType:\n    __value__ = property(lambda self: self)\n    def __call__(self): ...\n"
+        f"tree = TypeAliasType()\n@wire_type('shop/Sea')\n@dataclass\nclass Sea:\n    wave: tree\n{_request('Sea')}",
+        ["Shop.find", "a field contains itself", "dataclass"],
+    ),
+    "a mistake beside a name that does not exist yet": (
+        _service("@rpc", "async def late(self, ask: 'Late') -> Answer: ...", "@rpc", "async def find(self, ask: Ask) -> str: ..."),
+        ["Shop.find", "str", "not a dataclass"],
+    ),
+    "a mistake in a field beside a name that does not exist yet": (
+        f"@wire_type('shop/Wave')\n@dataclass\nclass Wave:\n    phase: complex = 0j\n"
+        + _service("@rpc", "async def late(self, ask: 'Late') -> Answer: ...", "@rpc", "async def find(self, ask: Ask) -> Wave: ..."),
+        ["Shop.find", "Wave.phase", "complex"],
+    ),
+}
+
 _CLASSES = {
     "no methods": ("@service\nclass Shop:\n    async def find(self, ask: Ask) -> Answer: ...", ["Shop", "no methods", "@rpc"]),
     "a decorated function": ("@service\ndef shop(): ...", ["@service", "class"]),
@@ -292,7 +317,7 @@ def _assert_refused(source: str, parts: list[str], error: type[Exception]) -> No
     assert [part for part in parts if part not in str(caught.value)] == [], str(caught.value)
 
 
-@_table({**_KINDS, **_PARAMETERS, **_ANNOTATIONS, **_CLASSES, **_METHOD_OPTIONS})
+@_table({**_KINDS, **_PARAMETERS, **_ANNOTATIONS, **_UNRESOLVABLE, **_CLASSES, **_METHOD_OPTIONS})
 def test_a_wrong_shape_is_a_type_error_that_names_the_culprit_and_the_mend(source: str, parts: list[str]) -> None:
     _assert_refused(source, parts, TypeError)
 
@@ -357,5 +382,6 @@ def test_a_mistake_inside_a_function_is_named_without_the_function() -> None:
 def test_a_name_that_only_type_checkers_import_is_found_out_at_the_first_use() -> None:
     module = _run(_request("'Missing'"))
     for _ in range(2):
-        with pytest.raises(TypeError, match="Missing"):
+        with pytest.raises(TypeError, match="Missing") as caught:
             aster.decorators.service_info(module.Shop)
+        assert type(caught.value) is TypeError

@@ -108,6 +108,48 @@ def test_a_message_may_stand_in_the_body_of_its_service() -> None:
     assert service_info(Shop).methods["find"].request_type is service_info(Shop).methods["find"].response_type is Shop.Ask
 
 
+def test_a_method_may_have_the_name_of_a_builtin_that_messages_are_annotated_with() -> None:
+    @wire_type("tests.decorators/Leaf")
+    @dataclass
+    class Leaf:
+        text: str = ""
+
+    @wire_type("tests.decorators/Page")
+    @dataclass
+    class Page:
+        leaves: list[Leaf]
+        names: dict[str, int]
+
+    @service
+    class Book:
+        dict = 3
+
+        @rpc
+        async def list(self, ask: Ask) -> Page: ...
+
+    assert service_info(Book).methods["list"].response_type is Page
+    assert set(service_info(Book).wire_tags) == {Ask, Page, Leaf}
+
+
+def test_annotations_may_use_an_alias_in_the_body_of_the_service() -> None:
+    @service
+    class Shop:
+        Asks = AsyncIterator[Ask]
+
+        @bidi_stream
+        async def copy(self, items: Asks) -> AsyncIterator[Answer]:
+            yield Answer()
+
+    assert service_info(Shop).methods["copy"].request_type is Ask
+
+
+def test_annotations_that_are_no_messages_may_name_what_does_not_exist() -> None:
+    async def find(self: Any, ask: Ask, *, deep: Any = None) -> Answer: ...
+
+    find.__annotations__["deep"] = find.__annotations__["self"] = "Only Type Checkers"
+    assert service_info(service(type("Shop", (), {"find": rpc(find)}))).methods["find"].request_type is Ask
+
+
 def test_a_service_may_be_made_without_future_annotations() -> None:
     names: dict[str, Any] = {"__name__": __name__, "service": service, "rpc": rpc, "Ask": Ask, "Answer": Answer}
     source = "@service\nclass Shop:\n    @rpc\n    async def find(self, ask: Ask) -> 'Answer': ..."
