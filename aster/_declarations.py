@@ -16,7 +16,7 @@ from aster._signatures import DECORATOR_OF, check_close_hook, check_override, ch
 from aster.codec import auto_tag, wire_tag, wire_types
 from aster.codec.tags import full_name, registered_names, suggested_tag
 from aster.errors import AutoTagWarning
-from aster.types import MethodInfo, SerializationMode, ServiceInfo
+from aster.types import CapabilityRequirement, MethodInfo, SerializationMode, ServiceInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from aster._options import ServiceOptions
 
-__all__ = ["check_implementation", "declare", "handler_of", "service_info"]
+__all__ = ["check_implementation", "check_methods", "declare", "handler_of", "service_info"]
 
 _ATTRIBUTE = "__aster_service__"
 _warned: WeakSet[type] = WeakSet()
@@ -68,6 +68,17 @@ def check_implementation(implementation: object) -> None:
         raise TypeError(
             f"{readable(cls)}.{unserved} is not a method of the service {info.name!r} that it would be served under: decorate {readable(cls)} with @service"
         )
+    check_methods(info, cls)
+
+
+def check_methods(info: ServiceInfo, cls: type) -> None:
+    """Check that a service that is to be served or called has methods; one that is still to be written may stand without.
+
+    Raises:
+        TypeError: it has none.
+    """
+    if not info.methods:
+        raise TypeError(f"{readable(cls)} has no methods: decorate at least one with {', '.join(DECORATOR_OF.values())}")
 
 
 class _UnknownName(TypeError):
@@ -85,6 +96,7 @@ class _Declaration:
         self._cls = cls
         self._where = readable(cls)
         self._options = options
+        self.requires = options.requires or _inherited_requirement(cls)
         self._site = frame.f_code.co_filename, frame.f_lineno, frame.f_globals
         self.handlers = _handlers_of(cls)
         self._check_class()
@@ -131,7 +143,7 @@ class _Declaration:
             scoped=options.scoped,
             interceptors=tuple(options.interceptors),
             max_concurrent_streams=options.max_concurrent_streams,
-            requires=options.requires,
+            requires=self.requires,
             methods=MappingProxyType(methods),
             wire_tags=MappingProxyType(wire_tags),
         )
@@ -139,8 +151,8 @@ class _Declaration:
         return self._info
 
     def _check_class(self) -> None:
-        if not self.handlers:
-            raise TypeError(f"{self._where} has no methods: decorate at least one with {', '.join(DECORATOR_OF.values())}")
+        if _ATTRIBUTE in vars(self._cls):
+            raise TypeError(f"{self._where} is decorated with @service twice: keep one; for another name or version decorate a subclass")
         for name in self.handlers:
             check_name(name, f"{self._where}.{name}", "rename the method")
         if self._options.scoped == "stream":
@@ -164,7 +176,7 @@ class _Declaration:
             timeout=options.timeout,
             idempotent=options.idempotent,
             modes=self._options.modes if options.serialization is None else (options.serialization,),
-            requires=options.requires,
+            requires=options.requires or _overridden_requirement(self._cls, name),
         )
 
     def _namespace(self, name: str) -> dict[str, Any]:
@@ -244,6 +256,19 @@ def _find(cls: type, name: str) -> tuple[Any, type]:
         if name in vars(owner):
             return vars(owner)[name], owner
     raise AttributeError(f"{readable(cls)} has no method {name!r}")
+
+
+def _inherited_requirement(cls: type) -> CapabilityRequirement | None:
+    """What the nearest service among the bases asks: a subclass may ask something else, but never nothing for want of saying so."""
+    declarations = (vars(base).get(_ATTRIBUTE) for base in cls.__mro__)
+    return next((declaration.requires for declaration in declarations if isinstance(declaration, _Declaration) and declaration.requires), None)
+
+
+def _overridden_requirement(cls: type, name: str) -> CapabilityRequirement | None:
+    """The same for a method that was decorated again."""
+    attributes = (vars(base).get(name) for base in cls.__mro__)
+    handlers = (cast("Handler[Any]", attribute) for attribute in attributes if isinstance(attribute, Handler))
+    return next((handler.options.requires for handler in handlers if handler.options.requires), None)
 
 
 def _handlers_of(cls: type) -> dict[str, Handler[Any]]:

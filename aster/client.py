@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 import anyio
 from anyio import CancelScope
 
 from aster._connection import ClientConnection, CloseCode, EndpointOptions
-from aster._declarations import service_info
+from aster._declarations import check_methods, service_info
 from aster._invoke import InteractiveCall
 from aster._lifetime import Lifetime
 from aster._methods import BidiStreamMethod, ClientStreamMethod
@@ -173,22 +173,32 @@ class AsterClient:
             logger.info("the server did not confirm within %g s that these calls have unwound, so the connection is closed: %s", budget, overdue)
             connection.transport.close(CloseCode.CLEANUP_OVERDUE, "cancelled calls did not unwind in time")
 
-    async def client(self, service: type[S]) -> S:
+    @overload
+    async def client(self, service: type[S]) -> S: ...
+    # An interface: mypy takes an abstract class or a Protocol for a Callable, but not for a type.
+    @overload
+    async def client(self, service: Callable[..., S]) -> S: ...
+    async def client(self, service: Any) -> Any:
         """A stub of a service: an object of that class to a type checker, whose methods call the server.
 
         Raises:
-            TypeError: ``service`` is not a class decorated with ``@service``, or is session-scoped.
+            TypeError: ``service`` is not a class decorated with ``@service``, has no methods, or is session-scoped.
             RpcError: UNIMPLEMENTED, the server has no such service or version; UNAVAILABLE, the connection is lost.
         """
+        if not isinstance(service, type):
+            raise TypeError(f"client() takes the class of a service, not {_described(service)}")
         info = service_info(service)
-        if not isinstance(service, type):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
-            raise TypeError(f"client() takes the class of a service, not an instance of {type(service).__name__}")
+        check_methods(info, service)
         if info.scoped == "stream":
             raise TypeError(f"{service.__name__} is session-scoped, and this version of Aster carries out no sessions yet; scoped='shared' makes it callable")
         connection = await self._channel.connection()
         assert connection.hello is not None
         _check_manifest(info, connection.hello)
-        return make_stub(service, self._channel)
+        return make_stub(cast("type[Any]", service), self._channel)
+
+
+def _described(service: object) -> str:
+    return f"{service!r}, a str" if isinstance(service, str) else f"an instance of {type(service).__name__}"
 
 
 class _Channel:

@@ -83,7 +83,7 @@ def rpc(handler: object = None, /, **options: Any) -> Any:
         timeout: the default time limit of a call in seconds; ``None`` for no limit.
         idempotent: whether a client may repeat a call that failed.
         serialization: the mode of this method, instead of the service's.
-        requires: what a caller must hold, besides what the service asks.
+        requires: what a caller must hold, besides what the service asks; by default what the method that it overrides requires.
 
     Raises:
         TypeError: the method is not of this shape, or an option not of its type.
@@ -182,7 +182,7 @@ def service(target: object = None, /, *, name: object = None, **options: Any) ->
         scoped: ``"shared"`` for one instance that serves all callers, ``"stream"`` for one a session, made with ``peer``, the caller's endpoint id, by keyword.
         interceptors: classes that wrap each call, the outermost first.
         max_concurrent_streams: the most calls at a time; ``None`` for no limit of the service's own.
-        requires: what a caller of any method must hold.
+        requires: what a caller of any method must hold; by default what the service that it inherits from requires.
 
     Raises:
         TypeError: the class, a method, an annotation or an option is not of the shape that it must have.

@@ -203,8 +203,8 @@ _UNRESOLVABLE = {
         ["Shop.find", "'Task Ask'", "cannot be resolved"],
     ),
     "a type alias of a field that contains itself": (
-        "class TypeAliasType:\n    __value__ = property(lambda self: self)\n    def __call__(self): ...\n"
-        f"tree = TypeAliasType()\n@wire_type('shop/Sea')\n@dataclass\nclass Sea:\n    wave: tree\n{_request('Sea')}",
+        "class TypeAliasType:\n    __value__ = property(lambda self: self)\n    def __call__(self): ...\ntree = TypeAliasType()\n"
+        "@wire_type('shop/Sea')\n@dataclass\nclass Sea:\n    wave: tree\n" + _request("Sea"),
         ["Shop.find", "a field contains itself", "dataclass"],
     ),
     "a mistake beside a name that does not exist yet": (
@@ -212,14 +212,17 @@ _UNRESOLVABLE = {
         ["Shop.find", "str", "not a dataclass"],
     ),
     "a mistake in a field beside a name that does not exist yet": (
-        f"@wire_type('shop/Wave')\n@dataclass\nclass Wave:\n    phase: complex = 0j\n"
+        "@wire_type('shop/Wave')\n@dataclass\nclass Wave:\n    phase: complex = 0j\n"
         + _service("@rpc", "async def late(self, ask: 'Late') -> Answer: ...", "@rpc", "async def find(self, ask: Ask) -> Wave: ..."),
         ["Shop.find", "Wave.phase", "complex"],
     ),
 }
 
 _CLASSES = {
-    "no methods": ("@service\nclass Shop:\n    async def find(self, ask: Ask) -> Answer: ...", ["Shop", "no methods", "@rpc"]),
+    "two services in one class": (
+        _rpc(decorator="@rpc").replace("@service", "@service('A')\n@service('B')"),
+        ["Shop", "@service twice", "keep one", "subclass"],
+    ),
     "a decorated function": ("@service\ndef shop(): ...", ["@service", "class"]),
     "a decorated function with options": ("@service(version=2)\ndef shop(): ...", ["@service", "class"]),
     "a number in place of a name": (_rpc().replace("@service", "@service(3)"), ["@service", "class", "3"]),
@@ -331,6 +334,13 @@ def test_a_wrong_value_is_a_value_error_that_names_the_culprit_and_the_mend(sour
 def test_every_method_decorator_checks_its_options(decorator: str) -> None:
     with pytest.raises(ValueError, match="timeout"):
         _run(_rpc(decorator=f"@{decorator}(timeout=-1)"))
+
+
+def test_a_service_may_be_written_without_methods_but_not_served() -> None:
+    shop = _run("@service\nclass Shop:\n    async def find(self, ask: Ask) -> Answer: ...").Shop
+    assert aster.decorators.service_info(shop).methods == {}
+    with pytest.raises(TypeError, match=r"^Shop has no methods: decorate at least one with @rpc, @server_stream, @client_stream, @bidi_stream$"):
+        aster.decorators.check_implementation(shop())
 
 
 def test_an_option_of_the_wrong_type_is_refused_before_the_shape_of_the_class_is_looked_at() -> None:

@@ -177,6 +177,41 @@ def test_methods_of_bases_and_mixins_come_first_and_keep_their_place_when_overri
     assert info.methods["ping"].timeout == 4
 
 
+def test_what_a_service_and_its_methods_require_is_inherited_unless_given_anew() -> None:
+    @service("Admin", requires=_ADMIN)
+    class Admin:
+        @rpc(requires=_STAFF)
+        async def find(self, ask: Ask) -> Answer: ...
+
+        @rpc(requires=_STAFF)
+        async def lose(self, ask: Ask) -> Answer: ...
+
+        @rpc
+        async def keep(self, ask: Ask) -> Answer: ...
+
+    class Between(Admin):
+        @rpc
+        async def lose(self, ask: Ask) -> Answer: ...
+
+    @service("Admin", version=2)
+    class Second(Between):
+        @rpc(timeout=3)
+        async def find(self, ask: Ask) -> Answer: ...
+
+    @service("Admin", version=3, requires=_STAFF)
+    class Third(Second):
+        @rpc(requires=_ADMIN)
+        async def find(self, ask: Ask) -> Answer: ...
+
+    def required(cls: type) -> list[CapabilityRequirement | None]:
+        info = service_info(cls)
+        return [info.requires, *(method.requires for method in info.methods.values())]
+
+    assert required(Second) == [_ADMIN, _STAFF, _STAFF, None]
+    assert required(Third) == [_STAFF, _ADMIN, _STAFF, None]
+    assert service_info(Second).methods["find"].timeout == 3
+
+
 def test_an_undecorated_override_leaves_the_method_as_it_was_declared() -> None:
     @service
     class Corner(Shop):
@@ -271,7 +306,11 @@ class AbstractShop(abc.ABC):
 
 
 def test_abstract_handlers_keep_their_class_abstract() -> None:
-    cls = service(AbstractShop)
+    @service
+    class Abstract(AbstractShop):
+        pass
+
+    cls: type[AbstractShop] = Abstract
     assert inspect.isabstract(cls)
     assert set(service_info(cls).methods) == {"find", "browse", "haggle"}
     with pytest.raises(TypeError, match="abstract"):
@@ -279,8 +318,11 @@ def test_abstract_handlers_keep_their_class_abstract() -> None:
 
 
 def test_an_abstract_session_leaves_its_peer_to_the_implementation() -> None:
-    cls = service(scoped="stream")(AbstractShop)
-    assert service_info(cls).scoped == "stream"
+    @service(scoped="stream")
+    class AbstractSession(AbstractShop):
+        pass
+
+    assert service_info(AbstractSession).scoped == "stream"
 
 
 @pytest.mark.parametrize("parameters", ["self, peer=None", "self, *, peer", "self, shop, peer", "self, **options"])

@@ -121,7 +121,7 @@ async def test_what_is_no_service_class_is_no_rpc_error(running: Running) -> Non
         with pytest.raises(TypeError, match="@service"):
             await client.client(Item)
         with pytest.raises(TypeError, match="not an instance of Echo"):
-            await client.client(Echo())  # pyright: ignore[reportArgumentType] (callers without a type checker)
+            await client.client(Echo())  # pyright: ignore[reportArgumentType, reportCallIssue] (callers without a type checker)
 
 
 # At the server, to a peer that asks without looking

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import pytest
@@ -137,6 +138,56 @@ async def test_with_options_chooses_a_mode_that_every_method_allows(running: Run
             assert await stub.native(Item(2)) == Item(2)
         with pytest.raises(ValueError, match=r"BothModes\.native does not allow the serialization mode XLANG; it allows NATIVE"):
             aster.with_options(both, serialization=SerializationMode.XLANG)
+
+
+@service("Same")
+class Interface(ABC):
+    @rpc
+    @abstractmethod
+    async def same(self, item: Item) -> Item: ...
+
+    @abstractmethod
+    def helper(self) -> None: ...
+
+
+@service("Same")
+class Described(Protocol):
+    @rpc
+    async def same(self, item: Item) -> Item: ...
+
+
+@service("Same")
+class Concrete:
+    @rpc
+    async def same(self, item: Item) -> Item:
+        return item
+
+
+@pytest.mark.parametrize("interface", [Interface, Described])
+async def test_an_interface_is_enough_for_a_stub(running: Running, interface: type[Concrete]) -> None:
+    async with running(Concrete()) as (_, client):
+        stub = await client.client(interface)
+        assert await stub.same(item=Item(1)) == Item(1)
+
+
+@service
+class Unwritten:
+    """A service whose methods are still to come."""
+
+
+async def test_a_client_takes_the_class_of_a_service_that_has_methods(running: Running) -> None:
+    async with running(Echo()) as (_, client):
+        with pytest.raises(TypeError, match=r"^client\(\) takes the class of a service, not 'Echo', a str$"):
+            await client.client("Echo")  # pyright: ignore[reportArgumentType, reportCallIssue] (callers without a type checker)
+        with pytest.raises(TypeError, match=r"^client\(\) takes the class of a service, not an instance of Echo$"):
+            await client.client(Echo())  # pyright: ignore[reportArgumentType, reportCallIssue] (callers without a type checker)
+        with pytest.raises(TypeError, match=r"^Unwritten has no methods: decorate at least one with @rpc, "):
+            await client.client(Unwritten)
+
+
+def test_a_service_without_methods_is_not_served() -> None:
+    with pytest.raises(TypeError, match=r"^Unwritten has no methods: decorate at least one with @rpc, "):
+        aster.serve([Unwritten()])
 
 
 async def test_with_options_refuses_what_makes_no_sense(running: Running) -> None:

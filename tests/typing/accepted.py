@@ -8,7 +8,7 @@ from typing import Any, assert_type
 import aster
 from aster.decorators import BidiStreamMethod, ClientStreamMethod, Handler, ServerStreamMethod, UnaryMethod, service, service_info
 from aster.types import Metadata, SerializationMode, ServiceInfo
-from tests.typing.services import AbstractRoom, Answer, Ask, DecoratedAgain, Room, TaskService
+from tests.typing.services import AbstractRoom, AbstractShop, Answer, Ask, DecoratedAgain, Room, ShopProtocol, TaskService
 
 
 async def unary(tasks: TaskService) -> None:
@@ -109,6 +109,16 @@ async def clients(client: aster.AsterClient) -> None:
     assert_type(aster.open_call(tasks.watch), aster.InteractiveCall[Ask, Answer])
     assert_type(aster.open_call(tasks.watch_with_options), aster.InteractiveCall[Ask, Answer])
     assert_type(aster.open_call(tasks.watch_iterable), aster.InteractiveCall[Ask, Answer])
+
+
+async def interfaces(client: aster.AsterClient) -> None:
+    shop = await client.client(AbstractShop)
+    assert_type(shop, AbstractShop)
+    assert_type(await shop.find(Ask()), Answer)
+    assert_type(aster.with_options(shop, timeout=2.0), AbstractShop)
+    assert_type(await client.client(ShopProtocol), ShopProtocol)
+    assert_type(await client.client(AbstractRoom), AbstractRoom)
+    assert_type(aster.open_call(shop.find), aster.InteractiveCall[Ask, Answer])
 
 
 def _plain() -> Iterator[Ask]:

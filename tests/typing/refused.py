@@ -101,6 +101,8 @@ async def clients(client: aster.AsterClient, tasks: TaskService) -> None:
     wrong: AbstractRoom = await client.client(TaskService)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
     other: AbstractRoom = aster.with_options(tasks, timeout=2.0)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     aster.with_options(tasks, timeout="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await client.client(tasks)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await client.client("Tasks")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     async with aster.open_call(tasks.execute) as call:
         await call.send(Answer())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     print(wrong, other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from aster.codec import wire_type
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
@@ -105,6 +106,23 @@ class AbstractRoom(abc.ABC):
     @server_stream
     @abc.abstractmethod
     def listen(self, ask: Ask) -> AsyncIterator[Answer]: ...
+
+
+@service
+class AbstractShop(abc.ABC):
+    """An interface of a shared service."""
+
+    @rpc
+    @abc.abstractmethod
+    async def find(self, ask: Ask) -> Answer: ...
+
+
+@service
+class ShopProtocol(Protocol):
+    """An interface that implementations need not inherit from."""
+
+    @rpc
+    async def find(self, ask: Ask) -> Answer: ...
 
 
 @service
