@@ -298,7 +298,7 @@ def _check_form(implementation: object, cls: type, info: ServiceInfo) -> None:
     by_class = isinstance(implementation, (type, functools.partial))
     if info.scoped == "shared":
         if by_class:
-            raise TypeError(f"{name} is shared by all callers: serve an instance of it, {name}(), rather than the class")
+            raise TypeError(f"{name} is shared by all callers, so an instance of it is served: write {name}(...) instead of the class {name}")
         return
     if not by_class:
         raise TypeError(f"{name} is scoped='stream', one instance a session: serve the class itself, or a functools.partial of it, rather than an instance")

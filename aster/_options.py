@@ -114,9 +114,13 @@ def check_seconds(value: object, option: str, *, zero: bool = False, none: bool 
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{option} must be a number of seconds{' or None' if none else ''}, not {value!r}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+    try:
+        seconds = float(value)
+    except OverflowError:  # an int that no clock can count to
+        seconds = math.inf
+    if not math.isfinite(seconds) or seconds < 0 or (seconds == 0 and not zero):
         mend = "; for no limit leave it out" if none else ""
-        raise ValueError(f"{option} must be {'zero or more' if zero else 'positive'} and finite, not {value!r}{mend}")
+        raise ValueError(f"{option} must be {'zero or more' if zero else 'positive'} and finite, not {seconds!r}{mend}")
 
 
 def _check_count(value: object, option: str, where: str) -> None:

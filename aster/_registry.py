@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from aster._declarations import check_implementation, handler_of, service_info
 from aster._incoming import HostedMethod
@@ -75,8 +74,6 @@ class _HostedService:
         self.info = service_info(instance)
         # First, whatever the form: a session is given as its class, and must hear that there are none yet rather than be told to give an instance.
         _refuse_unenforced(self.info)
-        if isinstance(instance, type):
-            raise TypeError(f"services takes instances: write {instance.__name__}(...) instead of the class {instance.__name__}")
         self.instance = instance
         check_implementation(instance)
         codecs = {mode: make_codec(mode, self.info.wire_tags) for mode in _modes(self.info)}
@@ -120,17 +117,20 @@ def _modes(info: ServiceInfo) -> set[SerializationMode]:
 
 def _refuse_unenforced(info: ServiceInfo) -> None:
     """Serve nothing that asks for a protection or a scope which this version would silently not give."""
-    methods = info.methods.values()
-    unenforced: Mapping[str, Any] = {
-        'scoped="stream"': info.scoped == "stream",
-        "interceptors": info.interceptors,
-        "max_concurrent_streams": info.max_concurrent_streams is not None,
-        "requires": info.requires is not None or any(method.requires is not None for method in methods),
-        "SerializationMode.ROW": SerializationMode.ROW in info.modes or SerializationMode.ROW in _modes(info),
-    }
-    for option, used in unenforced.items():
+    service = f"service {info.name!r}"
+    unenforced = [
+        (service, 'scoped="stream"', info.scoped == "stream"),
+        (service, "interceptors", bool(info.interceptors)),
+        (service, "max_concurrent_streams", info.max_concurrent_streams is not None),
+        (service, "requires", info.requires is not None),
+        (service, "SerializationMode.ROW", SerializationMode.ROW in info.modes),
+    ]
+    for method in info.methods.values():
+        where = f"method {method.name!r} of {service}"
+        unenforced += [(where, "requires", method.requires is not None), (where, "SerializationMode.ROW", SerializationMode.ROW in method.modes)]
+    for where, option, used in unenforced:
         if used:
             raise ValueError(
-                f"service {info.name!r} uses {option}, which this version of Aster does not carry out yet; "
+                f"{where} uses {option}, which this version of Aster does not carry out yet; "
                 "it is refused rather than served without it. Remove the option to serve it"
             )

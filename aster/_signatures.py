@@ -10,10 +10,11 @@ import inspect
 import types
 import typing
 from collections import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, TypeAlias
 
+from aster.codec.hints import is_class, objection_to
 from aster.types import RpcPattern
 
 __all__ = [
@@ -236,10 +237,11 @@ def _message_type(hint: object, streams: bool, what: str, pattern: RpcPattern) -
 
 
 def _checked_dataclass(hint: object, what: str) -> type:
-    if not isinstance(hint, type) or not hasattr(hint, "__dataclass_fields__"):
+    if not is_class(hint) or issubclass(hint, Enum) or hint.__module__ == "builtins":
         raise TypeError(f"{what} is {_shown(hint)}, not a dataclass; {_advice(hint)}")
-    if "__dataclass_fields__" not in vars(hint):
-        raise TypeError(f"{what} is {_shown(hint)}, which inherits from a dataclass but is not one itself: put @dataclass on it too")
+    objection = objection_to(hint)
+    if objection is not None:
+        raise TypeError(f"{what} is {_shown(hint)}, which {objection}")
     return hint
 
 
@@ -249,26 +251,17 @@ def _advice(hint: object) -> str:
         return "a message is never None: declare an empty dataclass, which leaves room for fields later"
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return "a message has one type: declare a dataclass with a field for the choice"
+    if typing.get_origin(hint) in (abc.Awaitable, abc.Coroutine):
+        return f"name {_shown(typing.get_args(hint)[-1])} itself: the annotation of an 'async def' is what awaiting it gives"
+    if isinstance(hint, typing.TypeVar):
+        return "redeclare the method here with concrete types"
     if typing.get_origin(hint) is not None:
         return "declare a dataclass with a field of that type; generic dataclasses are written out, one for each argument"
     if not isinstance(hint, type):
         return "name one class that is decorated with @dataclass"
-    return next((advice for applies, advice in _ADVICE if applies(hint)), "put @dataclass on it")
-
-
-def _comes_from(package: str) -> Callable[[type], bool]:
-    return lambda cls: any(base.__module__.partition(".")[0] == package for base in cls.__mro__)
-
-
-_ADVICE: Sequence[tuple[Callable[[type], bool], str]] = (
-    (_comes_from("pydantic"), "a pydantic model stays inside: declare a dataclass for the wire and build the model from it in the handler"),
-    (_comes_from("msgspec"), "declare it with @dataclass instead of msgspec.Struct"),
-    (lambda cls: hasattr(cls, "__attrs_attrs__"), "declare it with @dataclass instead of attrs"),
-    (typing.is_typeddict, "declare it with @dataclass instead of TypedDict"),
-    (lambda cls: cls.__bases__ == (tuple,) and hasattr(cls, "_fields"), "declare it with @dataclass instead of NamedTuple"),
-    (lambda cls: issubclass(cls, Enum), "an enum may be a field: declare a dataclass that holds it"),
-    (lambda cls: cls.__module__ == "builtins", "declare a dataclass with a field of that type"),
-)
+    if issubclass(hint, Enum):
+        return "an enum may be a field: declare a dataclass that holds it"
+    return "declare a dataclass with a field of that type"
 
 
 def _shown(hint: object) -> str:

@@ -6,7 +6,7 @@ import functools
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from aster._declarations import service_info
 from aster._invoke import CallSettings, Channel, InteractiveCall, RemoteResponseStream, call_client_stream, call_unary, check_requests
@@ -58,12 +58,10 @@ def with_settings(stub: S, timeout: float | type[Unset] | None, metadata: Metada
     info = service_info(service)
     methods = dict(state.methods)
     if mode is not None:
-        for method in info.methods.values():
-            _check_mode(info, method, mode)
-            methods[method.name] = _remote(service, method.name, mode)
+        methods.update({name: _remote(service, name, mode) for name in _methods_with(info, mode)})
     settings = dict(state.settings)
     for name, old in settings.items():
-        new_timeout = old.timeout if isinstance(timeout, type) else timeout
+        new_timeout = old.timeout if timeout is Unset else cast("float | None", timeout)
         settings[name] = CallSettings(new_timeout, old.metadata if metadata is None else metadata)
     copy = object.__new__(type(stub))
     setattr(copy, _STATE, replace(state, methods=methods, settings=settings))
@@ -86,10 +84,13 @@ def _state_of(stub: object) -> _StubState:
     return state
 
 
-def _check_mode(info: ServiceInfo, method: MethodInfo, mode: SerializationMode) -> None:
-    if mode not in method.modes:
-        allowed = ", ".join(allowed.name for allowed in method.modes)
-        raise ValueError(f"{info.name}.{method.name} does not allow the serialization mode {mode.name}; it allows {allowed}")
+def _methods_with(info: ServiceInfo, mode: SerializationMode) -> list[str]:
+    """The methods that allow a mode; the others are fixed to another one, and go on in it."""
+    names = [method.name for method in info.methods.values() if mode in method.modes]
+    if not names:
+        allowed = ", ".join(sorted({allowed.name for method in info.methods.values() for allowed in method.modes}))
+        raise ValueError(f"no method of {info.name} allows the serialization mode {mode.name}; they allow {allowed}")
+    return names
 
 
 @functools.lru_cache(maxsize=256)

@@ -265,13 +265,13 @@ def with_options(
         stub: what ``await client.client(...)`` gave.
         timeout: seconds for each call, instead of the methods' own; ``None`` for no limit.
         metadata: what each call sends along, instead of what the stub sent before.
-        serialization: the mode of each call; every method must allow it.
+        serialization: the mode of each call; methods that do not allow it keep theirs.
 
     Raises:
         TypeError: ``stub`` is not a stub, or an option has the wrong type.
-        ValueError: the timeout is not positive, the metadata is malformed, or a method does not allow the mode.
+        ValueError: the timeout is not positive, the metadata is malformed, or no method allows the mode.
     """
-    if not isinstance(timeout, type):
+    if timeout is not Unset:
         check_seconds(timeout, "timeout", none=True)
     if serialization is not None and not isinstance(serialization, SerializationMode):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
         raise TypeError(f"serialization must be a SerializationMode such as SerializationMode.NATIVE, not {serialization!r}")

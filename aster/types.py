@@ -61,12 +61,23 @@ class RpcPattern(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class CapabilityRequirement:
-    """What a caller must hold: one role, any of several, or all of them."""
+    """What a caller must hold: one role, any of several, or all of them.
+
+    Raises:
+        TypeError: ``roles`` is not a tuple of ``str``.
+        ValueError: the kind is unknown, a role is empty, or their number does not fit the kind.
+    """
 
     kind: Literal["role", "any_of", "all_of"]
     roles: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if self.kind not in ("role", "any_of", "all_of"):
+            raise ValueError(f"a requirement is of the kind 'role', 'any_of' or 'all_of', not {self.kind!r}")
+        if not isinstance(self.roles, tuple) or not all(isinstance(role, str) for role in self.roles):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
+            raise TypeError(f"the roles of a requirement must be a tuple of str, such as ('admin',), not {self.roles!r}")
+        if "" in self.roles:
+            raise ValueError(f"a requirement of kind {self.kind!r} has an empty role, which nobody can hold: name it")
         if not self.roles:
             raise ValueError(f"a requirement of kind {self.kind!r} needs at least one role")
         if self.kind == "role" and len(self.roles) != 1:

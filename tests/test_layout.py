@@ -52,6 +52,7 @@ _FLOORS = {
 # Rooms that may import a neighbour on their own floor, never in a circle; client and server are not here and must not be.
 _NEIGHBOURS = {
     ("errors", "types"),
+    ("_signatures", "codec"),
     ("_declarations", "_methods"),
     ("decorators", "_methods"),
     ("decorators", "_declarations"),

@@ -150,15 +150,27 @@ _ANNOTATIONS = {
     "the request is a union": (_request("Ask | Item"), ["Shop.find", "'ask'", "one type", "field"]),
     "the result is optional": (_result("Optional[Answer]"), ["Shop.find", "result", "one type"]),
     "the request is Any": (_request("Any"), ["Shop.find", "'ask'", "Any", "@dataclass"]),
-    "the request is a plain class": (f"class Plain: ...\n{_request('Plain')}", ["Shop.find", "'ask'", "Plain", "put @dataclass on it"]),
-    "the request inherits from a dataclass": (f"class Plain(Ask):\n    more: int = 0\n{_request('Plain')}", ["Shop.find", "Plain", "put @dataclass on it too"]),
+    "the request is a plain class": (f"class Plain: ...\n{_request('Plain')}", ["Shop.find", "'ask'", "Plain", "decorate it with @dataclass"]),
+    "the request inherits from a dataclass": (
+        f"class Plain(Ask):\n    more: int = 0\n{_request('Plain')}",
+        ["Shop.find", "Plain", "decorate it with @dataclass too"],
+    ),
     "the request is an instance": (_request("Ask()"), ["Shop.find", "'ask'", "@dataclass"]),
-    "the request is a NamedTuple": (f"class Pair(NamedTuple):\n    a: int\n{_request('Pair')}", ["Shop.find", "Pair", "@dataclass instead of NamedTuple"]),
-    "the request is a TypedDict": (f"class Pair(TypedDict):\n    a: int\n{_request('Pair')}", ["Shop.find", "Pair", "@dataclass instead of TypedDict"]),
+    "the request is a NamedTuple": (f"class Pair(NamedTuple):\n    a: int\n{_request('Pair')}", ["Shop.find", "Pair", "is a NamedTuple", "use a dataclass"]),
+    "the request is a TypedDict": (f"class Pair(TypedDict):\n    a: int\n{_request('Pair')}", ["Shop.find", "Pair", "is a TypedDict", "use a dataclass"]),
     "the request is an enum": (f"class Size(enum.Enum):\n    S = 1\n{_request('Size')}", ["Shop.find", "Size", "dataclass that holds it"]),
     "the request is a generic dataclass": (
         f"T = TypeVar('T')\n@dataclass\nclass Page(Generic[T]):\n    a: T\n{_request('Page[int]')}",
         ["Shop.find", "Page[int]", "written out"],
+    ),
+    "the result is awaitable": (_result("typing.Awaitable[Answer]"), ["Shop.find", "result", "Awaitable[", "name Answer itself"]),
+    "a field is a pydantic dataclass": (
+        f"@dataclass\nclass Model:\n    __pydantic_fields__ = {{}}\n@wire_type('shop/Sea')\n@dataclass\nclass Sea:\n    wave: Model\n{_request('Sea')}",
+        ["Shop.find", "Sea.wave", "Model is a pydantic model"],
+    ),
+    "a generic base leaves the messages open": (
+        "T = TypeVar('T')\nclass Base(Generic[T]):\n    @rpc\n    async def find(self, ask: T) -> Answer: ...\n@service\nclass Shop(Base[Ask]): ...",
+        ["Shop.find", "'ask'", "~T", "redeclare the method here with concrete types"],
     ),
     "a unary request is a stream": (_request("AsyncIterator[Ask]"), ["Shop.find", "'ask'", "AsyncIterator", "@rpc", "one message"]),
     "a unary result is a stream": (_result("AsyncIterator[Answer]"), ["Shop.find", "result", "@rpc", "one message"]),
@@ -343,25 +355,48 @@ def test_a_service_may_be_written_without_methods_but_not_served() -> None:
         aster.decorators.check_implementation(shop())
 
 
+@pytest.mark.parametrize(
+    ("kind", "roles", "error", "says"),
+    [
+        ("roles", ("admin",), ValueError, "'role', 'any_of' or 'all_of', not 'roles'"),
+        ("role", "admin", TypeError, r"a tuple of str, such as \('admin',\), not 'admin'"),
+        ("any_of", ["admin"], TypeError, "a tuple of str"),
+        ("any_of", ("admin", 3), TypeError, "a tuple of str"),
+        ("any_of", ("admin", ""), ValueError, "an empty role"),
+        ("any_of", (), ValueError, "at least one role"),
+        ("role", ("admin", "clerk"), ValueError, "exactly one role, not 2"),
+    ],
+)
+def test_a_malformed_requirement_is_refused(kind: Any, roles: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        CapabilityRequirement(kind, roles)
+
+
 def test_an_option_of_the_wrong_type_is_refused_before_the_shape_of_the_class_is_looked_at() -> None:
     with pytest.raises(TypeError, match="version"):
         _run("@service(version='1')\nclass Shop: ...")
 
 
-def _fake(package: str, **attributes: object) -> type:
+def _fake(**attributes: object) -> type:
     """A class whose base seems to come from a package that is not installed."""
-    base = type("Base", (), {"__module__": f"{package}.main", **attributes})
-    return type("Model", (base,), {"__module__": "shop"})
+    return type("Model", (type("Base", (), attributes),), {"__module__": "shop"})
+
+
+@dataclasses.dataclass
+class _DataclassModel:
+    __is_pydantic_dataclass__ = True
+    __pydantic_fields__ = ()
 
 
 @pytest.mark.parametrize(
     ("model", "parts"),
     [
-        (_fake("pydantic"), ["pydantic", "declare a dataclass", "in the handler"]),
-        (_fake("msgspec"), ["@dataclass instead of msgspec.Struct"]),
-        (_fake("shop", __attrs_attrs__=()), ["@dataclass instead of attrs"]),
+        (_fake(__pydantic_fields__={}), ["is a pydantic model", "use a dataclass", "__post_init__"]),
+        (_DataclassModel, ["is a pydantic model", "use a dataclass", "__post_init__"]),
+        (_fake(__struct_fields__=()), ["is a msgspec struct", "use a dataclass"]),
+        (_fake(__attrs_attrs__=()), ["is an attrs class", "@dataclasses.dataclass instead"]),
     ],
-    ids=["pydantic", "msgspec", "attrs"],
+    ids=["pydantic", "pydantic dataclass", "msgspec", "attrs"],
 )
 def test_a_model_of_another_library_is_refused_with_advice_of_its_own(monkeypatch: pytest.MonkeyPatch, model: type, parts: list[str]) -> None:
     monkeypatch.setitem(_NAMES, "Model", model)
@@ -375,7 +410,7 @@ def test_a_real_attrs_class_is_recognised(monkeypatch: pytest.MonkeyPatch) -> No
         pass
 
     monkeypatch.setitem(_NAMES, "Model", attrs.define(Model))
-    _assert_refused(_request("Model"), ["Shop.find", "'ask'", "Model", "instead of attrs"], TypeError)
+    _assert_refused(_request("Model"), ["Shop.find", "'ask'", "Model", "is an attrs class", "@dataclasses.dataclass instead"], TypeError)
 
 
 def test_a_mistake_inside_a_function_is_named_without_the_function() -> None:

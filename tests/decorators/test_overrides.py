@@ -271,7 +271,7 @@ def test_what_is_not_a_service_cannot_be_served() -> None:
 
 @pytest.mark.parametrize("form", [Shop, functools.partial(Shop)], ids=["class", "partial"])
 def test_a_shared_service_is_served_as_an_instance(form: object) -> None:
-    with pytest.raises(TypeError, match=r"Shop is shared.*Shop\(\)"):
+    with pytest.raises(TypeError, match=r"Shop is shared.*write Shop\(\.\.\.\) instead of the class Shop"):
         check_implementation(form)
 
 

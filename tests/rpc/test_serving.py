@@ -65,6 +65,18 @@ class GuardedMethod:
         return item
 
 
+@service("Guarded", version=2)
+class GuardedAgain(Guarded):
+    """Decorated again without what it requires."""
+
+
+@service("GuardedMethod", version=2)
+class GuardedMethodAgain(GuardedMethod):
+    @rpc
+    async def same(self, item: Item) -> Item:
+        return item
+
+
 @service(interceptors=[_Interceptor])
 class Intercepted:
     @rpc
@@ -99,12 +111,14 @@ class RowMethod:
         (lambda: Scoped("peer"), 'scoped="stream"'),
         (lambda: Scoped, 'scoped="stream"'),
         (lambda: functools.partial(Scoped), 'scoped="stream"'),
-        (Guarded, "requires"),
-        (GuardedMethod, "requires"),
+        (Guarded, "service 'Guarded' uses requires"),
+        (GuardedAgain, "service 'Guarded' uses requires"),
+        (GuardedMethod, "method 'same' of service 'GuardedMethod' uses requires"),
+        (GuardedMethodAgain, "method 'same' of service 'GuardedMethod' uses requires"),
         (Intercepted, "interceptors"),
         (Limited, "max_concurrent_streams"),
         (Rows, "SerializationMode.ROW"),
-        (RowMethod, "SerializationMode.ROW"),
+        (RowMethod, "method 'same' of service 'RowMethod' uses SerializationMode.ROW"),
     ],
 )
 def test_an_option_that_would_not_be_enforced_is_refused_by_name(make: Callable[[], object], option: str) -> None:

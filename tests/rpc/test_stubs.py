@@ -128,16 +128,17 @@ class BothModes:
         return item
 
 
-async def test_with_options_chooses_a_mode_that_every_method_allows(running: Running) -> None:
+async def test_with_options_chooses_a_mode_for_the_methods_that_allow_it(running: Running) -> None:
     async with running(BothModes()) as (_, client):
         both = await client.client(BothModes)
         native = aster.with_options(both, serialization=SerializationMode.NATIVE)
         assert type(native) is type(both)
-        for stub in (both, native):
+        again = aster.with_options(native, serialization=SerializationMode.XLANG)
+        for stub in (both, native, again):
             assert await stub.same(Item(1)) == Item(1)
             assert await stub.native(Item(2)) == Item(2)
-        with pytest.raises(ValueError, match=r"BothModes\.native does not allow the serialization mode XLANG; it allows NATIVE"):
-            aster.with_options(both, serialization=SerializationMode.XLANG)
+        with pytest.raises(ValueError, match=r"no method of BothModes allows the serialization mode ROW; they allow NATIVE, XLANG"):
+            aster.with_options(both, serialization=SerializationMode.ROW)
 
 
 @service("Same")
@@ -190,14 +191,41 @@ def test_a_service_without_methods_is_not_served() -> None:
         aster.serve([Unwritten()])
 
 
+@service("BothModes", serialization=SerializationMode.NATIVE)
+class NativeOnly:
+    """The server's side of BothModes, which takes one mode alone."""
+
+    @rpc
+    async def same(self, item: Item) -> Item:
+        return item
+
+    @rpc
+    async def native(self, item: Item) -> Item:
+        return item
+
+
+async def test_a_mode_that_was_chosen_is_the_mode_of_the_call(running: Running) -> None:
+    async with running(NativeOnly()) as (_, client):
+        both = await client.client(BothModes)
+        native = aster.with_options(both, serialization=SerializationMode.NATIVE)
+        assert await native.same(Item(1)) == Item(1)
+        for stub in (both, aster.with_options(native, serialization=SerializationMode.XLANG)):
+            assert await stub.native(Item(2)) == Item(2)
+            with pytest.raises(aster.RpcError, match="does not allow the serialization mode XLANG"):
+                await stub.same(Item(1))
+
+
 async def test_with_options_refuses_what_makes_no_sense(running: Running) -> None:
     async with running(Echo()) as (_, client):
         echo = await client.client(Echo)
-        for timeout in (0, -1, math.nan):
+        for timeout in (0, -1, math.nan, 10**400):
             with pytest.raises(ValueError, match="timeout must be positive and finite"):
                 aster.with_options(echo, timeout=timeout)
-        with pytest.raises(ValueError, match=r"Echo\.same does not allow the serialization mode ROW"):
+        with pytest.raises(ValueError, match=r"no method of Echo allows the serialization mode ROW; they allow XLANG"):
             aster.with_options(echo, serialization=SerializationMode.ROW)
+        for misfit in (int, "3", True):
+            with pytest.raises(TypeError, match="timeout must be a number of seconds or None"):
+                aster.with_options(echo, timeout=misfit)  # pyright: ignore[reportArgumentType] (callers without a type checker)
         for wrong in (Echo(), Echo, None):
             with pytest.raises(TypeError, match="with_options takes a stub"):
                 aster.with_options(wrong, timeout=1.0)
