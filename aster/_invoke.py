@@ -186,6 +186,7 @@ class RemoteResponseStream(ResponseStream[Res]):
         self._request = request
         self._requests = requests
         self._settings = settings
+        self._label = method.label
         self._abandon: Callable[[Callable[[], None]], None] | None = None
 
     async def __aenter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -12,9 +13,9 @@ from aster.types import Metadata
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Self
+    from typing import NoReturn, Self
 
-__all__ = ["LocalResponseStream", "RequestIterator", "ResponseStream"]
+__all__ = ["LocalResponseStream", "RequestIterator", "ResponseStream", "refuse_function"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -70,6 +71,24 @@ class ResponseStream(AsyncIterator[T_co]):
     ) -> None:
         await self.aclose()
 
+    _label: str = "this method"
+
+    if not TYPE_CHECKING:
+        # Type checkers refuse these for want of the methods; whoever uses none hears what to write.
+        def __await__(self) -> NoReturn:
+            self._misused("async for response in ...{}(...)")
+
+        def __iter__(self) -> NoReturn:
+            self._misused("async for response in ...{}(...)")
+
+        def __enter__(self) -> NoReturn:
+            self._misused("async with ...{}(...) as responses")
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def _misused(self, statement: str) -> NoReturn:
+            raise TypeError(f"{self._label} streams its responses: write '{statement.format(self._label.rpartition('.')[2])}'")
+
 
 class LocalResponseStream(ResponseStream[T]):
     """The responses of a streaming handler that was called directly, without RPC.
@@ -80,6 +99,7 @@ class LocalResponseStream(ResponseStream[T]):
 
     def __init__(self, generator: AsyncGenerator[T, None]) -> None:
         self._generator = generator
+        self._label = getattr(generator, "__qualname__", self._label).rpartition("<locals>.")[2]
 
     async def __anext__(self) -> T:
         return await anext(self._generator)
@@ -94,6 +114,17 @@ class LocalResponseStream(ResponseStream[T]):
     @property
     def trailers(self) -> Metadata:
         return Metadata()
+
+
+def refuse_function(requests: object, method: str) -> None:
+    """Refuse a generator function in place of what it gives when it is called.
+
+    Raises:
+        TypeError: it is one; the message names ``method``.
+    """
+    if inspect.isasyncgenfunction(requests) or inspect.isgeneratorfunction(requests):
+        name = getattr(requests, "__name__", "requests")
+        raise TypeError(f"{method} takes a stream of requests, not the function {name} that makes one: call it: {name}()")
 
 
 class RequestIterator(AsyncIterator[T], Generic[T]):
@@ -120,6 +151,7 @@ class RequestIterator(AsyncIterator[T], Generic[T]):
         """
         if isinstance(requests, AsyncIterable):
             return aiter(requests)
+        refuse_function(requests, method)
         if isinstance(requests, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
             return cls(requests)
         raise TypeError(

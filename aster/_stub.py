@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import inspect
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +14,7 @@ from aster._declarations import service_info
 from aster._invoke import CallSettings, Channel, InteractiveCall, RemoteResponseStream, call_client_stream, call_unary, check_requests
 from aster._outgoing import RemoteMethod
 from aster._signatures import request_parameter
+from aster._streams import refuse_function
 from aster.codec import make_codec
 from aster.types import Metadata, MethodInfo, RpcPattern, SerializationMode, ServiceInfo
 
@@ -28,8 +31,9 @@ class Unset:
 
 @dataclass(frozen=True, slots=True)
 class _StubState:
-    """What makes an object a stub: where its calls go, and how."""
+    """What makes an object a stub: of what it is one, where its calls go, and how."""
 
+    service: type
     channel: Channel
     methods: Mapping[str, RemoteMethod]
     settings: Mapping[str, CallSettings]
@@ -46,15 +50,13 @@ def make_stub(service: type[S], channel: Channel) -> S:
     methods = {method.name: _remote(service, method.name, method.modes[0]) for method in info.methods.values()}
     settings = {method.name: CallSettings(method.timeout, Metadata()) for method in info.methods.values()}
     stub_class = _stub_class(service)
-    stub: S = object.__new__(stub_class)
-    setattr(stub, _STATE, _StubState(channel, methods, settings))
-    return stub
+    return _made(stub_class, _StubState(service, channel, methods, settings))
 
 
 def with_settings(stub: S, timeout: float | type[Unset] | None, metadata: Metadata | None, mode: SerializationMode | None) -> S:
     """A copy of a stub whose calls differ in what is given."""
     state = _state_of(stub)
-    service = type(stub).__mro__[1]
+    service = state.service
     info = service_info(service)
     methods = dict(state.methods)
     if mode is not None:
@@ -63,9 +65,30 @@ def with_settings(stub: S, timeout: float | type[Unset] | None, metadata: Metada
     for name, old in settings.items():
         new_timeout = old.timeout if timeout is Unset else cast("float | None", timeout)
         settings[name] = CallSettings(new_timeout, old.metadata if metadata is None else metadata)
-    copy = object.__new__(type(stub))
-    setattr(copy, _STATE, replace(state, methods=methods, settings=settings))
-    return copy
+    return _made(type(stub), replace(state, methods=methods, settings=settings))
+
+
+def _made(stub_class: type[S], state: _StubState) -> S:
+    stub = object.__new__(stub_class)
+    # Past what the service class may do about attributes, such as being a frozen dataclass.
+    object.__setattr__(stub, _STATE, state)
+    return stub
+
+
+class _Stub:
+    """What stands before the service class in a stub: nothing that belongs to the service's own instances is to run for a stub."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        """Not the service's, which may need arguments or keep a register."""
+
+    def __del__(self) -> None:
+        """Not the service's, which gives back what only an instance has that was initialized."""
+
+    def __repr__(self) -> str:
+        info = service_info(self)
+        return f"<stub of {info.name} version {info.version}>"
 
 
 def interactive_call(method: object) -> InteractiveCall[Any, Any]:
@@ -110,7 +133,7 @@ def _codec(service: type, mode: SerializationMode) -> Any:
 def _stub_class(service: type) -> Any:
     info = service_info(service)
     namespace = {method.name: _stub_method(service, method) for method in info.methods.values()}
-    made: Any = types.new_class(service.__name__, (service,), exec_body=lambda body: body.update(namespace))
+    made: Any = types.new_class(service.__name__, (_Stub, service), exec_body=lambda body: body.update(namespace))
     made.__module__, made.__qualname__, made.__doc__ = service.__module__, service.__qualname__, service.__doc__
     # An interface may leave other things abstract; a stub answers for the methods alone.
     made.__abstractmethods__ = frozenset()
@@ -120,7 +143,7 @@ def _stub_class(service: type) -> Any:
 def _stub_method(service: type, method: MethodInfo) -> Callable[..., Any]:
     handler = getattr(service, method.name)
     name = method.name
-    argument = _argument_of(service, method, handler)
+    argument = _Argument(service, method, handler)
 
     async def unary(self: Any, *args: Any, **kwargs: Any) -> Any:
         state: _StubState = getattr(self, _STATE)
@@ -156,15 +179,48 @@ def _stub_method(service: type, method: MethodInfo) -> Callable[..., Any]:
     return stub
 
 
-def _argument_of(service: type, method: MethodInfo, handler: Any) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
-    """Finds the one request among the arguments of a call, given by position or by its parameter's name."""
-    parameter = request_parameter(handler, f"{service.__name__}.{method.name}")
+class _Argument:
+    """Finds the one request among the arguments of a call, given by position or by its parameter's name, and says what to write when it is none."""
 
-    def argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __init__(self, service: type, method: MethodInfo, handler: Any) -> None:
+        self._name = method.name
+        self._where = f"{service.__name__}.{method.name}"
+        self._expected = method.request_type
+        self._streams = method.pattern.streams_requests
+        self._parameter = request_parameter(handler, self._where)
+        parameters = inspect.signature(handler).parameters.values()
+        self._handlers_own = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if len(args) == 1 and not kwargs:
-            return args[0]
-        if not args and kwargs.keys() == {parameter}:
-            return kwargs[parameter]
-        raise TypeError(f"{service.__name__}.{method.name}() takes exactly one request, {parameter}; got {len(args)} by position and {sorted(kwargs)} by name")
+            argument = args[0]
+        elif not args and kwargs.keys() == {self._parameter}:
+            argument = kwargs[self._parameter]
+        else:
+            got = f"got {len(args)} by position and {sorted(kwargs)} by name"
+            raise TypeError(f"{self._where}() takes exactly one request, {self._parameter}; {got}{self._advice(args, kwargs)}")
+        if self._streams:
+            refuse_function(argument, self._where)
+        elif type(argument) is not self._expected:
+            self._refuse(argument)
+        return argument
 
-    return argument
+    def _advice(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        fields = {field.name for field in dataclasses.fields(self._expected) if field.init}
+        if kwargs and kwargs.keys() <= fields and not args and not self._streams:
+            return f": write {self._name}({self._expected.__name__}({', '.join(f'{name}=...' for name in kwargs)}))"
+        for name in kwargs:
+            if name in self._handlers_own:
+                return f": {name!r} stays with the handler, and no call can set it: leave it out, or make it a field of {self._expected.__name__}"
+            if name in ("timeout", "metadata", "serialization"):
+                return f": for {name} use aster.with_options(stub, {name}=...)"
+        return ""
+
+    def _refuse(self, value: object) -> None:
+        name = self._expected.__name__
+        if value is self._expected:
+            raise TypeError(f"{self._where}: this call expects a {name}, not the class itself; write {name}(...)")
+        found = type(value).__name__
+        if found == name:
+            found = f"{type(value).__module__}.{type(value).__qualname__}, another class of that name: was it defined twice?"
+        raise TypeError(f"{self._where}: this call expects a {name}, not {found}; write {self._name}({name}(...))")

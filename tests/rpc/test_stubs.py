@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
@@ -169,6 +171,98 @@ async def test_an_interface_is_enough_for_a_stub(running: Running, interface: ty
     async with running(Concrete()) as (_, client):
         stub = await client.client(interface)
         assert await stub.same(item=Item(1)) == Item(1)
+
+
+_registered: list[str] = []
+
+
+@service
+@dataclass(frozen=True)
+class Personal:
+    """A service whose instances are made, shown and ended in ways of their own."""
+
+    name: str
+
+    def __init_subclass__(cls, *, kind: str) -> None:
+        _registered.append(kind)
+
+    @rpc
+    async def same(self, item: Item) -> Item:
+        return item
+
+    def __repr__(self) -> str:
+        return f"Personal {self.name}"
+
+    def __del__(self) -> None:
+        assert self.name
+
+
+async def test_a_stub_is_shown_and_ended_as_a_stub(running: Running) -> None:
+    # An exception in __del__ is a warning, and warnings are errors.
+    async with running(Personal("here")) as (_, client):
+        stub = await client.client(Personal)
+        copy = aster.with_options(stub, timeout=60)
+        assert repr(stub) == repr(copy) == "<stub of Personal version 1>"
+        assert await copy.same(Item(1)) == Item(1)
+        del stub, copy
+        gc.collect()
+    assert _registered == []
+
+
+@service
+class Deep:
+    @rpc
+    async def find(self, item: Item, *, deep: bool = False) -> Item:
+        return item if deep else Item(-item.number)
+
+
+def _some() -> Iterator[Item]:
+    yield Item(1)
+
+
+async def _some_async() -> AsyncIterator[Item]:
+    yield Item(1)
+
+
+_MISTAKES: list[tuple[Callable[[Any], Any], str]] = [
+    (lambda echo: echo.same("1"), r"^Echo\.same: this call expects a Item, not str; write same\(Item\(\.\.\.\)\)$"),
+    (lambda echo: echo.same(Item), r"^Echo\.same: this call expects a Item, not the class itself; write Item\(\.\.\.\)$"),
+    (lambda echo: echo.count(None), r"^Echo\.count: this call expects a Item, not NoneType; write count\(Item\(\.\.\.\)\)$"),
+    (lambda echo: echo.same(number=1, text=""), r"exactly one request, item; .*: write same\(Item\(number=\.\.\., text=\.\.\.\)\)$"),
+    (lambda echo: echo.same(Item(), timeout=1), r": for timeout use aster\.with_options\(stub, timeout=\.\.\.\)$"),
+    (lambda echo: echo.total([], metadata={}), r": for metadata use aster\.with_options\(stub, metadata=\.\.\.\)$"),
+    (lambda echo: echo.total(_some), r"^Echo\.total takes a stream of requests, not the function _some that makes one: call it: _some\(\)$"),
+    (lambda echo: echo.chat(_some_async), r"^Echo\.chat takes a stream of requests, .*: call it: _some_async\(\)$"),
+    (lambda echo: echo.total(number=1), r"exactly one request, items; got 0 by position and \['number'\] by name$"),
+]
+
+
+@pytest.mark.parametrize(("call", "says"), _MISTAKES)
+async def test_arguments_that_are_no_request_are_refused_with_what_to_write(running: Running, call: Callable[[Any], Any], says: str) -> None:
+    async with running(Echo()) as (_, client):
+        echo = await client.client(Echo)
+        with pytest.raises(TypeError, match=says):
+            await call(echo)
+
+
+async def test_an_option_of_the_handler_stays_with_the_handler(running: Running) -> None:
+    async with running(Deep()) as (_, client):
+        deep = await client.client(Deep)
+        with pytest.raises(TypeError, match=r"'deep' stays with the handler, and no call can set it: leave it out, or make it a field of Item$"):
+            await deep.find(Item(1), deep=True)
+        assert await deep.find(Item(1)) == Item(-1)
+
+
+@pytest.mark.parametrize("remote", [True, False], ids=["remote", "local"])
+async def test_responses_that_are_not_read_as_a_stream_say_how_to_read_them(running: Running, remote: bool) -> None:
+    async with running(Echo()) as (_, client):
+        echo: Any = await client.client(Echo) if remote else Echo()
+        with pytest.raises(TypeError, match=r"^Echo\.count streams its responses: write 'async for response in \.\.\.count\(\.\.\.\)'$"):
+            await echo.count(Item(1))
+        with pytest.raises(TypeError, match=r"^Echo\.chat streams its responses: write 'async for response in \.\.\.chat\(\.\.\.\)'$"):
+            list(echo.chat([Item(1)]))
+        with pytest.raises(TypeError, match=r"^Echo\.count streams its responses: write 'async with \.\.\.count\(\.\.\.\) as responses'$"), echo.count(Item()):
+            pass
 
 
 @service
