@@ -6,7 +6,7 @@ import functools
 import inspect
 import warnings
 from enum import Enum
-from types import FunctionType, MappingProxyType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
@@ -290,7 +290,9 @@ def _wrapped(attribute: object) -> object:
         return cast("staticmethod[..., object]", attribute).__func__
     if isinstance(attribute, property):
         return attribute.fget
-    return vars(attribute).get("__wrapped__") if isinstance(attribute, FunctionType) else None
+    if isinstance(attribute, (functools.cached_property, functools.partialmethod)):
+        return cast("functools.cached_property[object]", attribute).func
+    return inspect.getattr_static(attribute, "__wrapped__", None)
 
 
 def _check_form(implementation: object, cls: type, info: ServiceInfo) -> None:

@@ -84,10 +84,13 @@ def _check_kind(function: _Function, pattern: RpcPattern, where: str) -> None:
     elif awaits:
         raise TypeError(
             f"{where} never yields, but {decorator} needs an async generator: yield each response, or use {other} to return one; "
-            "a method that subclasses implement is written '@abstractmethod def', without 'async'"
+            f"a method that subclasses implement is written '{decorator} @abstractmethod def', in this order and without 'async'"
         )
     elif not yields:
-        raise TypeError(f"{where} is not an async generator: write 'async def' and yield each response")
+        raise TypeError(
+            f"{where} is not an async generator: write 'async def' and yield each response; "
+            f"a method that subclasses implement has {decorator} above @abstractmethod, so swap the two"
+        )
 
 
 def request_parameter(function: _Function, where: str) -> str:

@@ -34,6 +34,7 @@ _EXPECTED_ADVERTISED = 'expected a host alone, without port or brackets, such as
 _HEX_ID = re.compile(r"[0-9a-f]{64}")
 _HOST_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
 _PORT = re.compile(r"[0-9]{1,5}")
+_ADVERTISED_PORT = re.compile(r"^[^:]*:[0-9]*$|\]:[0-9]*$")
 
 _SHOWN = 160
 """How much of a malformed text an error message repeats: an address with a long host name, but not a pasted file."""
@@ -84,7 +85,7 @@ class Identity:
         Raises:
             KeyFileError: the file exists and ``overwrite`` is false, or it cannot be written.
         """
-        target = Path(path)
+        target = _key_path(path)
         pem = self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
         try:
@@ -111,7 +112,7 @@ class Identity:
             KeyFileError: the file is missing, cannot be read, may be read by others than its owner, or holds no Ed25519 private key.
         """
         name = repr(os.fspath(path))
-        pem = _read_private(path, name)
+        pem = _read_private(_key_path(path), name)
         try:
             key = load_pem_private_key(pem, password=None)
         except TypeError as exc:
@@ -142,6 +143,13 @@ def identity_from(identity: object) -> Identity:
     raise TypeError(f"identity must be an aster.Identity or the path of its key file, not {type(identity).__name__}")
 
 
+def _key_path(path: str | os.PathLike[str]) -> Path:
+    target = Path(path)
+    if not target.name or "\0" in str(target):
+        raise KeyFileError(f"{os.fspath(path)!r} names no file that a key could be in; choose a path such as 'server.key'")
+    return target
+
+
 def _write_private(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -154,7 +162,7 @@ def _write_private(path: Path, data: bytes) -> None:
         raise
 
 
-def _read_private(path: str | os.PathLike[str], name: str) -> bytes:
+def _read_private(path: Path, name: str) -> bytes:
     try:
         # Without O_NONBLOCK a named pipe would block the open until somebody writes to it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -216,6 +224,8 @@ class Address:
         def fail(problem: str) -> NoReturn:
             raise AddressError(f"address {_shown(text)}: {problem}; {_EXPECTED}")
 
+        if not text:
+            fail("it is empty")
         if text[: len(_SCHEME)].lower() != _SCHEME:
             fail(f"it does not begin with {_SCHEME}")
         endpoint_id, at, place = text[len(_SCHEME) :].partition("@")
@@ -249,6 +259,8 @@ def parse_listen(text: str) -> tuple[str, int]:
 
     if text.lower().startswith(_SCHEME):
         fail("it is the address of a server; a server's own key comes from its identity")
+    if "://" in text:
+        fail("it is a URL; write host:port")
     if text.startswith(":") and text.count(":") == 1:
         fail('the host is missing; to listen on every interface use "0.0.0.0" or "[::]"')
     host, port = _split_place(text, lowest_port=0, fail=fail)
@@ -267,6 +279,8 @@ def check_advertised(host: str) -> str:
     """
     if not isinstance(host, str):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
         raise TypeError(f"advertise must be a str, not {type(host).__name__}; {_EXPECTED_ADVERTISED}")
+    if _ADVERTISED_PORT.search(host):
+        raise AddressError(f"advertise: {_shown(host)} has a port, and the server's own is advertised; {_EXPECTED_ADVERTISED}")
     problem = _host_problem(host)
     if problem:
         raise AddressError(f"advertise: {problem}; {_EXPECTED_ADVERTISED}")

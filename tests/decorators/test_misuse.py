@@ -107,6 +107,17 @@ _KINDS = {
     "a class method": (_service("@rpc", "@classmethod", "async def find(cls, ask: Ask) -> Answer: ..."), ["Shop.find", "classmethod", "self"]),
     "a static method around a handler": (_service("@staticmethod", "@rpc", "async def find(self, ask: Ask) -> Answer: ..."), ["Shop.find", "on top"]),
     "a class method around a handler": (_service("@classmethod", "@rpc", "async def find(self, ask: Ask) -> Answer: ..."), ["Shop.find", "on top"]),
+    **{
+        f"{around} around a handler": (
+            _service(f"@functools.{around}", "@rpc", "async def find(self, ask: Ask) -> Answer: ..."),
+            ["Shop.find", "on top"],
+        )
+        for around in ("cached_property", "lru_cache", "partialmethod")
+    },
+    "@abstractmethod above a streaming decorator": (
+        _service("@abc.abstractmethod", "@server_stream", "def find(self, ask: Ask) -> AsyncIterator[Answer]: ..."),
+        ["Shop.find", "@server_stream above @abstractmethod", "swap the two"],
+    ),
     "a property around a handler": (_service("@property", "@rpc", "async def find(self, ask: Ask) -> Answer: ..."), ["Shop.find", "on top"]),
     "another decorator around a handler": (
         _service("@logged", "@rpc", "async def find(self, ask: Ask) -> Answer: ...", before="logged = lambda f: functools.wraps(f)(lambda *a: f(*a))"),

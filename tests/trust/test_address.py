@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aster.errors import AddressError
-from aster.trust import Address, Identity, check_endpoint_id, endpoint_id_of, parse_listen
+from aster.trust import Address, Identity, check_advertised, check_endpoint_id, endpoint_id_of, parse_listen
 
 _ID = Identity.generate().endpoint_id
 
@@ -36,7 +36,7 @@ def test_upper_case_is_folded() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "does not begin with aster://"),
+        ("", "address '': it is empty"),
         ("127.0.0.1:4433", "does not begin with aster://"),
         (f"http://{_ID}@localhost:1", "does not begin with aster://"),
         ("aster://", "the @ .* is missing"),
@@ -170,9 +170,21 @@ def test_places_to_listen_at(text: str, place: tuple[str, int]) -> None:
         ("localhost:http", "not a number from 0 to 65535"),
         ("1.2.3:0", "is no IPv4 address"),
         (f"aster://{_ID}@localhost:1", "the address of a server"),
+        ("http://localhost:80", "it is a URL; write host:port"),
     ],
 )
 def test_a_malformed_place_to_listen_at_says_what_is_wrong(text: str, problem: str) -> None:
     with pytest.raises(AddressError, match=problem) as caught:
         parse_listen(text)
     assert "expected host:port" in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["tasks.example", "192.0.2.7", "2001:db8::7", "::1"])
+def test_a_host_alone_may_be_advertised(host: str) -> None:
+    assert check_advertised(host) == host
+
+
+@pytest.mark.parametrize("host", ["tasks.example:4433", "192.0.2.7:1", "[::1]:4433", "tasks.example:"])
+def test_a_port_beside_an_advertised_host_is_named(host: str) -> None:
+    with pytest.raises(AddressError, match="has a port, and the server's own is advertised; expected a host alone"):
+        check_advertised(host)

@@ -151,3 +151,11 @@ def test_an_encrypted_key_says_how_to_decrypt_it(tmp_path: Path) -> None:
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="larger than"):
         Identity.load(_write(tmp_path / "key", b"x" * 1_000_000))
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", "server\0.key", "keys\0/server.key"])
+def test_a_path_that_names_no_file_is_refused(path: str) -> None:
+    with pytest.raises(KeyFileError, match="names no file that a key could be in"):
+        Identity.generate().save(path)
+    with pytest.raises(KeyFileError, match="names no file that a key could be in"):
+        Identity.load(path)
