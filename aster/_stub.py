@@ -220,7 +220,8 @@ class _Argument:
         name = self._expected.__name__
         if value is self._expected:
             raise TypeError(f"{self._where}: this call expects a {name}, not the class itself; write {name}(...)")
-        found = type(value).__name__
-        if found == name:
-            found = f"{type(value).__module__}.{type(value).__qualname__}, another class of that name: was it defined twice?"
+        cls = type(value)
+        found = "None" if value is None else f"a {cls.__name__}"
+        if cls.__name__ == name:
+            found = f"an instance of another class of that name ({cls.__module__}.{cls.__qualname__}): was it defined twice?"
         raise TypeError(f"{self._where}: this call expects a {name}, not {found}; write {self._name}({name}(...))")

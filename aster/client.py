@@ -198,7 +198,7 @@ class AsterClient:
 
 
 def _described(service: object) -> str:
-    return f"{service!r}, a str" if isinstance(service, str) else f"an instance of {type(service).__name__}"
+    return "a str" if isinstance(service, str) else f"an instance of {type(service).__name__}"
 
 
 class _Channel:

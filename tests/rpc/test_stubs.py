@@ -225,9 +225,10 @@ async def _some_async() -> AsyncIterator[Item]:
 
 
 _MISTAKES: list[tuple[Callable[[Any], Any], str]] = [
-    (lambda echo: echo.same("1"), r"^Echo\.same: this call expects a Item, not str; write same\(Item\(\.\.\.\)\)$"),
+    (lambda echo: echo.same("1"), r"^Echo\.same: this call expects a Item, not a str; write same\(Item\(\.\.\.\)\)$"),
     (lambda echo: echo.same(Item), r"^Echo\.same: this call expects a Item, not the class itself; write Item\(\.\.\.\)$"),
-    (lambda echo: echo.count(None), r"^Echo\.count: this call expects a Item, not NoneType; write count\(Item\(\.\.\.\)\)$"),
+    (lambda echo: echo.count(None), r"^Echo\.count: this call expects a Item, not None; write count\(Item\(\.\.\.\)\)$"),
+    (lambda echo: echo.same(type("Item", (), {})()), r"expects a Item, not an instance of another class of that name \(.*Item\): was it defined twice\?"),
     (lambda echo: echo.same(number=1, text=""), r"exactly one request, item; .*: write same\(Item\(number=\.\.\., text=\.\.\.\)\)$"),
     (lambda echo: echo.same(Item(), timeout=1), r": for timeout use aster\.with_options\(stub, timeout=\.\.\.\)$"),
     (lambda echo: echo.total([], metadata={}), r": for metadata use aster\.with_options\(stub, metadata=\.\.\.\)$"),
@@ -272,7 +273,7 @@ class Unwritten:
 
 async def test_a_client_takes_the_class_of_a_service_that_has_methods(running: Running) -> None:
     async with running(Echo()) as (_, client):
-        with pytest.raises(TypeError, match=r"^client\(\) takes the class of a service, not 'Echo', a str$"):
+        with pytest.raises(TypeError, match=r"^client\(\) takes the class of a service, not a str$"):
             await client.client("Echo")  # pyright: ignore[reportArgumentType, reportCallIssue] (callers without a type checker)
         with pytest.raises(TypeError, match=r"^client\(\) takes the class of a service, not an instance of Echo$"):
             await client.client(Echo())  # pyright: ignore[reportArgumentType, reportCallIssue] (callers without a type checker)
