@@ -206,7 +206,7 @@ def check_override(function: _Function, pattern: RpcPattern, expected: tuple[typ
     sides = ((parameter, pattern.streams_requests, expected[0]), ("return", pattern.streams_responses, expected[1]))
     for name, streams, declared in sides:
         try:
-            hint = _hint(function, name, where) if name in function.__annotations__ else Any
+            hint = _hint(function, name, where) if name in getattr(function, "__annotations__", {}) else Any
         except NameError:
             continue
         if hint is not Any and not _agrees(hint, streams, declared):
