@@ -120,13 +120,13 @@ async def raw_connection(address: str, transport: Transport) -> AsyncGenerator[t
 
 
 @asynccontextmanager
-async def raw_client(address: str, transport: Transport) -> AsyncGenerator[RawClient]:
-    """A raw client of the server at ``address``."""
+async def raw_client(address: str, transport: Transport, settings: Mapping[int, int] | None = None) -> AsyncGenerator[RawClient]:
+    """A raw client of the server at ``address``, which says hello with ``settings`` besides the usual ones."""
     async with raw_connection(address, transport) as (connection, _):
         arrived = anyio.Event()
         control = RawStream(arrived.set)
-        settings = {key: value for key, value in _SETTINGS.items() if key != Setting.CALL_LIMIT}  # which clients need not give
-        connection.open_stream(control).write(encode_hello(Hello((1,), settings)))
+        usual = {key: value for key, value in _SETTINGS.items() if key != Setting.CALL_LIMIT}  # which clients need not give
+        connection.open_stream(control).write(encode_hello(Hello((1,), usual | dict(settings or {}))))
         await arrived.wait()
         reader = FrameReader({FrameKind.HELLO: 1 << 20, FrameKind.GO_AWAY: 1 << 20})
         kind, payload = next(iter(reader.feed(bytes(control.received))))
