@@ -8,7 +8,9 @@ started first, and the other programs find its address in the environment; ``log
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
+import json
 import os
 import re
 import signal
@@ -123,6 +125,22 @@ def test_the_programs_of_a_page_run_and_print_what_it_says(path: Path, backend: 
             output = _run(name, tmp_path, environment)
             if name in page.outputs:
                 assert output == page.outputs[name], name
+
+
+@pytest.mark.timeout(120)  # pyright reads all dependencies: seconds with a warm cache, but a cold one on a busy machine needs its time
+@pytest.mark.skipif(importlib.util.find_spec("pyright") is None, reason="pyright is not installed; install the package with its [test] extra")
+def test_a_strict_type_checker_accepts_the_programs_of_all_pages(tmp_path: Path) -> None:
+    # One run for all pages, each in a folder of its own: a file finds the service.py beside it.
+    for path in _WITH_CODE:
+        folder = tmp_path / path.stem
+        folder.mkdir()
+        _write_files(_read(path), folder, "asyncio")
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "strict", "extraPaths": [str(_ROOT)]}), "utf-8")
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "--project", str(tmp_path)]
+    environment = os.environ | {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    report: Any = json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout)
+    assert report["summary"]["filesAnalyzed"] > len(_WITH_CODE)
+    assert [(found["file"], found["range"]["start"]["line"] + 1, found["message"]) for found in report["generalDiagnostics"]] == []
 
 
 @pytest.mark.parametrize("path", [_ROOT / "CHANGELOG.md", *_PAGES], ids=_name)
