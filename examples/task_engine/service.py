@@ -5,6 +5,7 @@ from typing import AsyncIterator  # noqa: UP035  (either import works)
 
 from aster.codec import wire_type
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
+from aster.types import SerializationMode  # noqa: F401  (among the imports of the guide, for services that choose a mode)
 
 
 @wire_type("example.tasks/TaskRequest")
