@@ -16,7 +16,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,10 +223,10 @@ def test_the_error_reference_has_every_exception_and_every_status_code() -> None
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
-def _messages() -> str:
-    """Every string of the package, with an ellipsis where a value is put in."""
+def _messages(paths: Iterable[Path]) -> str:
+    """Every string of some modules, with an ellipsis where a value is put in."""
     texts: list[str] = []
-    for path in sorted(Path(aster.__file__).parent.rglob("*.py")):
+    for path in sorted(paths):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = [str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values]
@@ -236,10 +236,22 @@ def _messages() -> str:
     return "\n".join(texts)
 
 
+_FOREIGN_MESSAGES = "Messages of AnyIO and trio"
+
+
 def test_the_messages_in_the_error_reference_are_those_of_the_package() -> None:
-    messages = _messages()
-    documented = [message for heading, rows in _tables(_ERRORS).items() if heading not in ("Status codes", "Exceptions") for message in rows]
+    messages = _messages(Path(aster.__file__).parent.rglob("*.py"))
+    others = ("Status codes", "Exceptions", _FOREIGN_MESSAGES)
+    documented = [message for heading, rows in _tables(_ERRORS).items() if heading not in others for message in rows]
     assert len(documented) > 20
+    assert [message for message in documented if message not in messages] == []
+
+
+def test_the_messages_of_anyio_and_trio_in_the_error_reference_are_theirs() -> None:
+    specs = [importlib.util.find_spec(name) for name in ("anyio._backends._asyncio", "trio._core._run")]
+    messages = _messages(Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None)
+    documented = list(_tables(_ERRORS)[_FOREIGN_MESSAGES])
+    assert documented
     assert [message for message in documented if message not in messages] == []
 
 
