@@ -138,7 +138,7 @@ class SendHalf:
 class ReceiveHalf:
     """What this end receives: its state, the messages that nobody has taken yet, and the credit that the peer has used."""
 
-    __slots__ = ("_consumed", "_limit", "_parts", "_parts_size", "_shared", "_unacknowledged", "_window", "inbox", "state", "table")
+    __slots__ = ("_consumed", "_discarding", "_limit", "_parts", "_parts_size", "_shared", "_unacknowledged", "_window", "inbox", "state", "table")
 
     def __init__(self, table: Table, limits: CallLimits) -> None:
         self.table = table
@@ -149,6 +149,7 @@ class ReceiveHalf:
         self._parts_size = 0
         self._unacknowledged = 0
         self._consumed = 0
+        self._discarding = False
         self.inbox: deque[bytes] = deque()
         self.state = State.IDLE
 
@@ -169,8 +170,9 @@ class ReceiveHalf:
         if len(data) != CHUNK_SIZE:
             raise RemoteProtocolError(f"the peer sent a PART of {len(data)} bytes; every part but a message's last has {CHUNK_SIZE}")
         self._hold(data, Step.PART)
-        self._parts.append(data)
         self._parts_size += len(data)
+        if not self._discarding:
+            self._parts.append(data)
 
     def message(self, data: bytes) -> None:
         """A chunk that ends its message."""
@@ -180,7 +182,8 @@ class ReceiveHalf:
             data = b"".join(self._parts)
             self._parts.clear()
             self._parts_size = 0
-        self.inbox.append(data)
+        if not self._discarding:
+            self.inbox.append(data)
 
     def _hold(self, data: bytes, step: Step) -> None:
         begins = not self._parts_size
@@ -225,9 +228,13 @@ class ReceiveHalf:
         self._shared = _ELSEWHERE
 
     def discard(self) -> None:
-        """Drop what is held and what is still to come, as though it had been taken; for a call whose messages nobody will read."""
+        """Drop what is held and what is still to come, as though it had been taken; for a call whose messages nobody will read.
+
+        The size of a message under way counts on: what follows is held to the same limits.
+        """
         self.leave()
-        self.inbox = deque(maxlen=0)
+        self._discarding = True
+        self.inbox.clear()
         self._parts.clear()
         self._consumed = self._unacknowledged
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aster._protocol.call import CallLimits, ClientCall, ServerCall
+from aster._protocol.call import CallLimits, ClientCall, ReceiveHalf, ServerCall
 from aster._protocol.events import Trailer
 from aster._protocol.frames import (
     CHUNK_SIZE,
@@ -211,3 +211,43 @@ def test_what_is_discarded_is_freed() -> None:
     assert _held(client) < CHUNK_SIZE + 8_192
     client.receive_data(encode_message(bytes(100_000))[50_000:] + encode_message(bytes(100_000)))
     assert _held(client) < CHUNK_SIZE + 8_192
+
+
+_CHUNKS = {"part": encode_frame(FrameKind.PART, bytes(CHUNK_SIZE)), "message": encode_message(bytes(CHUNK_SIZE)), "empty message": encode_message(b"")}
+_LAST = {"": b"", "end": encode_frame(FrameKind.END, b""), "trailer": encode_trailer(Trailer())}
+_chunks = st.lists(st.sampled_from(list(_CHUNKS)), min_size=1, max_size=5)
+
+
+def test_what_comes_after_a_discard_is_judged_as_ever_and_never_kept() -> None:
+    seen: Counter[str] = Counter()
+
+    @given(st.booleans(), _chunks, _chunks, st.sampled_from(list(_LAST)))
+    def run(to_server: bool, before: list[str], after: list[str], last: str) -> None:
+        call, twin = (_streaming_end(to_server=to_server) for _ in range(2))
+        for name in before:
+            assert _feed(call, [_CHUNKS[name]]) == _feed(twin, [_CHUNKS[name]])
+        half, like = _receiving(call), _receiving(twin)
+        half.discard()
+        for frame in [*(_CHUNKS[name] for name in after), _LAST[last]]:
+            refusal = _feed(call, [frame])
+            assert (refusal, half.state) == (_feed(twin, [frame]), like.state)
+            # Not a single chunk is kept, nor one of a message that is under way.
+            assert _held(call) < CHUNK_SIZE
+            assert not half.inbox
+            seen[refusal.name if refusal is not None else half.state.name] += 1
+
+    run()
+    for what in ("OPEN_PART", "RESOURCE_EXHAUSTED"):
+        assert seen[what], what
+
+
+def _streaming_end(*, to_server: bool) -> _Call:
+    """The end that receives a stream of messages, with room for a few of them."""
+    pattern, limits = RpcPattern.CLIENT_STREAM if to_server else RpcPattern.SERVER_STREAM, limits_of(window=3 * CHUNK_SIZE, message=2 * CHUNK_SIZE - 1)
+    client, server = ClientCall(pattern, limits), ServerCall(limits)
+    server.receive_data(client.send_header(start_of(pattern), None, Metadata()))
+    return server if to_server else client
+
+
+def _receiving(call: _Call) -> ReceiveHalf:
+    return call.responses if isinstance(call, ClientCall) else call.requests
