@@ -6,10 +6,10 @@ import pytest
 
 from aster._protocol.call import CallLimits, ClientCall, ServerCall
 from aster._protocol.events import ResetCode, Setting, TrailerOrigin
-from aster._protocol.frames import CONTROL_KINDS, REQUEST_KINDS, RESPONSE_KINDS, FrameKind, encode_varint, frame_limits
+from aster._protocol.frames import CONTROL_KINDS, MESSAGE_CHARGE, REQUEST_KINDS, RESPONSE_KINDS, FrameKind, FrameReader, encode_varint, frame_limits
 from aster._protocol.states import REQUESTS_MANY, REQUESTS_ONE, RESPONSES_MANY, RESPONSES_ONE, State, Step, Table
 from aster.errors import RemoteProtocolError, StatusCode
-from aster.types import RpcPattern, SerializationMode
+from aster.types import Metadata, RpcPattern, SerializationMode
 from tests.protocol import wire_decoder
 from tests.protocol.vectors import encoded_by_aster, rows
 
@@ -36,6 +36,24 @@ _SOUND = {
 def test_a_vector_means_to_an_independent_decoder_what_the_page_says(name: str) -> None:
     data, meaning = _VECTORS[name]
     assert wire_decoder.describe(wire_decoder.decode(data)) == meaning
+
+
+@pytest.mark.parametrize("name", _VECTORS)
+def test_aster_cuts_a_vector_into_the_frames_that_the_page_names(name: str) -> None:
+    data, _ = _VECTORS[name]
+    kinds = [FrameKind(kind).name for kind, _ in FrameReader(frame_limits(8_192)).feed(data)]
+    assert kinds == [frame.kind for frame in wire_decoder.decode(data)]
+
+
+def test_vectors_that_only_others_send_are_read_by_aster_as_the_page_says() -> None:
+    server, client = ServerCall(_LIMITS), ClientCall(RpcPattern.CLIENT_STREAM, _LIMITS)
+    server.receive_data(_VECTORS["header"][0] + _VECTORS["message"][0])
+    server.receive_data(_VECTORS["extension, skipped, then end"][0])
+    assert server.requests_ended
+    client.send_header(b"", None, Metadata())
+    client.send_message(bytes(_LIMITS.peer_window - MESSAGE_CHARGE + 4))
+    client.receive_data(_VECTORS["integers in long forms"][0])
+    assert client.requests.ready
 
 
 @pytest.mark.parametrize("name", encoded_by_aster())
