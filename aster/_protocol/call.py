@@ -153,11 +153,6 @@ class ReceiveHalf:
         self.inbox: deque[bytes] = deque()
         self.state = State.IDLE
 
-    @property
-    def held(self) -> int:
-        """Bytes of messages received and not taken, charges included."""
-        return self._unacknowledged - self._consumed
-
     def step(self, step: Step) -> None:
         """Move on, or raise ``RemoteProtocolError``."""
         try:

@@ -202,11 +202,6 @@ class FrameReader:
         self._needed = 0
         self._broken = False
 
-    @property
-    def at_boundary(self) -> bool:
-        """Whether no frame has been begun that is not whole."""
-        return not self._rest
-
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """The frames that ``data`` completes, as kind and payload, one by one; extensions are left out.
 

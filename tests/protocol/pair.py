@@ -33,12 +33,12 @@ class Direction:
     wire: bytearray = field(default_factory=bytearray)
     refills: int = 0
 
-    def check_credit(self, held: int) -> None:
-        """At most the window plus one message is sent and not taken, wherever it is; the receiver holds no more of it."""
+    def check_credit(self, inbox: Sequence[bytes]) -> None:
+        """At most the window plus one message is sent and not taken, wherever it is; the receiver's inbox holds no more of it."""
         costs = [len(message) + MESSAGE_CHARGE for message in self.sent]
         open_cost = sum(costs) - sum(len(message) + MESSAGE_CHARGE for message in self.taken)
         assert open_cost <= self.window - 1 + max(costs, default=0)
-        assert 0 <= held <= open_cost
+        assert sum(len(message) + MESSAGE_CHARGE for message in inbox) <= open_cost
 
 
 class Pair:
@@ -103,8 +103,8 @@ class Pair:
 
     def check(self) -> None:
         """What holds at any moment: order, completeness so far, and the bounds of credit."""
-        self.requests.check_credit(self.server.requests.held)
-        self.responses.check_credit(self.client.responses.held)
+        self.requests.check_credit(self.server.requests.inbox)
+        self.responses.check_credit(self.client.responses.inbox)
         _check_order(self.requests, self.server.requests.inbox)
         _check_order(self.responses, self.client.responses.inbox)
 

@@ -156,7 +156,7 @@ def test_garbage_is_accepted_or_refused_as_the_peers_fault() -> None:
 def _snapshot(call: _Call) -> object:
     half = call.responses if isinstance(call, ClientCall) else call.requests
     facts = (call.metadata, call.trailer) if isinstance(call, ClientCall) else (call.header,)
-    return (*facts, half.state, half.held, list(half.inbox), call.requests.state, call.responses.state)
+    return (*facts, half.state, list(half.inbox), call.requests.state, call.responses.state)
 
 
 # What comes first, and what comes again and again after it.
