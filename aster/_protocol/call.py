@@ -219,7 +219,7 @@ class ReceiveHalf:
 
     def leave(self) -> None:
         """Count no more among the calls of the connection: the call is over, and what is left of it is its reader's."""
-        self._shared.held -= self.held
+        self._shared.held -= self._unacknowledged - self._consumed
         self._shared = _ELSEWHERE
 
     def discard(self) -> None:

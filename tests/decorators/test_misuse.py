@@ -160,7 +160,7 @@ _ANNOTATIONS = {
     "the result is a list of messages": (_result("list[Answer]"), ["Shop.find", "result", "list[", "Answer]", "field"]),
     "the request is a union": (_request("Ask | Item"), ["Shop.find", "'ask'", "one type", "field"]),
     "the result is optional": (_result("Optional[Answer]"), ["Shop.find", "result", "one type"]),
-    "the request is Any": (_request("Any"), ["Shop.find", "'ask'", "Any", "@dataclass"]),
+    "the request is Any": (_request("Any"), ["Shop.find", "'ask'", "Any", "a dataclass of your own"]),
     "the request is a plain class": (f"class Plain: ...\n{_request('Plain')}", ["Shop.find", "'ask'", "Plain", "decorate it with @dataclass"]),
     "the request inherits from a dataclass": (
         f"class Plain(Ask):\n    more: int = 0\n{_request('Plain')}",
@@ -402,8 +402,8 @@ class _DataclassModel:
 @pytest.mark.parametrize(
     ("model", "parts"),
     [
-        (_fake(__pydantic_fields__={}), ["is a pydantic model", "use a dataclass", "__post_init__"]),
-        (_DataclassModel, ["is a pydantic model", "use a dataclass", "__post_init__"]),
+        (_fake(__pydantic_fields__={}), ["is a pydantic model", "use a standard dataclass", "__post_init__"]),
+        (_DataclassModel, ["is a pydantic model", "use a standard dataclass", "__post_init__"]),
         (_fake(__struct_fields__=()), ["is a msgspec struct", "use a dataclass"]),
         (_fake(__attrs_attrs__=()), ["is an attrs class", "@dataclasses.dataclass instead"]),
     ],
