@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -254,38 +254,42 @@ class IncomingCall(CallDriver):
             trailer = Trailer(StatusCode.DEADLINE_EXCEEDED, origin, f"{method.label} was interrupted: {whose} of {limit:g} s is over")
             with anyio.CancelScope(deadline=self._deadline):
                 trailer = await self._guarded(method)
-        return self._with_trailers(trailer, context)
+        try:
+            return self._with_trailers(trailer, context)
+        except Exception as exc:
+            return self._handler_bug(exc)
 
     async def _guarded(self, method: HostedMethod) -> Trailer:
-        """Run the handler; whatever it raises becomes an outcome, except cancellation that came from outside."""
+        """Run the handler; whatever it raises becomes an outcome, except cancellation that came from outside and an interrupt of the program."""
         try:
             await self._invoke(method)
-        except RpcError as exc:
-            return Trailer(exc.code, TrailerOrigin.HANDLER, exc.message)
-        except anyio.get_cancelled_exc_class() as exc:
-            if anyio.current_effective_deadline() == -math.inf:
-                raise
-            # No scope around the handler is cancelled: it raised this by hand, and is just another bug.
-            return self._handler_bug(method, exc)
-        except BaseExceptionGroup as exc:
-            return self._group_raised(method, exc)
-        except (Exception, GeneratorExit) as exc:
-            return self._handler_bug(method, exc)
+        except BaseException as exc:
+            return self._raised(exc)
         return SUCCESS
 
-    def _group_raised(self, method: HostedMethod, group: BaseExceptionGroup[BaseException]) -> Trailer:
-        """A task group of the handler's raised; on trio that can be failures and cancellation together, which part here."""
-        cancellation, failures = group.split(anyio.get_cancelled_exc_class())
-        if failures is not None and not isinstance(failures, Exception):
-            raise group
+    def _raised(self, exc: BaseException) -> Trailer:
+        # A task group of the handler's can raise several things together, on trio failures and cancellation among them, which part here.
+        if _parted(exc, KeyboardInterrupt)[0] is not None:
+            raise exc
+        cancellation, failures = _parted(exc, anyio.get_cancelled_exc_class())
+        # Where no scope around the handler is cancelled, it raised cancellation by hand, and that is just another bug.
         if cancellation is None or anyio.current_effective_deadline() > -math.inf:
-            return self._handler_bug(method, group)
+            return self._failed(exc)
         if failures is not None:
-            self._handler_bug(method, failures)
+            self._failed(failures)
         raise cancellation
 
-    def _handler_bug(self, method: HostedMethod, exc: BaseException) -> Trailer:
-        logger.error("the handler of %s raised %s", method.label, type(exc).__name__, exc_info=exc)
+    def _failed(self, exc: BaseException) -> Trailer:
+        error = _alone(exc)
+        if isinstance(error, RpcError):
+            try:
+                return _error_trailer(error)
+            except Exception as malformed:
+                return self._handler_bug(malformed)
+        return self._handler_bug(exc)
+
+    def _handler_bug(self, exc: BaseException) -> Trailer:
+        logger.error("the handler of %s raised %s", self.label, type(exc).__name__, exc_info=exc)
         message = f"{type(exc).__name__}: {_text_of(exc)}" if self._owner.debug else "the handler failed; the server's log has the reason"
         return Trailer(StatusCode.INTERNAL, TrailerOrigin.HANDLER, message)
 
@@ -401,8 +405,10 @@ class IncomingCall(CallDriver):
         try:
             return self._protocol.send_trailer(trailer)
         except LocalProtocolError as exc:
-            # An error text beyond all reason: nothing else that a handler can do makes a trailer that cannot be sent.
+            # An error text beyond all reason.
             return self._protocol.send_trailer(Trailer(StatusCode.RESOURCE_EXHAUSTED, TrailerOrigin.HANDLER, str(exc)))
+        except Exception as exc:
+            return self._protocol.send_trailer(self._handler_bug(exc))
 
     def _over_if_ended(self) -> None:
         if self._unwound and self._peer_ended:
@@ -424,6 +430,27 @@ class RequestStream(AsyncIterator[T], Generic[T]):
 
     async def aclose(self) -> None:
         """Nothing to release: the call ends with its handler. Present so that a handler may treat its requests as any async generator."""
+
+
+def _parted(exc: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
+    """What is of a kind, and the rest: of a group both may be there."""
+    if isinstance(exc, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", exc).split(kind)
+    return (exc, None) if isinstance(exc, kind) else (None, exc)
+
+
+def _alone(exc: BaseException) -> BaseException:
+    """What a group of exactly one exception holds, however deep: the handler raised that in a task group of its own."""
+    if not isinstance(exc, BaseExceptionGroup):
+        return exc
+    group = cast("BaseExceptionGroup[BaseException]", exc)
+    return _alone(group.exceptions[0]) if len(group.exceptions) == 1 else group
+
+
+def _error_trailer(error: RpcError) -> Trailer:
+    """The outcome that a handler chose; raises anything when its error was tampered with, or made without ``RpcError.__init__``."""
+    checked = RpcError(error.code, error.message)
+    return Trailer(checked.code, TrailerOrigin.HANDLER, checked.message)
 
 
 def _text_of(exc: BaseException) -> str:

@@ -91,6 +91,7 @@ class RpcError(AsterError):
         trailers: the metadata that the server sent after its last message.
 
     Raises:
+        TypeError: ``message`` is not a ``str``.
         ValueError: ``code`` is ``StatusCode.OK`` or not a status code.
     """
 
@@ -102,7 +103,12 @@ class RpcError(AsterError):
         details: Sequence[object] = (),
         trailers: Metadata | None = None,
     ) -> None:
-        code = StatusCode(code)
+        try:
+            code = StatusCode(code)
+        except ValueError:
+            raise ValueError(f"{code!r} is no status code: write StatusCode.NOT_FOUND, or another of StatusCode") from None
+        if not isinstance(message, str):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
+            raise TypeError(f"the message of an RpcError must be a str, not {type(message).__name__}: write str(...) around it")
         if code is StatusCode.OK:
             raise ValueError("an RpcError needs a failing status code, not StatusCode.OK; to succeed, return from the handler")
         super().__init__(code, message)

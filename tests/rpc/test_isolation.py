@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -9,11 +11,11 @@ import pytest
 import aster
 from aster import RpcError, StatusCode
 from aster._protocol.frames import encode_message
-from aster.decorators import rpc, service
+from aster.decorators import rpc, server_stream, service
 from aster.testing import live_connections
 from aster.transports.base import Transport
 from tests.rpc.conftest import Running
-from tests.rpc.echo import Echo, Item
+from tests.rpc.echo import Echo, Item, numbers_of
 from tests.rpc.raw import END, RawStream, header_of, raw_client
 
 pytestmark = pytest.mark.anyio
@@ -126,3 +128,105 @@ async def test_a_call_that_has_its_outcome_does_not_count_while_its_clients_half
             raw.connection.open_stream(sink).write(header_of("nothing") + encode_message(b"no value, which is an outcome too") + END)
             await sink.ended.wait()
             assert b"cannot be decoded" in sink.received
+
+
+class NoInit(RpcError):
+    def __init__(self) -> None:
+        """Forgets its parent's."""
+
+
+class HostileError(RpcError):
+    """Its code is computed, and that fails."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "code":
+            raise LookupError("no code either")
+        return super().__getattribute__(name)
+
+
+class HostileText(str):
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        raise LookupError("no bytes either")
+
+
+def _with(**attributes: object) -> RpcError:
+    error = RpcError(StatusCode.NOT_FOUND, "no such thing")
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    return error
+
+
+async def test_a_malformed_error_of_a_handler_is_that_handlers_bug_and_its_neighbour_goes_on(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    errors: list[BaseException] = [
+        NoInit(),
+        HostileError(StatusCode.NOT_FOUND),
+        _with(code=999),
+        _with(code=0),
+        _with(code=StatusCode.OK),
+        _with(code="NOT_FOUND"),
+        _with(message=KeyError("x")),
+        _with(message=None),
+        _with(message=HostileText("x")),
+    ]
+    await _assert_that_each_is_a_bug(errors, running, caplog)
+
+
+class Stop(BaseException):
+    """Neither an Exception nor any that Python itself raises."""
+
+
+async def test_no_base_exception_of_a_handler_but_an_interrupt_ends_the_server(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    groups: list[BaseException] = [BaseExceptionGroup("several", [ValueError(), SystemExit(1)]), BaseExceptionGroup("one", [Stop()])]
+    await _assert_that_each_is_a_bug([SystemExit(3), Stop(), GeneratorExit(), *groups], running, caplog)
+
+
+async def _assert_that_each_is_a_bug(errors: list[BaseException], running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """Raised by a unary and by a streaming handler it is INTERNAL and one line in the log, while a call of the same connection goes on."""
+
+    class Raising(Echo):
+        @rpc
+        async def same(self, item: Item) -> Item:
+            raise errors[item.number]
+
+        @server_stream
+        async def count(self, item: Item) -> AsyncIterator[Item]:
+            yield item
+            raise errors[item.number]
+
+    async with running(Raising()) as (_, client):
+        echo = await client.client(Echo)
+        async with aster.open_call(echo.chat) as neighbour:
+            for number in range(len(errors)):
+                caplog.clear()
+                with pytest.raises(RpcError) as caught:
+                    await echo.same(Item(number))
+                assert caught.value.code is StatusCode.INTERNAL
+                with pytest.raises(RpcError) as caught:
+                    await numbers_of(echo.count(Item(number)))
+                assert caught.value.code is StatusCode.INTERNAL
+                logged = [record for record in caplog.records if record.levelname == "ERROR"]
+                assert [("Echo.same" in record.getMessage(), record.exc_info is not None) for record in logged] == [(True, True), (False, True)]
+                await neighbour.send(Item(number))
+                assert await neighbour.receive() == Item(number)
+
+
+async def test_an_interrupt_in_a_handler_ends_the_server(transport: Transport) -> None:
+    """On trio a Ctrl-C is raised in whatever task runs; it is meant for the program."""
+
+    class Interrupted(Echo):
+        @rpc
+        async def same(self, item: Item) -> Item:
+            raise BaseExceptionGroup("of a task group", [KeyboardInterrupt()])
+
+    async def serve() -> None:
+        async with aster.serve([Interrupted()], transport=transport) as server, aster.connect(server.address, transport=transport) as client:
+            echo = await client.client(Echo)
+            with pytest.raises(RpcError):
+                await echo.same(Item(1))
+            await anyio.sleep_forever()
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await serve()
+    assert caught.group_contains(KeyboardInterrupt)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import anyio
 import pytest
@@ -190,6 +191,18 @@ def test_an_rpc_error_cannot_be_ok() -> None:
         RpcError(StatusCode.OK)
 
 
+@pytest.mark.parametrize("code", [999, -1, "NOT_FOUND", None])
+def test_an_rpc_error_of_no_status_code_says_what_to_write(code: Any) -> None:
+    with pytest.raises(ValueError, match=r"is no status code: write StatusCode\.NOT_FOUND"):
+        RpcError(code)
+
+
+@pytest.mark.parametrize("message", [KeyError("x"), None, b"bytes", 5])
+def test_an_rpc_errors_message_is_text(message: Any) -> None:
+    with pytest.raises(TypeError, match=f"must be a str, not {type(message).__name__}"):
+        RpcError(StatusCode.NOT_FOUND, message)
+
+
 async def test_an_rpc_error_that_a_handler_makes_with_ok_is_that_handlers_bug(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     def fail(item: Item) -> None:
         raise RpcError(StatusCode.OK)
@@ -318,3 +331,34 @@ async def test_two_failures_in_a_handlers_own_task_group_are_one_outcome(running
         error = await error_of((await client.client(Grouped)).run(Item()))
         assert error.code is StatusCode.INTERNAL
     assert len(errors_in(caplog)) == 1
+
+
+async def test_an_rpc_error_alone_in_a_group_is_the_outcome_as_if_it_were_bare(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """As a task of a handler's own task group raises it; beside another failure it is a part of a bug."""
+    error = RpcError(StatusCode.OUT_OF_RANGE, "three is too many")
+
+    async def fail() -> None:
+        raise error
+
+    @service
+    class Grouped:
+        @rpc
+        async def run(self, item: Item) -> Item:
+            async with anyio.create_task_group() as outer:
+                outer.start_soon(anyio.sleep_forever)
+                async with anyio.create_task_group() as inner:
+                    inner.start_soon(fail)
+            return item
+
+        @server_stream
+        async def two(self, item: Item) -> AsyncIterator[Item]:
+            yield item
+            raise ExceptionGroup("two", [error, ValueError()])
+
+    async with running(Grouped()) as (_, client):
+        grouped = await client.client(Grouped)
+        got = await error_of(grouped.run(Item()))
+        assert (got.code, got.message) == (StatusCode.OUT_OF_RANGE, "three is too many")
+        assert errors_in(caplog) == []
+        assert (await error_of(numbers_of(grouped.two(Item())))).code is StatusCode.INTERNAL
+        assert len(errors_in(caplog)) == 1
