@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
 import anyio
+import anyio.lowlevel
 from anyio import CancelScope
 
 from aster._connection import EndpointOptions, ServerConnection
@@ -42,7 +43,8 @@ class AsterServer:
             await server.serve()
 
     Leaving the block drains: new calls are refused, running ones may end within ``drain_grace``, then their handlers are cancelled,
-    and the block waits until all of them have unwound. Cancellation from outside skips the grace.
+    and the block waits until all of them have unwound. Cancellation from outside skips the grace, and so do ``KeyboardInterrupt`` and
+    ``SystemExit``; it comes out of the block also when it arrives while the block is left, unless the body raised something else.
 
     Args:
         services: instances of ``@service`` classes. One that is an async context manager is entered before listening, and left after the drain.
@@ -163,24 +165,28 @@ class AsterServer:
             undo.pop_all()
         return self
 
-    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> bool | None:
         lifetime = self._lifetime
         assert lifetime is not None
-        cancelled = anyio.get_cancelled_exc_class()
         outcome = exc
         try:
             try:
-                await self._give_grace(0.0 if isinstance(exc, cancelled) else self._drain_grace)
+                await self._give_grace(exc)
             finally:
                 await lifetime.close(exc, self._release_peers)
+            if exc is None:
+                # What was cancelled while the farewell shielded itself comes out now, on both backends.
+                await anyio.lowlevel.checkpoint()
         except BaseException as failure:
             # What the body raised comes out rather than a cancellation that came later; the scope that was cancelled stays so.
-            if exc is None or not isinstance(failure, cancelled):
+            if exc is None or not isinstance(failure, anyio.get_cancelled_exc_class()):
                 outcome = failure
-                raise
-        finally:
-            self._drained.set()
-            await self._entered_services.__aexit__(type(outcome) if outcome else None, outcome, outcome.__traceback__ if outcome else None)
+        self._drained.set()
+        if await self._entered_services.__aexit__(type(outcome) if outcome else None, outcome, outcome.__traceback__ if outcome else None):
+            return True
+        if outcome is not None and outcome is not exc:
+            raise outcome
+        return None
 
     def _advertised_host(self) -> str:
         if self._advertise is not None:
@@ -272,10 +278,18 @@ class AsterServer:
         for connection in list(self._hosting.connections):
             await connection.wait_until(lambda connection=connection: not connection.running)
 
-    async def _give_grace(self, grace: float) -> None:
+    async def _give_grace(self, body: BaseException | None) -> None:
+        """What the block's body raised decides: neither cancellation nor what ends the program waits for calls."""
         self._refuse_new_calls()
-        if grace > 0 and not self._drained.is_set():
-            with anyio.move_on_after(grace):
+        if body is None:
+            await anyio.lowlevel.checkpoint()
+        elif not isinstance(body, Exception):
+            return
+        running = sum(connection.running for connection in self._hosting.connections)
+        if running and self._drain_grace > 0 and not self._drained.is_set():
+            why = f"left by {type(body).__name__}" if body is not None else "left"
+            logger.info("the server's block was %s; running calls (%d) may take up to %g s to end", why, running, self._drain_grace)
+            with anyio.move_on_after(self._drain_grace):
                 await self._wait_for_handlers()
 
     async def _release_peers(self) -> None:
