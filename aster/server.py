@@ -7,13 +7,14 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
 import anyio
 import anyio.lowlevel
 from anyio import CancelScope
+from anyio.lowlevel import RunVar
 
 from aster._connection import EndpointOptions, ServerConnection
 from aster._incoming import HostedMethod
@@ -204,8 +205,8 @@ class AsterServer:
     async def serve(self) -> None:
         """Wait until the server is drained, cancelled or told to stop by a signal.
 
-        On the main thread SIGINT and SIGTERM start a drain, and a second one cancels what still runs. Cancelling this call only ends the waiting.
-        In another task than the block's it ends with the block.
+        On the main thread SIGINT and SIGTERM start a drain of every server that waits here, and a second one cancels what still runs.
+        Cancelling this call only ends the waiting. In another task than the block's it ends with the block.
 
         Raises:
             RuntimeError: the server does not listen yet.
@@ -218,17 +219,20 @@ class AsterServer:
             group.cancel_scope.cancel()
 
     async def _watch_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async with anyio.create_task_group() as group:
-                first = True
-                async for number in signals:
-                    logger.info("%s: %s", number.name, "draining" if first else "cancelling what still runs")
-                    if first:
-                        first = False
-                        group.start_soon(self.drain)
-                    else:
-                        for scope in self._grace_scopes:
-                            scope.cancel()
+        async with anyio.create_task_group() as group:
+            first = True
+
+            def heard(number: signal.Signals) -> None:
+                nonlocal first
+                logger.info("%s: %s", number.name, "draining" if first else "cancelling what still runs")
+                if first:
+                    first = False
+                    group.start_soon(self.drain)
+                else:
+                    for scope in self._grace_scopes:
+                        scope.cancel()
+
+            await _hear_signals(heard)
 
     async def drain(self, grace: float | None = None) -> None:
         """Take no new calls, let the running ones end, and cancel those that have not ended within the grace.
@@ -309,6 +313,39 @@ class AsterServer:
         await self._listener.aclose()
         for connection in connections:
             await connection.wait_until(lambda connection=connection: not connection.running)
+
+
+class _Signals:
+    """SIGINT and SIGTERM for all servers that wait in one loop: with a receiver each, the last one alone would hear them."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[signal.Signals], None]] = []
+        self.turn = anyio.Lock()
+        """Held by the one of the waiting tasks that passes the signals on to all; when it ends, the next one goes on."""
+        self.receiver = anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM)
+        self.numbers = self.receiver.__enter__()
+
+
+_signals: RunVar[_Signals | None] = RunVar("aster_signals", default=None)
+
+
+async def _hear_signals(listener: Callable[[signal.Signals], None]) -> None:
+    """Tell ``listener`` of each signal until this is cancelled. Only on the main thread."""
+    signals = _signals.get()
+    if signals is None:
+        signals = _Signals()
+        _signals.set(signals)
+    signals.listeners.append(listener)
+    try:
+        async with signals.turn:
+            async for number in signals.numbers:
+                for told in list(signals.listeners):
+                    told(number)
+    finally:
+        signals.listeners.remove(listener)
+        if not signals.listeners:
+            _signals.set(None)
+            signals.receiver.__exit__(None, None, None)
 
 
 class _Host:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -271,3 +273,103 @@ async def test_what_a_service_suppresses_does_not_come_out_of_the_block(transpor
             with pytest.raises(LookupError):
                 await serve()
     assert seen == [raised]
+
+
+# Signals
+
+
+TWO_SERVERS = """
+import logging, os, signal, sys
+import anyio, aster
+from tests.rpc.echo import Echo, Item
+from tests.rpc.probes import Endless, until
+
+async def call(address):
+    async with aster.connect(address) as client:
+        try:
+            await (await client.client(Echo)).same(Item())
+        except aster.RpcError as exc:
+            print(exc.code.name, flush=True)
+
+async def run(name, hosted, group, waiting):
+    async with aster.serve([hosted], drain_grace=60) as server:
+        if isinstance(hosted, Endless):
+            group.start_soon(call, server.address)
+            await until(lambda: hosted.witness.began)
+        waiting.append(name)
+        await server.serve()
+    print(name, "left", flush=True)
+
+async def round(hosted, signals):
+    async with anyio.create_task_group() as group:
+        waiting = []
+        for name, service in zip("AB", hosted):
+            group.start_soon(run, name, service, group, waiting)
+        await until(lambda: len(waiting) == 2)
+        for text in signals:
+            await anyio.wait_all_tasks_blocked()
+            heard.clear()
+            os.kill(os.getpid(), signal.SIGTERM)
+            await until(lambda: heard == ["SIGTERM: " + text] * 2)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "the last server to leave listens no more"
+
+async def main():
+    await round([Echo(), Echo()], ["draining"])
+    await round([Endless(), Endless()], ["draining", "cancelling what still runs"])
+
+heard = []
+
+class Hearing(logging.Handler):
+    def emit(self, record):
+        if "SIGTERM" in record.getMessage():
+            heard.append(record.getMessage())
+
+logging.getLogger("aster").addHandler(Hearing())
+logging.getLogger("aster").setLevel(logging.INFO)
+anyio.run(main, backend=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("transport", [QuicTransport()], ids=["quic"])
+def test_a_signal_drains_every_server_of_the_process_and_a_second_one_cancels_what_runs_in_all(anyio_backend: tuple[str, dict[str, Any]]) -> None:
+    # In a process of its own, since signals concern all of one.
+    done = subprocess.run([sys.executable, "-W", "error", "-c", TWO_SERVERS, anyio_backend[0]], capture_output=True, text=True, timeout=15, check=False)
+    assert done.stderr == ""
+    assert sorted(done.stdout.split("\n")) == ["", *["A left"] * 2, *["B left"] * 2, *["UNAVAILABLE"] * 2]
+
+
+ONE_AFTER_THE_OTHER = """
+import os, signal, sys
+import anyio, aster
+from tests.rpc.echo import Echo
+
+async def run(name, waiting, scope):
+    async with aster.serve([Echo()]) as server:
+        with scope:
+            waiting.set()
+            await server.serve()
+    print(name, flush=True)
+
+async def main():
+    scopes = [anyio.CancelScope() for _ in range(2)]
+    async with anyio.create_task_group() as group:
+        for number, scope in enumerate(scopes):
+            waiting = anyio.Event()
+            group.start_soon(run, number, waiting, scope)
+            await waiting.wait()
+            await anyio.wait_all_tasks_blocked()
+        scopes[0].cancel()
+        await anyio.wait_all_tasks_blocked()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+anyio.run(main, backend=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("transport", [QuicTransport()], ids=["quic"])
+def test_a_server_hears_signals_after_the_one_that_waited_before_it_has_left(anyio_backend: tuple[str, dict[str, Any]]) -> None:
+    program = [sys.executable, "-W", "error", "-c", ONE_AFTER_THE_OTHER, anyio_backend[0]]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=15, check=False)
+    assert done.stderr == ""
+    assert done.stdout.split() == ["0", "1"]
+    assert done.returncode == 0
