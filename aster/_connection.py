@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from aster._incoming import HostedMethod, IncomingCall
 from aster._outgoing import OutgoingCall
 from aster._protocol.call import CallLimits, SharedBuffer
-from aster._protocol.events import GoAway, Header, Hello, ResetCode, ServiceEntry, Setting, Trailer, TrailerOrigin
+from aster._protocol.events import GoAway, Header, Hello, ResetCode, Setting, Trailer
 from aster._protocol.frames import (
     CLIENT_HELLO_LIMIT,
     CONTROL_KINDS,
@@ -387,10 +387,8 @@ class ServerHost(Protocol):
     options: EndpointOptions
     deadline_cap: float | None
     debug: bool
-
-    def manifest(self) -> Iterable[ServiceEntry]:
-        """What the server serves."""
-        ...
+    hello_frame: bytes
+    """What each client is told first."""
 
     def find(self, header: Header) -> HostedMethod:
         """The method that a header names; RpcError when there is none."""
@@ -456,7 +454,7 @@ class ServerConnection(PeerConnection):
     def stop_calls(self, message: str) -> None:
         """Cancel all handlers; their callers see UNAVAILABLE."""
         for call in list(self.calls):
-            call.fail(Trailer(StatusCode.UNAVAILABLE, TrailerOrigin.SERVER, message))
+            call.fail(Trailer(StatusCode.UNAVAILABLE, call.stopped_by, message))
 
     # Called by the transport
 
@@ -489,7 +487,7 @@ class ServerConnection(PeerConnection):
         hello = self._receive_hello(payload)
         self._drop_hello_timer()
         assert self._control is not None
-        self._control.write(encode_hello(Hello((PROTOCOL_VERSION,), self.options.settings(), tuple(self._host.manifest()))))
+        self._control.write(self._host.hello_frame)
         if PROTOCOL_VERSION not in hello.versions:
             # Our hello is on its way and lets the client say what is wrong; it closes the connection.
             logger.info("%s speaks version %s of the protocol, this server version %d", self.peer.endpoint_id, _numbers(hello.versions), PROTOCOL_VERSION)

@@ -85,7 +85,7 @@ class IncomingCall(CallDriver):
     shields itself.
     """
 
-    __slots__ = ("_deadline", "_interrupted", "_lost", "_owner", "_peer_ended", "_protocol", "_reset_code", "_task", "_unwound", "_verdict", "method")
+    __slots__ = ("_begun", "_deadline", "_interrupted", "_lost", "_owner", "_peer_ended", "_protocol", "_reset_code", "_task", "_unwound", "_verdict", "method")
 
     def __init__(self, owner: IncomingOwner, stream: Stream) -> None:
         self._protocol = ServerCall(owner.limits)
@@ -94,6 +94,7 @@ class IncomingCall(CallDriver):
         self.stream = stream
         self._task: StartedTask | None = None
         self._deadline = math.inf
+        self._begun = False
         self._reset_code: int | None = None
         self._verdict: Trailer | None = None
         self._lost = False
@@ -111,6 +112,11 @@ class IncomingCall(CallDriver):
     def running(self) -> bool:
         """Whether its handler's task has not unwound."""
         return self._task is not None and not self._unwound
+
+    @property
+    def stopped_by(self) -> TrailerOrigin:
+        """What a trailer that ends it now has to say: until a handler has seen the call it is safe to send again."""
+        return TrailerOrigin.SERVER if self._begun else TrailerOrigin.REFUSED
 
     # Called by the transport
 
@@ -228,7 +234,9 @@ class IncomingCall(CallDriver):
     async def _run(self) -> None:
         trailer: Trailer | None = None
         try:
-            trailer = await self._outcome()
+            # A call that is over before its task first ran begins no handler.
+            if not self._interrupted:
+                trailer = await self._outcome()
         finally:
             self._finish(trailer)
 
@@ -252,8 +260,9 @@ class IncomingCall(CallDriver):
         else:
             whose = "the server's limit" if origin is TrailerOrigin.CAP else "the call's timeout"
             trailer = Trailer(StatusCode.DEADLINE_EXCEEDED, origin, f"{method.label} was interrupted: {whose} of {limit:g} s is over")
-            with anyio.CancelScope(deadline=self._deadline):
-                trailer = await self._guarded(method)
+            if self._reactor.now() < self._deadline:
+                with anyio.CancelScope(deadline=self._deadline):
+                    trailer = await self._guarded(method)
         try:
             return self._with_trailers(trailer, context)
         except Exception as exc:
@@ -300,6 +309,7 @@ class IncomingCall(CallDriver):
             argument = await self._single_request(method)
         else:
             argument = RequestStream[Any](self, method)
+        self._begun = True
         if pattern is RpcPattern.UNARY or pattern is RpcPattern.CLIENT_STREAM:
             handler: Callable[[Any], Awaitable[Any]] = method.handler
             payload = self._encode(method, await handler(argument))
@@ -362,7 +372,9 @@ class IncomingCall(CallDriver):
 
     def _send_metadata(self, metadata: Metadata) -> None:
         if metadata_size(metadata) > self._owner.peer_metadata_limit:
-            raise ValueError(f"the metadata counts {metadata_size(metadata)} bytes; the client's limit is {self._owner.peer_metadata_limit} bytes")
+            message = f"the metadata counts {metadata_size(metadata)} bytes; the client's limit is {self._owner.peer_metadata_limit} bytes"
+            logger.info("%s: %s", self.label, message)
+            raise _AboveTheClientsLimit(StatusCode.RESOURCE_EXHAUSTED, message)
         try:
             frame = self._protocol.send_metadata(metadata)
         except LocalProtocolError as exc:
@@ -374,7 +386,7 @@ class IncomingCall(CallDriver):
         if not len(metadata):
             return trailer
         if metadata_size(metadata) > self._owner.peer_metadata_limit:
-            logger.error("%s set trailers of %d bytes; the client's limit is %d bytes", self.label, metadata_size(metadata), self._owner.peer_metadata_limit)
+            logger.info("%s set trailers of %d bytes; the client's limit is %d bytes", self.label, metadata_size(metadata), self._owner.peer_metadata_limit)
             return Trailer(StatusCode.RESOURCE_EXHAUSTED, TrailerOrigin.HANDLER, f"the trailers of {self.label} are above the client's limit")
         return trailer._replace(metadata=metadata)
 
@@ -413,6 +425,10 @@ class IncomingCall(CallDriver):
     def _over_if_ended(self) -> None:
         if self._unwound and self._peer_ended:
             self._owner.call_over(self)
+
+
+class _AboveTheClientsLimit(RpcError, ValueError):
+    """A handler that knows of the limit may catch it as a ValueError; else it is the outcome, and no bug: the client chose that limit."""
 
 
 class RequestStream(AsyncIterator[T], Generic[T]):

@@ -16,12 +16,14 @@ import anyio.lowlevel
 from anyio import CancelScope
 from anyio.lowlevel import RunVar
 
-from aster._connection import EndpointOptions, ServerConnection
+from aster._connection import PROTOCOL_VERSION, EndpointOptions, ServerConnection
 from aster._incoming import HostedMethod
 from aster._lifetime import Lifetime
 from aster._options import check_seconds
-from aster._protocol.events import Header, ServiceEntry
+from aster._protocol.events import Header, Hello
+from aster._protocol.frames import encode_hello
 from aster._registry import HostedServices
+from aster.errors import LocalProtocolError
 from aster.transports.base import Connection, ConnectionHandler, Listener, Transport
 from aster.transports.quic import QuicTransport
 from aster.trust import Address, Identity, check_advertised, identity_from, parse_listen
@@ -69,7 +71,8 @@ class AsterServer:
 
     Raises:
         TypeError: something in ``services`` is not an instance of a service, or an address is no ``str``.
-        ValueError: an option is out of range, two services share name and version, or a service uses an option that is not carried out yet.
+        ValueError: an option is out of range, two services share name and version, a service uses an option that is not carried out yet, or
+            the names of all methods together are more than clients can be told.
         AddressError: ``listen`` or ``advertise`` is malformed.
         KeyFileError: the key file cannot be used.
     """
@@ -357,10 +360,10 @@ class _Host:
         self.deadline_cap = deadline_cap
         self.debug = debug
         self.connections: set[ServerConnection] = set()
-
-    def manifest(self) -> list[ServiceEntry]:
-        """What the hello tells clients."""
-        return self.services.manifest()
+        try:
+            self.hello_frame = encode_hello(Hello((PROTOCOL_VERSION,), options.settings(), tuple(services.manifest())))
+        except LocalProtocolError as exc:
+            raise ValueError(f"these services cannot be announced to clients: {exc}") from exc
 
     def find(self, header: Header) -> HostedMethod:
         """The method that a call is for."""

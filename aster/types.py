@@ -270,7 +270,7 @@ class CallContext:
 
         Raises:
             RuntimeError: metadata or a response was sent already.
-            ValueError: it is above the metadata limit.
+            ValueError: it is above the client's metadata limit. It is an RpcError as well: uncaught it fails the call with RESOURCE_EXHAUSTED.
         """
         self._send_metadata(Metadata(metadata))
 

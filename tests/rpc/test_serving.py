@@ -154,6 +154,12 @@ def test_a_server_without_services_is_refused() -> None:
         aster.serve([])
 
 
+def test_services_that_clients_cannot_be_told_of_are_refused_at_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aster._protocol.frames.HELLO_LIMIT", 60)  # else it takes thousands of methods
+    with pytest.raises(ValueError, match="the limit is 60 bytes: serve fewer services at one endpoint"):
+        aster.serve([Echo()])
+
+
 @pytest.mark.parametrize("listen", ["", "127.0.0.1", ":0", "127.0.0.1:65536", "127.0.0.1:-1", "::1:0", "[::1:0", "a b:0", "aster://x@127.0.0.1:0"])
 def test_a_malformed_listen_address_is_refused(listen: str) -> None:
     with pytest.raises(AddressError, match="listen address"):

@@ -1,0 +1,342 @@
+"""What a server does about clients that are not Aster's: what it refuses, closes and echoes, and what it tells them when it drains."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import pytest
+
+import aster
+from aster import StatusCode
+from aster._connection import CloseCode, ServerConnection
+from aster._protocol.call import CallLimits
+from aster._protocol.events import GoAway, Hello, ResetCode, Setting, Trailer, TrailerOrigin
+from aster._protocol.frames import (
+    FrameKind,
+    FrameReader,
+    decode_go_away,
+    decode_trailer,
+    encode_header,
+    encode_header_start,
+    encode_hello,
+    encode_message,
+)
+from aster._reactor import open_reactor
+from aster.decorators import client_stream
+from aster.errors import AsterError
+from aster.transports.base import Connection, ConnectionOptions, Stream, StreamSink, Transport
+from aster.transports.memory import MemoryTransport
+from aster.trust import Address, Identity
+from aster.types import Metadata, RpcPattern
+from tests.rpc.echo import Echo, Item
+from tests.rpc.probes import Endless, Witness, backend_for, until
+from tests.rpc.raw import END, RawStream, target_of
+
+pytestmark = pytest.mark.anyio
+
+PATTERNS = {"same": RpcPattern.UNARY, "count": RpcPattern.SERVER_STREAM, "total": RpcPattern.CLIENT_STREAM, "chat": RpcPattern.BIDI_STREAM}
+"""The methods of ``Echo``."""
+
+_LIMITS = CallLimits.create(window=1 << 24, peer_window=1 << 24, message=1 << 24, metadata=1 << 20)
+_HELLO = encode_hello(Hello((1,), {Setting.WINDOW: 1 << 24, Setting.MESSAGE_LIMIT: 1 << 24, Setting.METADATA_LIMIT: 1 << 20}))
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest, transport: Transport) -> tuple[str, dict[str, Any]]:
+    """Virtual time over memory; over QUIC packets come in real time."""
+    return backend_for(request.param, transport)
+
+
+@dataclass
+class Sink(RawStream):
+    """Also knows whether the server asked to stop."""
+
+    stop_code: int | None = None
+
+    def was_stopped(self, code: int) -> None:
+        self.stop_code = code
+
+    def frames(self) -> list[tuple[int, bytes]]:
+        """What arrived so far, on the control stream or as responses."""
+        limits = {**_LIMITS.responses, FrameKind.HELLO: 1 << 20, FrameKind.GO_AWAY: 1 << 20}
+        return list(FrameReader(limits).feed(bytes(self.received)))
+
+    async def trailer(self) -> Trailer:
+        """The outcome, once it has arrived."""
+        await self.ended.wait()
+        assert self.reset_code is None, "an outcome is a trailer, never a reset"
+        kind, payload = self.frames()[-1]
+        assert kind == FrameKind.TRAILER
+        return decode_trailer(payload, 1 << 20)
+
+
+@dataclass
+class Raw:
+    """A client that has opened the control stream, and said what it was told to."""
+
+    connection: Connection
+    control: Stream
+    heard: Sink
+    lost: anyio.Event = field(default_factory=anyio.Event)
+    why: str = ""
+
+    def call(self, data: bytes) -> tuple[Stream, Sink]:
+        """Open a stream and write to it."""
+        sink = Sink()
+        stream = self.connection.open_stream(sink)
+        stream.write(data)
+        return stream, sink
+
+    async def said_hello(self) -> None:
+        """Wait for the server's hello."""
+        await until(self.heard.frames)
+
+
+@asynccontextmanager
+async def raw(server: aster.AsterServer, transport: Transport, hello: bytes = _HELLO) -> AsyncGenerator[Raw]:
+    class Handler:
+        def stream_opened(self, stream: Stream) -> StreamSink:
+            raise AssertionError("servers open no streams")
+
+        def streams_available(self) -> None:
+            """Raw clients open few streams."""
+
+        def connection_lost(self, error: AsterError) -> None:
+            peer.why = str(error)
+            peer.lost.set()
+
+    async with anyio.create_task_group() as group:
+        reactor = open_reactor(group)
+        address = Address.parse(server.address)
+        connection = await transport.connect(address, identity=Identity.generate(), handler=Handler(), reactor=reactor, options=ConnectionOptions())
+        heard = Sink()
+        peer = Raw(connection, connection.open_stream(heard), heard)
+        if hello:
+            peer.control.write(hello)
+        try:
+            yield peer
+        finally:
+            with anyio.CancelScope(shield=True):
+                connection.close()
+                await peer.lost.wait()
+                reactor.close()
+
+
+def header(method: str, timeout: float | None = None) -> bytes:
+    """The header of a call of ``Echo``."""
+    return encode_header(encode_header_start(target_of(method, pattern=PATTERNS[method])), timeout, Metadata())
+
+
+ITEM = encode_message(b"")
+"""A request that cannot be decoded, which gives its call an outcome as well as any other."""
+
+
+# Hello
+
+
+async def test_a_call_before_the_hello_closes_the_connection_and_begins_no_handler(transport: Transport) -> None:
+    endless = Endless()
+    async with aster.serve([endless], transport=transport) as server, raw(server, transport, hello=b"") as peer:
+        peer.call(header("total"))
+        await peer.lost.wait()
+        assert "the client opened a call before its HELLO" in peer.why
+        assert isinstance(transport, MemoryTransport) or f"(code {CloseCode.PROTOCOL})" in peer.why
+    assert endless.witness.began == 0
+
+
+async def test_a_second_hello_closes_the_connection(transport: Transport) -> None:
+    async with aster.serve([Echo()], transport=transport) as server, raw(server, transport) as peer:
+        await peer.said_hello()
+        peer.control.write(_HELLO)
+        await peer.lost.wait()
+        assert "the peer sent a second HELLO" in peer.why
+        assert isinstance(transport, MemoryTransport) or f"(code {CloseCode.PROTOCOL})" in peer.why
+        assert [kind for kind, _ in peer.heard.frames()] == [FrameKind.HELLO]
+
+
+@pytest.mark.parametrize("transport", [MemoryTransport()], ids=["memory"])
+async def test_a_client_that_says_no_hello_is_closed_once_its_time_is_over(transport: Transport) -> None:
+    async with aster.serve([Echo()], transport=transport) as server, raw(server, transport, hello=b"") as silent, raw(server, transport) as polite:
+        began = anyio.current_time()
+        await silent.lost.wait()
+        assert anyio.current_time() - began == pytest.approx(ConnectionOptions().handshake_timeout)
+        assert "no HELLO in time" in silent.why
+        assert not polite.lost.is_set()
+
+
+# Drain
+
+
+async def test_a_drain_tells_clients_the_last_call_that_is_served(transport: Transport) -> None:
+    async with aster.serve([Echo()], transport=transport) as server, raw(server, transport) as peer:
+        await peer.said_hello()
+        stream, sink = peer.call(header("same") + ITEM + END)
+        await sink.trailer()
+        stream.finish()
+        await server.drain(0)
+        await until(lambda: len(peer.heard.frames()) == 2)
+        kind, payload = peer.heard.frames()[1]
+        assert kind == FrameKind.GO_AWAY
+        assert decode_go_away(payload) == GoAway(stream.id, "the server is draining")
+        _, late = peer.call(header("same") + ITEM + END)
+        trailer = await late.trailer()
+        assert (trailer.status, trailer.origin) == (StatusCode.UNAVAILABLE, TrailerOrigin.REFUSED)
+
+
+async def test_a_client_whose_hello_comes_during_the_drain_is_told_at_once(transport: Transport) -> None:
+    async with aster.serve([Echo()], transport=transport) as server, raw(server, transport, hello=b"") as peer:
+        await server.drain(0)
+        peer.control.write(_HELLO)
+        await until(lambda: len(peer.heard.frames()) == 2)
+        (first, _), (second, payload) = peer.heard.frames()
+        assert (first, second) == (FrameKind.HELLO, FrameKind.GO_AWAY)
+        assert decode_go_away(payload) == GoAway(-1, "the server is draining")
+
+
+async def test_calls_that_a_drain_stops_are_refused_when_no_handler_saw_them(transport: Transport) -> None:
+    endless = Endless()
+    async with aster.serve([endless], transport=transport) as server, raw(server, transport) as peer:
+        await peer.said_hello()
+        _, without_header = peer.call(header("same")[:3])
+        _, without_request = peer.call(header("same"))
+        _, running = peer.call(header("total"))
+        await until(lambda: endless.witness.began)
+        await server.drain(0)
+        trailers = [await sink.trailer() for sink in (without_header, without_request, running)]
+        assert [trailer.status for trailer in trailers] == [StatusCode.UNAVAILABLE] * 3
+        assert [trailer.origin for trailer in trailers] == [TrailerOrigin.REFUSED, TrailerOrigin.REFUSED, TrailerOrigin.SERVER]
+    assert endless.witness.began == 1
+
+
+@pytest.fixture
+def late_tasks(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The tasks of calls take their first step so many seconds after they were made, as in a process that is busy."""
+    delay, spawn = 5.0, ServerConnection.spawn
+
+    def spawn_late(self: ServerConnection, function: Callable[[], Coroutine[Any, Any, None]], *rest: Any) -> Any:
+        async def later() -> None:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(delay)
+            await function()
+
+        return spawn(self, later, *rest)
+
+    monkeypatch.setattr(ServerConnection, "spawn", spawn_late)
+    return delay
+
+
+@pytest.mark.parametrize("transport", [MemoryTransport()], ids=["memory"])
+async def test_a_call_that_is_over_before_its_task_takes_a_step_begins_no_handler(transport: Transport, late_tasks: float) -> None:
+    endless = Endless()
+    async with aster.serve([endless], transport=transport) as server, raw(server, transport) as peer:
+        await peer.said_hello()
+        _, refused = peer.call(header("total"))
+        cancelled_stream, cancelled = peer.call(header("chat"))
+        await anyio.sleep(late_tasks / 2)
+        cancelled_stream.reset(ResetCode.CANCELLED)
+        await server.drain(0)
+        assert (await refused.trailer()).origin is TrailerOrigin.REFUSED
+        await cancelled.ended.wait()
+        assert cancelled.reset_code == ResetCode.CANCELLED
+    assert endless.witness.began == 0
+
+
+# Deadlines
+
+
+@pytest.mark.parametrize("method", PATTERNS)
+async def test_a_call_whose_time_is_over_when_it_arrives_begins_no_handler(transport: Transport, method: str) -> None:
+    endless = Endless()
+    async with aster.serve([endless], transport=transport) as server, raw(server, transport) as peer:
+        await peer.said_hello()
+        _, sink = peer.call(header(method, 0.0) + ITEM + END)
+        trailer = await sink.trailer()
+        assert (trailer.status, trailer.origin) == (StatusCode.DEADLINE_EXCEEDED, TrailerOrigin.DEADLINE)
+    assert endless.witness.began == 0
+
+
+@pytest.mark.parametrize("transport", [MemoryTransport()], ids=["memory"])
+async def test_a_deadline_counts_from_the_headers_arrival_however_late_its_task_begins(transport: Transport, late_tasks: float) -> None:
+    endless = Endless()
+    async with aster.serve([endless], transport=transport) as server, raw(server, transport) as peer:
+        await peer.said_hello()
+        began = anyio.current_time()
+        _, short = peer.call(header("total", late_tasks - 1))
+        _, long = peer.call(header("total", late_tasks + 1))
+        for sink in (short, long):
+            trailer = await sink.trailer()
+            assert (trailer.status, trailer.origin) == (StatusCode.DEADLINE_EXCEEDED, TrailerOrigin.DEADLINE)
+        assert anyio.current_time() - began == pytest.approx(late_tasks + 1)
+    assert endless.witness.began == 1
+
+
+# Calls
+
+
+async def test_a_client_that_opens_more_calls_than_it_may_has_those_refused(transport: Transport) -> None:
+    endless = Endless()
+    async with aster.serve([endless], transport=transport, max_concurrent_calls=2) as server, raw(server, transport) as peer:
+        await peer.said_hello()
+        for _ in range(2):
+            peer.call(header("total"))
+        await until(lambda: endless.witness.began == 2)
+        _, third = peer.call(header("total"))
+        trailer = await third.trailer()
+        assert (trailer.status, trailer.origin) == (StatusCode.RESOURCE_EXHAUSTED, TrailerOrigin.REFUSED)
+        assert endless.witness.running == 2
+    assert endless.witness.began == 2
+
+
+@pytest.mark.parametrize("code", [ResetCode.CANCELLED, ResetCode.DEADLINE, 77])
+async def test_a_reset_is_echoed_with_its_code_once_the_handler_has_unwound(transport: Transport, code: int) -> None:
+    witness, go_on = Witness(), anyio.Event()
+
+    class Slow(Echo):
+        @client_stream
+        async def total(self, items: AsyncIterator[Item]) -> Item:
+            with witness.watch():
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await go_on.wait()
+            return Item()
+
+    async with aster.serve([Slow()], transport=transport) as server, raw(server, transport) as peer:
+        await peer.said_hello()
+        stream, sink = peer.call(header("total"))
+        await until(lambda: witness.began)
+        stream.reset(code)
+        await peer.connection.wait_acknowledged()
+        await anyio.wait_all_tasks_blocked()
+        assert not sink.ended.is_set()
+        go_on.set()
+        await sink.ended.wait()
+        assert sink.reset_code == code
+        assert witness.unwound == 1
+        assert sink.received == b""
+
+
+async def test_a_handler_that_returns_before_its_requests_end_has_their_sender_stopped(transport: Transport) -> None:
+    class Early(Echo):
+        @client_stream
+        async def total(self, items: AsyncIterator[Item]) -> Item:
+            return Item(7)
+
+    async with aster.serve([Early()], transport=transport) as server, raw(server, transport) as peer:
+        await peer.said_hello()
+        _, unended = peer.call(header("total"))
+        assert (await unended.trailer()).status is StatusCode.OK
+        await until(lambda: unended.stop_code is not None)
+        assert unended.stop_code == ResetCode.NOT_NEEDED
+        # Where all requests have come there is nobody to stop.
+        _, ended = peer.call(header("total") + END)
+        assert (await ended.trailer()).status is StatusCode.OK
+        await peer.connection.wait_acknowledged()
+        _, later = peer.call(header("total") + END)
+        await later.trailer()
+        assert ended.stop_code is None
