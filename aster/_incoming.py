@@ -405,7 +405,7 @@ class IncomingCall(CallDriver):
         if self._reset_code is not None:
             self.stream.reset(self._reset_code)
         elif not self._lost:
-            verdict = self._verdict or trailer or Trailer(StatusCode.UNAVAILABLE, TrailerOrigin.SERVER, "the server is shutting down")
+            verdict = self._verdict or trailer or Trailer(StatusCode.UNAVAILABLE, self.stopped_by, "the server is shutting down")
             self.stream.write(self._trailer_frame(verdict))
             self.stream.finish()
             if not self._protocol.requests_ended and not self._peer_ended:
