@@ -5,19 +5,24 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, defaultdict
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from aioquic.buffer import encode_uint_var
+from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.events import StreamDataReceived, StreamReset
+from aioquic.quic.packet import QuicErrorCode, QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.stream import QuicStream
+from aioquic.tls import Epoch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aster.transports.quic import check
 from aster.transports.quic.check import check_engine, engine_class, engine_configuration
-from aster.transports.quic.engine import ActiveEngine, Engine
+from aster.transports.quic.engine import CONNECTION_WINDOW, STREAM_WINDOW, ActiveEngine, Engine
 from aster.trust import Identity
 
 _KEYS = Identity.generate(), Identity.generate()
@@ -212,3 +217,180 @@ def test_streams_that_have_ended_are_forgotten() -> None:
     for engine in (network.client, network.server):
         state = vars(engine)
         assert (len(state["_streams"]), len(state["_streams_queue"]), len(state["_active"])) == (0, 0, 0)
+
+
+# What hostile peers do. Frames by RFC 9000, section 19.
+
+_BOTH_ENGINES = pytest.mark.parametrize("kind", [Engine, ActiveEngine])
+
+
+def _frame(*items: int | bytes) -> bytes:
+    return b"".join(encode_uint_var(item) if isinstance(item, int) else item for item in items)
+
+
+def _crypto(offset: int, data: bytes) -> bytes:
+    return _frame(6, offset, len(data), data)
+
+
+def _data(stream_id: int, offset: int, data: bytes) -> bytes:
+    return _frame(0xE, stream_id, offset, len(data), data)
+
+
+def _reset(stream_id: int, final_size: int) -> bytes:
+    return _frame(4, stream_id, 7, final_size)
+
+
+def _ack(*packets: int) -> bytes:
+    """For single packets, none next to another, from the highest to the lowest."""
+    gaps = [_frame(after - packet - 2, 0) for after, packet in pairwise(packets)]
+    return _frame(2, packets[0], 0, len(gaps), 0, *gaps)
+
+
+def _send_frames(network: _Network, frames: bytes, *, by_server: bool = False, epoch: Epoch = Epoch.ONE_RTT) -> None:
+    """Give one end a packet of the other's keys that the other's engine knows nothing of."""
+    sender, receiver = (network.server, network.client) if by_server else (network.client, network.server)
+    state = vars(sender)
+    keys = state["_cryptos"][Epoch.ONE_RTT]
+    if epoch is Epoch.INITIAL:
+        keys = CryptoPair()
+        keys.setup_initial(cid=sender.original_destination_connection_id, is_client=True, version=1)
+    builder = QuicPacketBuilder(
+        host_cid=sender.host_cid,
+        peer_cid=state["_peer_cid"].cid,
+        version=1,
+        is_client=not by_server,
+        max_datagram_size=16_000,
+        packet_number=state["_packet_number"],
+    )
+    builder.start_packet(QuicPacketType.INITIAL if epoch is Epoch.INITIAL else QuicPacketType.ONE_RTT, keys)
+    builder.start_frame(1).push_bytes(frames)  # behind a PING
+    datagrams, _ = builder.flush()
+    state["_packet_number"] = builder.packet_number
+    assert len(datagrams) == 1
+    receiver.receive_datagram(datagrams[0], _ADDRESSES[by_server], network.now)
+
+
+def _connected(kind: type[Engine]) -> _Network:
+    network = _Network(kind, seed=1, loss=0.0)
+    network.run(until=1.0)
+    assert network.client.handshake_confirmed
+    return network
+
+
+def _receiver(engine: Engine, stream_id: int) -> dict[str, Any]:
+    stream: QuicStream = vars(engine)["_streams"][stream_id]
+    return vars(stream.receiver)
+
+
+@_BOTH_ENGINES
+@pytest.mark.parametrize("by_server", [False, True])
+def test_a_byte_at_the_end_of_a_window_takes_no_more_memory_than_the_window(kind: type[Engine], by_server: bool) -> None:
+    network = _connected(kind)
+    network.client.send_stream_data(0, b"open")
+    network.client.send_stream_data(4, b"open")
+    network.run(until=2.0)
+    sender, receiver = (network.server, network.client) if by_server else (network.client, network.server)
+    for stream_id in (0, 4):
+        sender.send_stream_data(stream_id, b"")
+        for _ in range(5):
+            limit = vars(sender)["_streams"][stream_id].max_stream_data_remote
+            assert limit <= STREAM_WINDOW + 4, "the window grew without anything delivered"
+            _send_frames(network, _data(stream_id, limit - 1, b"x"), by_server=by_server)
+            network.run(until=network.now + 1.0)
+    assert receiver.end() is None
+    assert vars(sender)["_remote_max_data"] <= CONNECTION_WINDOW + 8, "the connection's window grew without anything delivered"
+    assert sum(len(_receiver(receiver, stream_id)["_buffer"]) for stream_id in (0, 4)) <= CONNECTION_WINDOW
+
+
+@_BOTH_ENGINES
+def test_the_streams_of_a_connection_share_its_window(kind: type[Engine]) -> None:
+    network = _connected(kind)
+    for index in range(CONNECTION_WINDOW // STREAM_WINDOW):
+        _send_frames(network, _data(4 * index, STREAM_WINDOW - 1, b"x"))
+    assert network.server.end() is None
+    _send_frames(network, _data(400, STREAM_WINDOW - 1, b"x"))
+    end = network.server.end()
+    assert end is not None
+    assert end.code == QuicErrorCode.FLOW_CONTROL_ERROR
+
+
+@_BOTH_ENGINES
+def test_limits_rise_with_what_is_delivered_and_no_further(kind: type[Engine]) -> None:
+    network = _connected(kind)
+    size = CONNECTION_WINDOW + STREAM_WINDOW
+    network.client.send_stream_data(0, bytes(size))
+    network.run_until_quiet()
+    assert len(network.received[1, 0]) == size
+    state = vars(network.server)
+    assert size + STREAM_WINDOW // 2 < state["_streams"][0].max_stream_data_local <= size + STREAM_WINDOW
+    assert size + CONNECTION_WINDOW // 2 < state["_local_max_data"].value <= size + CONNECTION_WINDOW
+
+
+@_BOTH_ENGINES
+def test_what_a_reset_stream_never_delivers_is_given_back(kind: type[Engine]) -> None:
+    network = _connected(kind)
+    for index in range(3 * CONNECTION_WINDOW // STREAM_WINDOW):
+        _send_frames(network, _data(4 * index, STREAM_WINDOW - 2, b"x"))
+        _send_frames(network, _reset(4 * index, STREAM_WINDOW))
+        assert not _receiver(network.server, 4 * index)["_buffer"]
+        network.run(until=network.now + 1.0)
+    assert network.server.end() is None
+
+
+@_BOTH_ENGINES
+def test_a_stream_in_more_pieces_than_are_kept_arrives_all_the_same(kind: type[Engine]) -> None:
+    network = _connected(kind)
+    content = bytes(range(1, 251)) * 8
+    for first in range(1, 2_000, 200):
+        _send_frames(network, b"".join(_data(0, offset, content[offset : offset + 1]) for offset in range(first, first + 200, 2)))
+    assert len(_receiver(network.server, 0)["_ranges"]) == 256
+    assert network.server.end() is None, "a packet above the limit is dropped"
+    heard_at = network.server.heard_at
+    network.now += 1.0
+    _send_frames(network, _data(0, 1_999, b"x"))
+    assert network.server.heard_at == heard_at, "what is dropped is not acknowledged"
+    network.client.send_stream_data(0, content)
+    network.run_until_quiet()
+    assert bytes(network.received[1, 0]) == content
+
+
+def _before_the_handshake(kind: type[Engine]) -> _Network:
+    """A pair whose server was never told anything."""
+    network = _Network(kind, seed=1, loss=1.0)
+    network.run(until=0.01)
+    return network
+
+
+@_BOTH_ENGINES
+def test_a_handshake_in_many_pieces_is_not_kept(kind: type[Engine]) -> None:
+    network = _before_the_handshake(kind)
+    for first in range(1, 4_001, 400):
+        _send_frames(network, b"".join(_crypto(offset, b"x") for offset in range(first, first + 400, 2)), epoch=Epoch.INITIAL)
+    stream: QuicStream = vars(network.server)["_crypto_streams"][Epoch.INITIAL]
+    assert len(vars(stream.receiver)["_ranges"]) == 32
+    assert network.server.end() is None
+
+
+@_BOTH_ENGINES
+def test_a_handshake_that_does_not_come_to_its_end_is_closed(kind: type[Engine]) -> None:
+    network = _before_the_handshake(kind)
+    piece = b"\1\xff\xff\xff" + bytes(9_996)  # a message of 16 MiB begins
+    for number in range(6):
+        _send_frames(network, _crypto(10_000 * number, piece), epoch=Epoch.INITIAL)
+    assert network.server.end() is None
+    _send_frames(network, _crypto(60_000, piece), epoch=Epoch.INITIAL)
+    end = network.server.end()
+    assert end is not None
+    assert end.code == QuicErrorCode.CRYPTO_BUFFER_EXCEEDED
+
+
+@_BOTH_ENGINES
+def test_an_acknowledgement_of_too_many_ranges_is_dropped(kind: type[Engine]) -> None:
+    network = _connected(kind)
+    network.now += 1.0
+    _send_frames(network, _ack(*range(1_024, 0, -2)))
+    assert network.server.heard_at == network.now
+    network.now += 1.0
+    _send_frames(network, _ack(*range(1_028, 0, -2)))
+    assert network.server.heard_at == network.now - 1.0
+    assert network.server.end() is None

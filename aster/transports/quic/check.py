@@ -12,7 +12,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import HandshakeCompleted, QuicEvent, StopSendingReceived, StreamDataReceived, StreamReset
 
 from aster.transports.quic.certificates import certificate_for
-from aster.transports.quic.engine import ALPN, CONNECTION_ID_LENGTH, VERSIONS, ActiveEngine, Engine, EngineEnd
+from aster.transports.quic.engine import ALPN, CONNECTION_ID_LENGTH, CONNECTION_WINDOW, STREAM_WINDOW, VERSIONS, ActiveEngine, Engine, EngineEnd
 from aster.trust import Identity, endpoint_id_of
 
 __all__ = ["TESTED_VERSIONS", "check_engine", "engine_class", "engine_configuration"]
@@ -31,7 +31,9 @@ def engine_configuration(identity: Identity, *, is_client: bool, idle_timeout: f
         connection_id_length=CONNECTION_ID_LENGTH,
         idle_timeout=idle_timeout,
         is_client=is_client,
+        max_data=CONNECTION_WINDOW,
         max_datagram_size=datagram_size,
+        max_stream_data=STREAM_WINDOW,
         private_key=identity.private_key,
         supported_versions=list(VERSIONS),
         verify_mode=ssl.CERT_NONE,

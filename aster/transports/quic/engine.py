@@ -10,25 +10,49 @@ the plain class serves; ``check.py`` finds out which.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from aioquic.buffer import Buffer  # pyright: ignore[reportPrivateImportUsage] # its documented place
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection, QuicConnectionState
+from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicConnectionState
 from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.events import QuicEvent
-from aioquic.quic.packet import QuicHeader, QuicPacketType, QuicProtocolVersion
+from aioquic.quic.packet import QuicErrorCode, QuicHeader, QuicPacketType, QuicProtocolVersion
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicPacketBuilderStop
-from aioquic.quic.stream import QuicStream
+from aioquic.quic.rangeset import RangeSet
+from aioquic.quic.stream import QuicStream, QuicStreamReceiver
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-__all__ = ["ALPN", "CONNECTION_ID_LENGTH", "VERSIONS", "ActiveEngine", "Engine", "EngineEnd"]
+__all__ = ["ALPN", "CONNECTION_ID_LENGTH", "CONNECTION_WINDOW", "STREAM_WINDOW", "VERSIONS", "ActiveEngine", "Engine", "EngineEnd"]
 
 ALPN = "aster/1"
 CONNECTION_ID_LENGTH = 8
 VERSIONS = [int(QuicProtocolVersion.VERSION_1)]
 """QUIC version 1 alone (RFC 9000): with a second version every handshake derives keys for both, and gains nothing."""
+
+STREAM_WINDOW = 2 * 1024 * 1024
+"""Bytes of one stream that a peer may have under way, counted from the first that is missing here. What arrives is passed on at once, so that this need cover
+no message, only what a path carries in a round trip: 100 ms at 160 Mbit/s, about what one core sends in datagrams for the internet."""
+
+CONNECTION_WINDOW = 4 * 1024 * 1024
+"""The same over all streams of a connection, twice as much so that one stream with a gap does not hold up the others. This is the memory that a peer can take
+here for data out of order, however it spreads it, since a single byte at the end of a window takes all of it."""
+
+_MAX_CRYPTO = 64 * 1024
+"""Bytes of each of the handshake's three streams from its beginning to its end. They need no key and no identity, and aioquic waits for a message of up to
+16 MiB, copying what it has of it at each piece. Aster's whole handshake is some 2 KB, that of a server with a long chain of certificates some 10 KB."""
+
+_MAX_PIECES = 256
+"""Pieces of a stream behind its first gap; each costs memory and time at each later one. A lossy network makes some dozens at a time."""
+
+_MAX_CRYPTO_PIECES = 32
+"""The same for the handshake, which takes a handful of packets. Some clients of other makes cut their first message into a dozen pieces on purpose."""
+
+_MAX_ACK_RANGES = 512
+"""Ranges of an acknowledgement, whose cost is quadratic in aioquic: tenths of a second for as many as a datagram can hold. aioquic sends 64 at most."""
 
 _MAX_REASON = 256
 """Bytes of a close reason: the whole frame must fit into one packet of 1,200 bytes next to a second and third copy for the handshake's keys."""
@@ -71,8 +95,17 @@ class EngineEnd:
     reason: str
 
 
+class _TooManyPieces(Exception):
+    """A packet would leave more gaps than are kept, or names more. It is dropped unacknowledged, as if the network had lost it, so that an honest peer sends
+    its data again when the gaps are filled; to close would punish one whose path drops every other packet of a burst."""
+
+
 class Engine(QuicConnection):
-    """One QUIC connection without I/O, for mutual TLS over Ed25519 keys and for bidirectional streams that the client opens."""
+    """One QUIC connection without I/O, for mutual TLS over Ed25519 keys and for bidirectional streams that the client opens.
+
+    What a peer may send is counted from what was delivered, where aioquic doubles its limits by the highest offset seen, so that a few bytes far ahead would
+    take gigabytes.
+    """
 
     def __init__(
         self,
@@ -94,6 +127,8 @@ class Engine(QuicConnection):
         _set_limit(self._local_max_streams_bidi, 0 if configuration.is_client else max_streams)
         _set_limit(self._local_max_streams_uni, 0)
         self._version_mismatch = False
+        self._delivered = 0
+        self._heard_at = -math.inf
         self.event_queue: deque[QuicEvent] = self._events
 
     def _initialize(self, peer_cid: bytes) -> None:
@@ -104,6 +139,87 @@ class Engine(QuicConnection):
     def _receive_version_negotiation_packet(self, header: QuicHeader, now: float) -> None:
         super()._receive_version_negotiation_packet(header=header, now=now)
         self._version_mismatch = self._close_event is not None
+
+    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
+        idle_at = self._close_at
+        try:
+            super().receive_datagram(data, addr, now)
+        except _TooManyPieces:
+            self._logger.debug("A packet that would leave too many gaps was dropped")
+        if self._close_at != idle_at:  # set for each packet that is the peer's beyond doubt
+            self._heard_at = now
+
+    def _handle_ack_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
+        start = buf.tell()
+        _largest, _delay, ranges = buf.pull_uint_var(), buf.pull_uint_var(), buf.pull_uint_var()
+        buf.seek(start)
+        if ranges > _MAX_ACK_RANGES:
+            raise _TooManyPieces
+        super()._handle_ack_frame(context, frame_type, buf)
+
+    def _handle_crypto_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
+        start = buf.tell()
+        offset, length = buf.pull_uint_var(), buf.pull_uint_var()
+        buf.seek(start)
+        if offset + length > _MAX_CRYPTO:
+            raise QuicConnectionError(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, "the handshake is too long")
+        _check_pieces(self._crypto_streams[context.epoch].receiver, offset, _MAX_CRYPTO_PIECES)
+        super()._handle_crypto_frame(context, frame_type, buf)
+
+    def _handle_stream_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
+        start = buf.tell()
+        stream_id = buf.pull_uint_var()
+        offset = buf.pull_uint_var() if frame_type & 4 else 0
+        buf.seek(start)
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            _check_pieces(stream.receiver, offset, _MAX_PIECES)
+        before = _delivered(stream)
+        super()._handle_stream_frame(context, frame_type, buf)
+        self._raise_limits(self._streams[stream_id], before)
+
+    def _handle_reset_stream_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
+        start = buf.tell()
+        stream_id = buf.pull_uint_var()
+        buf.seek(start)
+        before = _delivered(self._streams.get(stream_id))
+        super()._handle_reset_stream_frame(context, frame_type, buf)
+        stream = self._streams[stream_id]
+        # aioquic keeps what will never be delivered for as long as the other half lives.
+        stream.receiver._buffer, stream.receiver._ranges = bytearray(), RangeSet()
+        self._raise_limits(stream, before)
+
+    def _raise_limits(self, stream: QuicStream, delivered_before: int) -> None:
+        """Let the peer send on, in steps of a quarter of a window."""
+        delivered = _delivered(stream)
+        self._delivered += delivered - delivered_before
+        window = self._configuration.max_data
+        if self._delivered + window - self._local_max_data.value >= window // 4:
+            self._local_max_data.value = self._delivered + window
+        window = self._configuration.max_stream_data
+        if stream.receiver._final_size is None and delivered + window - stream.max_stream_data_local >= window // 4:
+            stream.max_stream_data_local = delivered + window
+
+    def _write_connection_limits(self, builder: QuicPacketBuilder, space: Any) -> None:
+        limit = self._local_max_data
+        used, limit.used = limit.used, 0  # or aioquic would double the limit
+        try:
+            super()._write_connection_limits(builder=builder, space=space)
+        finally:
+            limit.used = used
+
+    def _write_stream_limits(self, builder: QuicPacketBuilder, space: Any, stream: QuicStream) -> None:
+        receiver = stream.receiver
+        highest, receiver.highest_offset = receiver.highest_offset, 0  # the same
+        try:
+            super()._write_stream_limits(builder=builder, space=space, stream=stream)
+        finally:
+            receiver.highest_offset = highest
+
+    @property
+    def heard_at(self) -> float:
+        """When a packet of the peer was last accepted; minus infinity before the first. Anyone can send others."""
+        return self._heard_at
 
     @property
     def version_mismatch(self) -> bool:
@@ -158,6 +274,21 @@ class Engine(QuicConnection):
     def close_application(self, code: int, reason: str) -> None:
         """Close with a code of the application; the reason is cut to what fits."""
         self.close(error_code=code, reason_phrase=reason.encode(errors="replace")[:_MAX_REASON].decode(errors="ignore"))
+
+
+def _delivered(stream: QuicStream | None) -> int:
+    """Bytes of the peer's half that need no room any more: it has passed them on, or they will never come."""
+    if stream is None:
+        return 0
+    receiver = stream.receiver
+    return receiver.highest_offset if receiver.is_finished else receiver._buffer_start
+
+
+def _check_pieces(receiver: QuicStreamReceiver, offset: int, most: int) -> None:
+    """Refuse what would leave one more gap, and never what fills one from its beginning."""
+    pieces = receiver._ranges
+    if len(pieces) >= most and offset > receiver._buffer_start and not any(piece.start <= offset <= piece.stop for piece in pieces):
+        raise _TooManyPieces
 
 
 def _set_limit(limit: Any, value: int) -> None:
@@ -291,5 +422,4 @@ def _has_work(stream: QuicStream) -> bool:
         or stream.is_finished
         or (receiver._stop_error_code is not None and not receiver.is_finished)
         or stream.max_stream_data_local_sent != stream.max_stream_data_local
-        or receiver.highest_offset * 2 > stream.max_stream_data_local
     )
