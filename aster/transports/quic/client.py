@@ -85,7 +85,7 @@ class ClientConnection(QuicConnection):
                 self._network_error(exc)
                 break
             self.receive(data, self._addr, now)
-        self.settle(now)
+        self.settle()
 
     def _network_error(self, exc: OSError) -> None:
         """Before the handshake is over, a report that nobody is there ends it. Later it is ignored like every loss of a datagram, since such reports can be

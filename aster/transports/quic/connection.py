@@ -74,7 +74,7 @@ class QuicConnection(Connection):
         self._finish_at = math.inf
         self._keepalive_at = math.inf
         self._handshake_at = math.inf
-        self._heard_at = reactor.now()
+        self._heard_at = engine.heard_at
         self._on_event: dict[type[QuicEvent], Callable[[Any], None]] = {
             StreamDataReceived: self._data_received,
             StreamReset: self._stream_reset,
@@ -202,12 +202,14 @@ class QuicConnection(Connection):
         except Exception as exc:
             self._engine_failed(exc)
 
-    def settle(self, now: float) -> None:
+    def settle(self) -> None:
         """Tell the owner what the datagrams that were just received mean."""
         if self.has_ended:
             return
-        self._heard_at = now
-        self._keepalive_at = now + self._options.keepalive
+        # A forged datagram or a report of the system's also wakes the reader; the peer was heard only when the engine took a packet for its own.
+        if self.engine.heard_at > self._heard_at:
+            self._heard_at = self.engine.heard_at
+            self._keepalive_at = self._heard_at + self._options.keepalive
         self._after_engine()
 
     def _after_engine(self) -> None:

@@ -187,7 +187,7 @@ class QuicListener(Listener):
                 connection.receive(data, addr, now)
                 touched[connection] = None
         for connection in touched:
-            connection.settle(now)
+            connection.settle()
 
     def _new_or_none(self, data: bytes, addr: SocketAddress, now: float) -> ServerConnection | None:
         try:
