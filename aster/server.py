@@ -75,6 +75,7 @@ class AsterServer:
             the names of all methods together are more than clients can be told.
         AddressError: ``listen`` or ``advertise`` is malformed.
         KeyFileError: the key file cannot be used.
+        OSError: from entering the block: the address is in use, not this machine's, or not allowed to this program.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ stream's or connection's last one. ``aster.testing.check_transport`` proves a tr
 
 from __future__ import annotations
 
+import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +21,10 @@ from typing import Protocol
 
 from aster._reactor import Reactor
 from aster.errors import AsterError
-from aster.trust import Address, Identity
+from aster.trust import Address, Identity, join_host_port
 from aster.types import Peer
 
-__all__ = ["Accept", "Connection", "ConnectionHandler", "ConnectionOptions", "Listener", "Stream", "StreamSink", "Transport"]
+__all__ = ["Accept", "Connection", "ConnectionHandler", "ConnectionOptions", "Listener", "Stream", "StreamSink", "Transport", "listen_error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,7 @@ class Transport(ABC):
 
         Raises:
             AddressError: the host does not resolve.
-            OSError: the address is in use or not this machine's.
+            OSError: the address is in use, not this machine's, or not allowed to this program; make it with ``listen_error``.
         """
 
     @abstractmethod
@@ -198,3 +199,20 @@ class Transport(ABC):
             IncompatiblePeerError: something else answers there.
             RefusedError: the server turned this client away during the handshake.
         """
+
+
+_LISTEN_REMEDIES = {
+    errno.EADDRINUSE: "address already in use; stop the other server, choose another port, or port 0",
+    errno.EADDRNOTAVAIL: "not an address of this machine; use one of its own such as 127.0.0.1 or ::1, or 0.0.0.0 for all of IPv4",
+    errno.EACCES: "permission denied; ports below 1024 may need privileges: choose a higher port, or port 0",
+}
+
+
+def listen_error(host: str, port: int, code: int | None, reason: str | None = None) -> OSError:
+    """Why ``listen`` failed and what to do, as the subclass of ``OSError`` that goes with ``code``, a number of ``errno``.
+
+    Args:
+        reason: what the system says, for codes without a remedy of their own.
+    """
+    remedy = _LISTEN_REMEDIES.get(code or 0) or f"{reason or 'the system does not say why'}; check the host and the port"
+    return OSError(code or 0, f"cannot listen at {join_host_port(host, port)}: {remedy}")

@@ -7,6 +7,7 @@ Identities are checked as over a network.
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from aster.transports.base import (
     Stream,
     StreamSink,
     Transport,
+    listen_error,
 )
 from aster.trust import Address, Identity
 from aster.types import Peer
@@ -283,7 +285,7 @@ class MemoryTransport(Transport):
         await anyio.lowlevel.checkpoint()
         port = port or next(self._ports)
         if (host, port) in self.listeners:
-            raise OSError(f"{host}:{port} is in use in this MemoryTransport; listen at port 0 to be given a free one")
+            raise listen_error(host, port, errno.EADDRINUSE)
         listener = _MemoryListener(self, host, port, identity, accept, reactor, options)
         self.listeners[host, port] = listener
         return listener

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,7 +19,8 @@ from aioquic.tls import AlertDescription
 
 from aster.errors import AddressError, IdentityError, IncompatiblePeerError, RefusedError, UnreachableError
 from aster.testing.recorders import HandlerRecorder, TransportPair, open_pair
-from aster.transports.base import Connection
+from aster.transports.base import Connection, Transport
+from aster.transports.memory import MemoryTransport
 from aster.transports.quic import QuicTransport, packets
 from aster.transports.quic.certificates import certificate_for
 from aster.trust import Address, Identity
@@ -308,14 +310,57 @@ async def test_ipv6_is_served() -> None:
         assert pair.server.connection.peer.address.startswith("[::1]:")
 
 
-async def test_a_port_in_use_is_an_os_error_and_leaves_no_socket() -> None:
-    async with open_pair(QuicTransport) as pair:
-        sockets = open_sockets()
-        with pytest.raises(OSError, match="in use"):
-            await pair.transport.listen(
-                "127.0.0.1", pair.listener.port, identity=pair.server_identity, accept=pair.accept, reactor=pair.reactor, options=pair.options
-            )
-        assert open_sockets() == sockets
+async def _listen_again(pair: TransportPair, host: str, port: int) -> OSError:
+    """Listen where that is not possible."""
+    sockets = open_sockets()
+    with pytest.raises(OSError, match=rf"cannot listen at {host}:{port}: ") as caught:
+        await pair.transport.listen(host, port, identity=pair.server_identity, accept=pair.accept, reactor=pair.reactor, options=pair.options)
+    assert open_sockets() == sockets, "a socket was left open"
+    return caught.value
+
+
+@pytest.mark.parametrize("make_transport", [MemoryTransport, QuicTransport])
+async def test_a_port_in_use_is_an_os_error_with_the_place_and_a_remedy(make_transport: Callable[[], Transport]) -> None:
+    async with open_pair(make_transport) as pair:
+        error = await _listen_again(pair, pair.listener.host, pair.listener.port)
+        assert error.errno == errno.EADDRINUSE
+        assert error.strerror == (
+            f"cannot listen at 127.0.0.1:{pair.listener.port}: address already in use; stop the other server, choose another port, or port 0"
+        )
+
+
+async def test_an_address_of_another_machine_is_an_os_error_with_the_place_and_a_remedy() -> None:
+    async with open_pair(QuicTransport, connect=False) as pair:
+        error = await _listen_again(pair, "192.0.2.1", 4457)  # an address that documentation alone uses (RFC 5737)
+        assert error.errno == errno.EADDRNOTAVAIL
+        assert "not an address of this machine" in str(error)
+        assert isinstance(error.__cause__, OSError)
+
+
+async def test_a_port_that_the_system_withholds_is_a_permission_error_with_the_place_and_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unprivileged(socket.socket):
+        def bind(self, address: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    async with open_pair(QuicTransport, connect=False) as pair:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", Unprivileged)  # tests may run as root, to whom no port is denied
+            error = await _listen_again(pair, "127.0.0.1", 443)
+        assert isinstance(error, PermissionError)
+        assert "choose a higher port" in str(error)
+
+
+async def test_any_other_reason_not_to_listen_is_told_with_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unsupported(socket.socket):
+        def bind(self, address: object) -> None:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported")
+
+    async with open_pair(QuicTransport, connect=False) as pair:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", Unsupported)
+            error = await _listen_again(pair, "127.0.0.1", 443)
+        assert error.errno == errno.EAFNOSUPPORT
+        assert "Address family not supported; check the host and the port" in str(error)
 
 
 async def test_a_cancelled_connect_leaves_neither_socket_nor_task() -> None:

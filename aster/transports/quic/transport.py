@@ -8,7 +8,7 @@ import anyio
 
 from aster._reactor import Reactor
 from aster.errors import AddressError, UnreachableError
-from aster.transports.base import Accept, Connection, ConnectionHandler, ConnectionOptions, Listener, Transport
+from aster.transports.base import Accept, Connection, ConnectionHandler, ConnectionOptions, Listener, Transport, listen_error
 from aster.transports.quic.check import engine_configuration
 from aster.transports.quic.client import ClientConnection
 from aster.transports.quic.listener import QuicListener
@@ -60,7 +60,10 @@ class QuicTransport(Transport):
             candidates = await resolve(host, port, passive=True)
         except OSError as exc:
             raise AddressError(f"the listen host {host!r} does not resolve: {exc.strerror}; use an address of this machine such as 127.0.0.1 or ::1") from exc
-        sock = _bind_first(candidates)
+        try:
+            sock = _bind_first(candidates)
+        except OSError as exc:
+            raise listen_error(host, port, exc.errno, exc.strerror) from exc
         try:
             configurations = [
                 engine_configuration(identity, is_client=False, idle_timeout=options.idle_timeout, datagram_size=self._datagram_size(same_host=same_host))
