@@ -14,6 +14,7 @@ stream's or connection's last one. ``aster.testing.check_transport`` proves a tr
 from __future__ import annotations
 
 import errno
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,21 @@ from aster.errors import AsterError
 from aster.trust import Address, Identity, join_host_port
 from aster.types import Peer
 
-__all__ = ["Accept", "Connection", "ConnectionHandler", "ConnectionOptions", "Listener", "Stream", "StreamSink", "Transport", "listen_error"]
+__all__ = [
+    "Accept",
+    "Connection",
+    "ConnectionHandler",
+    "ConnectionOptions",
+    "Listener",
+    "Stream",
+    "StreamSink",
+    "Transport",
+    "checked_transport",
+    "listen_error",
+    "tell_lost",
+]
+
+logger = logging.getLogger("aster")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +214,26 @@ class Transport(ABC):
             IncompatiblePeerError: something else answers there.
             RefusedError: the server turned this client away during the handshake.
         """
+
+
+def checked_transport(transport: object) -> Transport:
+    """The ``transport`` option of ``serve`` and ``connect``, if it is one.
+
+    Raises:
+        TypeError: it is something else, such as a transport's name or class.
+    """
+    if isinstance(transport, Transport):
+        return transport
+    got = transport.__name__ if isinstance(transport, type) else repr(transport)
+    raise TypeError(f"transport must be an instance of a Transport, not {got}; write QuicTransport() or MemoryTransport(), or leave it out for QUIC")
+
+
+def tell_lost(owner: StreamSink | ConnectionHandler, error: AsterError) -> None:
+    """Call an owner's ``connection_lost``. One that fails is a bug in Aster: it is logged, since the others must be told all the same."""
+    try:
+        owner.connection_lost(error)
+    except Exception:
+        logger.exception("internal error in the owner of a lost connection; please report it")
 
 
 _LISTEN_REMEDIES = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
@@ -27,11 +28,14 @@ from aster.transports.base import (
     StreamSink,
     Transport,
     listen_error,
+    tell_lost,
 )
 from aster.trust import Address, Identity
 from aster.types import Peer
 
 __all__ = ["MemoryTransport"]
+
+logger = logging.getLogger("aster")
 
 _FIRST_PORT = 49_152  # the first port that RFC 6335 leaves to private use; only for looks
 
@@ -159,6 +163,16 @@ class _MemoryConnection(Connection):
 
     def _deliver(self) -> None:
         self._scheduled = False
+        try:
+            self._deliver_queue()
+        except Exception:
+            logger.exception("internal error in the owner of a connection, which is closed; please report it")
+            self.send(None, _Kind.CLOSE, "internal error")
+            self.lose("closed by this side: internal error")
+        if self.other is not None:
+            self.other._wake_waiters()
+
+    def _deliver_queue(self) -> None:
         queue = self._queue
         while queue and not self.closed:
             sender, kind, value = queue.popleft()
@@ -166,8 +180,6 @@ class _MemoryConnection(Connection):
                 self.lose(f"closed by the peer: {value}" if value else "closed by the peer")
             elif sender is not None:
                 self._deliver_to_stream(sender, kind, value)
-        if self.other is not None:
-            self.other._wake_waiters()
 
     def _deliver_to_stream(self, sender: _MemoryStream, kind: _Kind, value: bytes | int | str) -> None:
         if isinstance(value, bytes):
@@ -234,10 +246,10 @@ class _MemoryConnection(Connection):
         for stream in streams:
             stream.sending = stream.receiving = False
             if stream.sink is not None:
-                stream.sink.connection_lost(error)
+                tell_lost(stream.sink, error)
         self._wake_waiters()
         if self.handler is not None:
-            self.handler.connection_lost(error)
+            tell_lost(self.handler, error)
         if self.on_lost is not None:
             self.on_lost()
 

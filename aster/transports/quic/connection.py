@@ -13,7 +13,7 @@ from aioquic.quic.events import ConnectionIdIssued, ConnectionIdRetired, Handsha
 
 from aster._reactor import Reactor, TimerHandle, Waiter
 from aster.errors import AsterError, ConnectionLost, LocalProtocolError
-from aster.transports.base import Connection, ConnectionHandler, ConnectionOptions, StreamSink
+from aster.transports.base import Connection, ConnectionHandler, ConnectionOptions, StreamSink, tell_lost
 from aster.transports.quic.engine import Engine, EngineEnd
 from aster.transports.quic.failures import lost
 from aster.transports.quic.stream import QuicStream, check_code
@@ -427,13 +427,6 @@ class QuicConnection(Connection):
         self._streams.clear()
         for stream in streams:
             stream.sending = stream.receiving = False
-            _tell(stream.sink, self._error)
+            tell_lost(stream.sink, self._error)
         if self._handler is not None:
-            _tell(self._handler, self._error)
-
-
-def _tell(owner: StreamSink | ConnectionHandler, error: AsterError) -> None:
-    try:
-        owner.connection_lost(error)
-    except Exception:  # the others must be told all the same
-        logger.exception("internal error in the owner of a lost connection; please report it")
+            tell_lost(self._handler, self._error)
