@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -13,6 +14,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from aioquic.quic.packet import pull_quic_header
+from anyio.abc import TaskGroup
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,7 +24,7 @@ from aster.transports.quic.certificates import certificate_for
 from aster.transports.quic.listener import QuicListener
 from aster.trust import Identity
 
-__all__ = ["Forwarder", "RawPeer", "ec_credentials", "handshakes_at", "raw_configuration"]
+__all__ = ["Forwarder", "RawPeer", "Translator", "ec_credentials", "handshakes_at", "raw_configuration", "translated"]
 
 
 def raw_configuration(*, is_client: bool, identity: Identity | None = None, **changes: Any) -> QuicConfiguration:
@@ -159,3 +161,80 @@ class Forwarder:
             self.dropped += 1
         else:
             sock.sendto(data, addr)
+
+
+@asynccontextmanager
+async def translated(host: str, port: int) -> AsyncGenerator[Translator]:
+    """A translator before a server, at work during the block."""
+    translator = Translator(host, port)
+    try:
+        async with anyio.create_task_group() as task_group:
+            translator.start(task_group)
+            yield translator
+            task_group.cancel_scope.cancel()
+    finally:
+        translator.close()
+
+
+class Translator:
+    """Stands between clients and a server as a router with one public address does: it tells clients apart by the ids that they chose, and can get another
+    public address.
+
+    Attributes:
+        passed_on_last: how many datagrams of the server came back by the latest public address.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.passed_on_last = 0
+        self._server = host, port
+        self._task_group: TaskGroup
+        self._sockets: list[socket.socket] = []
+        self._clients: dict[bytes, tuple[socket.socket, tuple[str, int]]] = {}
+        self._public: socket.socket
+
+    def start(self, task_group: TaskGroup) -> None:
+        self._task_group = task_group
+        self.rebind()
+
+    def _bound(self) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        sock.bind(("127.0.0.1", 0))
+        self._sockets.append(sock)
+        return sock
+
+    def rebind(self) -> None:
+        """Get another public address; the old one is heard no more."""
+        self._public = self._bound()
+        self.passed_on_last = 0
+        self._task_group.start_soon(self._downstream, self._public)
+
+    def open(self) -> int:
+        """The port for one more client."""
+        sock = self._bound()
+        self._task_group.start_soon(self._upstream, sock)
+        return int(sock.getsockname()[1])
+
+    def close(self) -> None:
+        """Once its tasks have ended."""
+        for sock in self._sockets:
+            sock.close()
+
+    async def _upstream(self, near: socket.socket) -> None:
+        while True:
+            await anyio.wait_readable(near)
+            data, client = near.recvfrom(65_535)
+            if data[0] & 0x80:  # a long header has both ids
+                length = data[5]
+                own = data[7 + length : 7 + length + data[6 + length]]
+                self._clients[own] = near, client
+            self._public.sendto(data, self._server)
+
+    async def _downstream(self, public: socket.socket) -> None:
+        while True:
+            await anyio.wait_readable(public)
+            data = public.recv(65_535)
+            if public is self._public:
+                self.passed_on_last += 1
+                near, client = self._clients[data[6 : 6 + data[5]] if data[0] & 0x80 else data[1:9]]
+                near.sendto(data, client)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import anyio
 import pytest
+from aioquic.quic.events import HandshakeCompleted
 from aioquic.quic.packet import QuicErrorCode, QuicHeader, encode_quic_version_negotiation
 
 from aster.testing.recorders import TransportPair, open_pair
@@ -246,6 +247,40 @@ async def test_above_a_number_of_handshakes_clients_must_prove_their_address(mon
         assert max(len(data) for data in retries) < 1_200 / 3  # the answer to a forged address is no weapon
 
 
+async def test_above_a_number_of_unfinished_handshakes_alone_clients_are_asked_to_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "RETRY_ABOVE", 3)
+    asked: list[bytes] = []
+    retry = packets.retry
+
+    def count(header: QuicHeader, *, source_id: bytes, token: bytes) -> bytes:
+        asked.append(token)
+        return retry(header, source_id=source_id, token=token)
+
+    monkeypatch.setattr(packets, "retry", count)
+    async with open_pair(QuicTransport, on_data=lambda stream, data: stream.write(data)) as pair:
+        for _ in range(4):
+            await pair.connect(identity=Identity.generate())
+        assert not asked, "a finished handshake counts no more"
+        begun = [RawPeer(raw_configuration(is_client=True, identity=Identity.generate()), (pair.listener.host, pair.listener.port)) for _ in range(3)]
+        try:
+            for number, raw in enumerate(begun, start=1):
+                raw.flush()  # a first packet, and silence
+                await pair.until(lambda number=number: handshakes_at(pair) == number, "the handshake began")
+            assert not asked
+            await pair.connect(identity=Identity.generate())
+            assert len(asked) == 1
+            assert handshakes_at(pair) == 3
+            with anyio.fail_after(10):
+                for raw in begun:
+                    await raw.run(lambda raw=raw: raw.seen(HandshakeCompleted))
+            await pair.until(lambda: handshakes_at(pair) == 0, "the handshakes were finished")
+            await pair.connect(identity=Identity.generate())
+            assert len(asked) == 1
+        finally:
+            for raw in begun:
+                raw.close()
+
+
 async def test_a_forged_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_pair(QuicTransport, connect=False) as pair:
         raw = RawPeer(raw_configuration(is_client=True, identity=Identity.generate(), token=b"t" * 60), (pair.listener.host, pair.listener.port))
@@ -261,11 +296,31 @@ async def test_a_forged_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 async def test_above_another_number_of_handshakes_nobody_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_pair(QuicTransport, on_data=lambda stream, data: stream.write(data)) as pair:
-        with monkeypatch.context() as patch:
-            patch.setattr(listener, "MAX_HANDSHAKES", 0)
-            with anyio.move_on_after(0.05) as scope:  # real time: there is nothing to wait for but silence
-                await pair.connect()
-            assert scope.cancelled_caught
+        arrived: list[bytes] = []
+        answered: list[bytes] = []
+        stranger, send_one = listener.QuicListener._stranger, listener.QuicListener._send_one  # pyright: ignore[reportPrivateUsage]
+
+        def note_arrival(self: listener.QuicListener, data: bytes, addr: object, now: float) -> listener.ServerConnection | None:
+            arrived.append(data)
+            return stranger(self, data, addr, now)
+
+        def note_answer(self: listener.QuicListener, data: bytes, addr: object) -> None:
+            answered.append(data)
+            send_one(self, data, addr)
+
+        raw = RawPeer(raw_configuration(is_client=True, identity=Identity.generate()), (pair.listener.host, pair.listener.port))
+        try:
+            await pair.settle()
+            with monkeypatch.context() as patch:
+                patch.setattr(listener, "MAX_HANDSHAKES", 0)
+                patch.setattr(listener.QuicListener, "_stranger", note_arrival)
+                patch.setattr(listener.QuicListener, "_send_one", note_answer)
+                raw.flush()
+                await pair.until(lambda: arrived, "the first packet arrived")
+                assert not answered
+                assert handshakes_at(pair) == 0
+        finally:
+            raw.close()
         await _still_serves(pair)
 
 
