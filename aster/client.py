@@ -20,7 +20,7 @@ from aster._protocol.events import Hello, Setting
 from aster._streams import ResponseStream
 from aster._stub import Unset, interactive_call, make_stub, with_settings
 from aster.errors import AddressError, ConnectionLost, RefusedError, RpcError, StatusCode, UnreachableError
-from aster.transports.base import Transport
+from aster.transports.base import Transport, checked_transport
 from aster.transports.quic import QuicTransport
 from aster.trust import Address, Identity, identity_from
 from aster.types import Metadata, MetadataLike, SerializationMode, ServiceInfo
@@ -105,7 +105,7 @@ class AsterClient:
         )
         self._address = _parse_address(address)
         self._identity = identity_from(identity)
-        self._transport = transport or QuicTransport()
+        self._transport = QuicTransport() if transport is None else checked_transport(transport)
         self._connect_timeout = connect_timeout
         self._lifetime: Lifetime | None = None
         self._channel = _Channel()

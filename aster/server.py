@@ -24,7 +24,7 @@ from aster._protocol.events import Header, Hello
 from aster._protocol.frames import encode_hello
 from aster._registry import HostedServices
 from aster.errors import LocalProtocolError
-from aster.transports.base import Connection, ConnectionHandler, Listener, Transport
+from aster.transports.base import Connection, ConnectionHandler, Listener, Transport, checked_transport
 from aster.transports.quic import QuicTransport
 from aster.trust import Address, Identity, check_advertised, identity_from, parse_listen
 
@@ -116,7 +116,7 @@ class AsterServer:
         self._listen = parse_listen(listen)
         self._advertise = None if advertise is None else check_advertised(advertise)
         self._identity = identity_from(identity)
-        self._transport = transport or QuicTransport()
+        self._transport = QuicTransport() if transport is None else checked_transport(transport)
         self._drain_grace = drain_grace
         self._grace_scopes: set[CancelScope] = set()
         self._address: Address | None = None
