@@ -202,8 +202,6 @@ class IncomingCall(CallDriver):
         self._wake()
 
     def _start(self, header: Header) -> None:
-        # The protocol chose its halves by the header's pattern.
-        self._inbound, self._outbound = self._protocol.requests, self._protocol.responses
         if self._is_admitted(header):
             limit, _ = self._time_limit(header)
             if limit is not None:
@@ -318,7 +316,7 @@ class IncomingCall(CallDriver):
             await self._send_all(method, method.handler(argument))
 
     async def _single_request(self, method: HostedMethod) -> Any:
-        # There is none when the call was over before its task first ran; the wait is where that task hears of it.
+        # The header may have come ahead of the rest of the request.
         while not (self._protocol.requests_ended and self._inbound.inbox):
             await self.wait_receiver()
         return self.decode(method, self.take())

@@ -55,6 +55,9 @@ class Lifetime:
         await _leave(self.inner, errors)
         self.reactor.close()
         await _leave(self._outer, errors)
+        if body is None and not errors:
+            # What was cancelled while the farewell shielded itself comes out now, on both backends.
+            await _note_cancellation(errors)
         cancelled = anyio.get_cancelled_exc_class()
         failures = [error for error in errors if not isinstance(error, cancelled)]
         if failures:

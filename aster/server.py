@@ -70,7 +70,7 @@ class AsterServer:
         debug: whether callers see the type and text of a handler's unexpected exception.
 
     Raises:
-        TypeError: something in ``services`` is not an instance of a service, or an address is no ``str``.
+        TypeError: something in ``services`` is not an instance of a service, an address is no ``str``, or an option is of the wrong type.
         ValueError: an option is out of range, two services share name and version, a service uses an option that is not carried out yet, or
             the names of all methods together are more than clients can be told.
         AddressError: ``listen`` or ``advertise`` is malformed.
@@ -179,9 +179,6 @@ class AsterServer:
                 await self._give_grace(exc)
             finally:
                 await lifetime.close(exc, self._release_peers)
-            if exc is None:
-                # What was cancelled while the farewell shielded itself comes out now, on both backends.
-                await anyio.lowlevel.checkpoint()
         except BaseException as failure:
             # What the body raised comes out rather than a cancellation that came later; the scope that was cancelled stays so.
             if exc is None or not isinstance(failure, anyio.get_cancelled_exc_class()):

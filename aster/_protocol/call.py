@@ -89,7 +89,7 @@ class CallLimits:
 
     @classmethod
     def create(cls, *, window: int, peer_window: int, message: int, metadata: int, shared: SharedBuffer | None = None) -> CallLimits:
-        """Limits with the frame sizes that follow from a metadata limit; without ``shared``, a call counts for itself alone."""
+        """Limits with the frame sizes that follow from a metadata limit; without ``shared`` there is no common limit."""
         return cls(shared or _ELSEWHERE, window, peer_window, message, metadata, frame_limits(metadata, REQUEST_KINDS), frame_limits(metadata, RESPONSE_KINDS))
 
 

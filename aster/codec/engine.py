@@ -99,6 +99,7 @@ class Plan:
         twins: what stands for each dataclass in Fory's eyes.
         max_depth: how many levels a value may have, in Fory's way of counting.
         tuple_keys: whether sets or dict keys hold tuples.
+        counts: whether anything that an engine hashes is counted.
     """
 
     xlang: bool
@@ -106,6 +107,7 @@ class Plan:
     twins: Mapping[type, type]
     max_depth: int
     tuple_keys: bool
+    counts: bool
 
 
 @dataclass(slots=True)
@@ -138,7 +140,9 @@ def plan_engine(xlang: bool, names: Mapping[type, str], fields: Mapping[type, tu
     # A path through a value passes MAX_NESTING dataclasses that may contain themselves, and each of the others at most once.
     max_depth = (MAX_NESTING + len(fields) + 1) * (1 + _DEPTH_PER_CONTAINER * containers) + _DEPTH_PER_CONTAINER
     tuple_keys = any(_has_tuple_keys(field.shape) for own in fields.values() for field in own)
-    return Plan(xlang, names, twins, max_depth, tuple_keys)
+    # NATIVE has tuples wherever a peer wants them.
+    counts = not xlang or tuple_keys or any(map(_has_hash, fields))
+    return Plan(xlang, names, twins, max_depth, tuple_keys, counts)
 
 
 def build_engine(plan: Plan) -> Engine:
@@ -180,7 +184,8 @@ def build_engine(plan: Plan) -> Engine:
     def release_buffer() -> None:
         fory.buffer = _fory.Buffer.allocate(32)
 
-    return Engine(fory.serialize, counted(fory.deserialize, tally), release_buffer, resolver._meta_shared_type_info, tally)
+    deserialize = counted(fory.deserialize, tally) if plan.counts else fory.deserialize
+    return Engine(fory.serialize, deserialize, release_buffer, resolver._meta_shared_type_info, tally)
 
 
 def reader_classes(classes: Iterable[type]) -> Mapping[type, type]:

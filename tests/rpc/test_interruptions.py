@@ -157,6 +157,40 @@ async def test_a_block_whose_scope_was_cancelled_last_thing_in_it_ends_cancelled
         assert expired.cancelled_caught
 
 
+async def test_cancellation_that_comes_while_a_client_block_waits_for_its_handlers_comes_out_afterwards(running: Running, transport: Transport) -> None:
+    unwinding, go_on = anyio.Event(), anyio.Event()
+
+    class Slow(Endless):
+        @rpc
+        async def same(self, item: Item) -> Item:
+            with self.witness.watch():
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        unwinding.set()
+                        await go_on.wait()
+            return item
+
+    slow, scope = Slow(), anyio.CancelScope()
+    async with running(slow) as (server, _), anyio.create_task_group() as group:
+
+        async def block() -> None:
+            with scope:
+                async with aster.connect(server.address, transport=transport) as client, anyio.create_task_group() as calls:
+                    calls.start_soon((await client.client(Echo)).same, Item())
+                    await until(lambda: slow.witness.began)
+                    calls.cancel_scope.cancel()
+
+        group.start_soon(block)
+        await unwinding.wait()
+        await anyio.wait_all_tasks_blocked()  # the block waits for the handler by now
+        scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        go_on.set()
+    assert scope.cancelled_caught
+
+
 class Failing(Endless):
     @rpc
     async def same(self, item: Item) -> Item:

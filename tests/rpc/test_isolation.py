@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import anyio
 import anyio.lowlevel
@@ -12,7 +11,6 @@ import pytest
 import aster
 from aster import RpcError, StatusCode
 from aster._protocol.frames import encode_message
-from aster.codec import make_codec
 from aster.decorators import rpc, server_stream, service
 from aster.testing import live_connections
 from aster.transports.base import Transport
@@ -232,38 +230,6 @@ async def test_an_interrupt_in_a_handler_ends_the_server(transport: Transport) -
     with pytest.raises(BaseExceptionGroup) as caught:
         await serve()
     assert caught.group_contains(KeyboardInterrupt)
-
-
-@pytest.mark.parametrize("debug", [False, True])
-async def test_an_exception_of_a_classs_own_while_a_request_is_decoded_is_a_bug_of_the_server(
-    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, debug: bool
-) -> None:
-    """A codec refuses bytes by DecodeError; what else comes out of it is the code of the class, and its text is not for callers."""
-
-    class Failing:
-        """Decodes as a class does whose ``__post_init__`` has a bug."""
-
-        def __init__(self, *args: Any) -> None:
-            self.encoder = make_codec(*args).encoder
-
-        def decoder(self, cls: type) -> Callable[[bytes], object]:
-            def decode(data: bytes) -> object:
-                raise KeyError("swordfish")
-
-            return decode
-
-    monkeypatch.setattr("aster._registry.make_codec", Failing)
-    async with running(Echo(), debug=debug) as (_, client):
-        echo = await client.client(Echo)
-        for call in (lambda: echo.same(Item(1)), lambda: echo.total([Item(1)])):
-            caplog.clear()
-            with pytest.raises(RpcError) as caught:
-                await call()
-            assert caught.value.code is StatusCode.INTERNAL
-            assert ("KeyError: 'swordfish'" in caught.value.message) is debug
-            (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
-            assert record.exc_info
-            assert isinstance(record.exc_info[1], KeyError)
 
 
 async def test_a_clients_small_metadata_limit_is_no_bug_of_the_handler(running: Running, caplog: pytest.LogCaptureFixture) -> None:

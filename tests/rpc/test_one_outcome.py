@@ -15,7 +15,7 @@ from aster._connection import CloseCode
 from aster._protocol.events import Header, ResetCode
 from aster._protocol.frames import FrameKind, encode_frame, encode_header, encode_header_start, encode_message
 from aster.codec import wire_type
-from aster.decorators import rpc, server_stream, service
+from aster.decorators import client_stream, rpc, server_stream, service
 from aster.testing import live_connections
 from aster.transports.base import Stream, Transport
 from aster.transports.memory import MemoryTransport
@@ -151,16 +151,14 @@ async def test_a_draining_server_fails_calls_that_wait_for_a_stream(running: Run
     async with running(endless, max_concurrent_calls=1, drain_grace=0) as (server, client):
         echo = await client.client(Echo)
         async with anyio.create_task_group() as group:
-            with anyio.CancelScope() as running_call:
+            group.start_soon(_outcome, echo.same(Item()), outcomes)
+            await until(lambda: endless.witness.began)
+            for _ in range(2):
                 group.start_soon(_outcome, echo.same(Item()), outcomes)
-                await until(lambda: endless.witness.began)
-                for _ in range(2):
-                    group.start_soon(_outcome, echo.same(Item()), outcomes)
-                await anyio.wait_all_tasks_blocked()
-                group.start_soon(server.drain, 60.0)
-                await until(lambda: len(outcomes) == 2)
-                assert outcomes == [aster.StatusCode.UNAVAILABLE] * 2
-                running_call.cancel()
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(server.drain, 60.0)
+            await until(lambda: len(outcomes) == 2)
+            assert outcomes == [aster.StatusCode.UNAVAILABLE] * 2
             group.cancel_scope.cancel()
         assert endless.witness.began == 1
 
@@ -218,6 +216,12 @@ class Fragiles:
     async def take(self, fragile: Fragile) -> Nothing:
         return Nothing()
 
+    @client_stream
+    async def take_all(self, fragiles: AsyncIterator[Fragile]) -> Nothing:
+        async for _ in fragiles:
+            pass
+        return Nothing()
+
     @rpc
     async def give(self, nothing: Nothing) -> Fragile:
         return broken()
@@ -229,15 +233,18 @@ class Fragiles:
             await anyio.sleep_forever()
 
 
-async def test_a_bug_in_a_post_init_is_told_where_it_happens(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("debug", [False, True])
+async def test_a_bug_in_a_post_init_is_told_where_it_happens(running: Running, caplog: pytest.LogCaptureFixture, debug: bool) -> None:
     fragiles = Fragiles()
-    async with running(fragiles) as (_, client):
+    async with running(fragiles, debug=debug) as (_, client):
         stub = await client.client(Fragiles)
-        with pytest.raises(aster.RpcError) as caught:
-            await stub.take(broken())
-        assert caught.value.code is aster.StatusCode.INTERNAL
-        assert "ZeroDivisionError" not in caught.value.message
-        assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
+        for call in (lambda: stub.take(broken()), lambda: stub.take_all([broken()])):
+            caplog.clear()
+            with pytest.raises(aster.RpcError) as caught:
+                await call()
+            assert caught.value.code is aster.StatusCode.INTERNAL
+            assert ("ZeroDivisionError: a bug of the class" in caught.value.message) is debug
+            assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
         with pytest.raises(ZeroDivisionError):
             await stub.give(Nothing())
         async with stub.give_many(Nothing()) as stream:

@@ -175,26 +175,21 @@ async def test_an_iterable_that_closes_its_own_stream_does_not_wait_for_itself(r
     """Nor does a task that it has started."""
     async with running(Echo()) as (_, client):
         echo = await client.client(Echo)
-        closed = list[str]()
 
         async def by_itself() -> AsyncIterator[Item]:
             yield Item(1)
             await stream.aclose()
-            closed.append("by itself")
 
         async def by_a_task() -> AsyncIterator[Item]:
             yield Item(1)
             async with anyio.create_task_group() as group:
                 group.start_soon(stream.aclose)
-            closed.append("by a task")
 
         for requests in (by_itself, by_a_task):
             stream = echo.chat(requests())
             with pytest.raises(anyio.ClosedResourceError):
                 async for _ in stream:
                     pass
-        # The close cancels the iterable, which notices at its next await.
-        assert set(closed) <= {"by itself", "by a task"}
         assert await echo.same(Item(2)) == Item(2)
 
 
