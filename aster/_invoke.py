@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = ["CallSettings", "Channel", "InteractiveCall", "RemoteResponseStream", "call_client_stream", "call_unary", "check_requests"]
-
-logger = logging.getLogger("aster")
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -67,7 +64,8 @@ class _Begun:
         self._ambient = ambient
 
     async def conclude(self) -> None:
-        """Before an error is raised: if what expired was a scope around the call, let that scope speak, also when the server saw it first."""
+        """Before an error is raised: if a scope around the call was cancelled or has expired, let that scope speak, also when the server saw it first."""
+        await anyio.lowlevel.checkpoint()
         if self.call.ended_by_call_deadline and self._ambient < self._own and self._ambient - anyio.current_time() < _CLOCK_TOLERANCE:
             await _expire_natively(self._ambient)
 
@@ -151,7 +149,7 @@ async def call_client_stream(channel: Channel, method: RemoteMethod, requests: A
         await call.wait_done()
     except BaseException:
         call.cancel(ResetCode.CANCELLED)
-        await call.stop_pump()
+        await call.abandon_pump()
         raise
     await call.close_pump()
     if call.error is not None:
@@ -220,7 +218,7 @@ class RemoteResponseStream(ResponseStream[Res]):
         except BaseException:
             if not self._managed:
                 call.cancel(ResetCode.CANCELLED)
-                await call.stop_pump()
+                await call.abandon_pump()
             raise
         await call.close_pump()
         raise StopAsyncIteration
@@ -269,12 +267,10 @@ class RemoteResponseStream(ResponseStream[Res]):
             await close_requests(requests)
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
-        try:
-            await self.aclose()
-        except Exception as failure:
-            if exc is None:
-                raise
-            logger.info("the requests of %s raised while the block was left by %r", self._method.label, exc, exc_info=failure)
+        if exc is not None and self._begun is not None:
+            self._begun.call.cancel(ResetCode.CANCELLED)
+            await self._begun.call.abandon_pump()
+        await self.aclose()
 
     def __del__(self) -> None:
         # From whatever thread the collector runs in: only ask the loop to look.

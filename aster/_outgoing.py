@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from contextvars import ContextVar
@@ -22,6 +23,8 @@ from aster.transports.base import Stream
 from aster.types import Metadata, MethodInfo, SerializationMode, ServiceInfo
 
 __all__ = ["OutgoingCall", "OutgoingOwner", "RemoteMethod", "close_requests"]
+
+logger = logging.getLogger("aster")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +203,9 @@ class OutgoingCall(CallDriver):
         except BaseExceptionGroup as exc:
             # A task group of the iterable's; on trio failures and cancellation come together, and only the failures are the caller's to see.
             _, failures = exc.split(anyio.get_cancelled_exc_class())
-            if not isinstance(failures, Exception):
+            if failures is None and anyio.current_effective_deadline() > -math.inf:
+                failures = exc  # raised by hand, as above
+            elif not isinstance(failures, Exception):
                 raise
             self._pump_failed(failures)
         except (Exception, GeneratorExit) as exc:
@@ -216,6 +221,13 @@ class OutgoingCall(CallDriver):
         if self.pump_error is not None:
             error, self.pump_error = self.pump_error, None
             raise error
+
+    async def abandon_pump(self) -> None:
+        """The same for a caller that has something of its own to raise, mostly cancellation: what the iterable raised is logged."""
+        await self.stop_pump()
+        if self.pump_error is not None:
+            error, self.pump_error = self.pump_error, None
+            logger.info("the requests of %s raised while their call was ended early", self.method.label, exc_info=error)
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` in the loop's thread, from any thread and from destructors."""

@@ -148,27 +148,32 @@ class AsterServer:
             raise RuntimeError("an AsterServer serves once: make a new one for another block")
         self._drained = anyio.Event()
         self._entered_services = AsyncExitStack()
-        async with AsyncExitStack() as undo:
-            undo.push_async_exit(self._entered_services)
-            for instance in self._hosting.services.instances:
-                if isinstance(instance, AbstractAsyncContextManager):
-                    await self._entered_services.enter_async_context(instance)  # pyright: ignore[reportUnknownArgumentType] (a user's class, of any result)
-            self._lifetime = lifetime = Lifetime()
-            await lifetime.open()
-            try:
-                self._listener = await self._transport.listen(
-                    *self._listen,
-                    identity=self._identity,
-                    accept=lambda transport: self._hosting.accept(transport, lifetime),
-                    reactor=lifetime.reactor,
-                    options=self._hosting.options.for_transport(),
-                )
-            except BaseException as exc:
-                await lifetime.close(exc)
-                raise
-            self._address = Address(self.endpoint_id, self._advertised_host(), self._listener.port)
-            undo.pop_all()
+        try:
+            await self._open()
+        except BaseException as exc:
+            # What a service thinks of the failure changes nothing: a block cannot skip its body.
+            await self._entered_services.__aexit__(type(exc), exc, exc.__traceback__)
+            raise
         return self
+
+    async def _open(self) -> None:
+        for instance in self._hosting.services.instances:
+            if isinstance(instance, AbstractAsyncContextManager):
+                await self._entered_services.enter_async_context(instance)  # pyright: ignore[reportUnknownArgumentType] (a user's class, of any result)
+        self._lifetime = lifetime = Lifetime()
+        await lifetime.open()
+        try:
+            self._listener = await self._transport.listen(
+                *self._listen,
+                identity=self._identity,
+                accept=lambda transport: self._hosting.accept(transport, lifetime),
+                reactor=lifetime.reactor,
+                options=self._hosting.options.for_transport(),
+            )
+        except BaseException as exc:
+            await lifetime.close(exc)
+            raise
+        self._address = Address(self.endpoint_id, self._advertised_host(), self._listener.port)
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> bool | None:
         lifetime = self._lifetime
