@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import dataclasses
 import datetime
 import decimal
 import importlib
+from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Set, cast  # noqa: UP035  # the spellings that Fory reads
 
 import pytest
@@ -221,3 +223,57 @@ def test_an_encoder_serves_only_types_of_its_codec(mode: SerializationMode) -> N
     for make in (CODECS[mode].encoder, CODECS[mode].decoder):
         with pytest.raises(TypeError, match=r"Stranger.* is not a dataclass of this codec, which knows .*TaskRequest"):
             make(Stranger)
+
+
+_SEEN = list[type]()
+
+
+class _Registry:
+    """Remembers its subclasses."""
+
+    def __init_subclass__(cls) -> None:
+        _SEEN.append(cls)
+
+
+class _Labelled:
+    """Asks its subclasses for a label."""
+
+    def __init_subclass__(cls, *, label: str) -> None:
+        _SEEN.append(cls)
+
+
+@dataclass(frozen=True)
+class _Registered(_Registry):
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Slotted(_Registry):
+    number: int
+
+
+@dataclass(frozen=True)
+class _WithLabel(_Labelled, label="a"):
+    number: int
+
+
+@dataclass(frozen=True)
+class _OfAbc(abc.ABC):  # its metaclass is what matters
+    number: int
+
+
+@dataclass
+class _Keys:
+    registered: set[_Registered]
+    slotted: set[_Slotted]
+    labelled: set[_WithLabel]
+    of_abc: set[_OfAbc]
+
+
+@modes
+def test_the_class_hooks_of_messages_never_see_a_class_of_the_codecs(mode: SerializationMode) -> None:
+    before = list(_SEEN)
+    codec = make_codec(mode, tags_of(_Keys))
+    value = _Keys({_Registered(1), _Registered(-1), _Registered(-2)}, {_Slotted(1)}, {_WithLabel(1)}, {_OfAbc(1)})
+    assert identical(round_trip(codec, value), value)
+    assert before == _SEEN

@@ -349,6 +349,8 @@ def test_a_stream_in_more_pieces_than_are_kept_arrives_all_the_same(kind: type[E
     network.now += 1.0
     _send_frames(network, _data(0, 1_999, b"x"))
     assert network.server.heard_at == heard_at, "what is dropped is not acknowledged"
+    _send_frames(network, _data(0, 2, content[2:3]))
+    assert len(_receiver(network.server, 0)["_ranges"]) == 255, "what joins two pieces is kept"
     network.client.send_stream_data(0, content)
     network.run_until_quiet()
     assert bytes(network.received[1, 0]) == content

@@ -177,6 +177,35 @@ async def test_a_shielded_handler_that_reads_requests_hears_that_its_call_is_ove
     assert not _above_info(caplog)
 
 
+async def test_a_cancelled_handler_that_reads_on_hears_that_its_call_is_over_also_when_the_end_of_requests_had_arrived(running: Running) -> None:
+    begun, rests = anyio.Event(), list[object]()
+
+    class ReadsOn(Echo):
+        @client_stream
+        async def total(self, items: AsyncIterator[Item]) -> Item:
+            try:
+                async for _ in items:
+                    begun.set()
+                    await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    try:
+                        rests.append([item async for item in items])
+                    except RpcError as exc:
+                        rests.append(exc.code)
+            return Item()
+
+    async with running(ReadsOn()) as (_, client):
+        echo = await client.client(Echo)
+        async with anyio.create_task_group() as group:
+            # All three and their end leave in one piece; two of them are dropped unread.
+            group.start_soon(echo.total, [Item(1), Item(2), Item(3)])
+            await begun.wait()
+            group.cancel_scope.cancel()
+        await calls_are_over(client)
+    assert rests == [StatusCode.CANCELLED]
+
+
 async def test_a_shielded_handler_that_sends_for_ever_ends_with_its_call(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     async with running(Stubborn()) as (_, client):
         stub = await client.client(Stubborn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -18,7 +18,7 @@ from aster.testing import assert_no_orphans
 from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport
 from tests.rpc.conftest import Running
-from tests.rpc.echo import Echo, Item
+from tests.rpc.echo import Echo, Item, Nothing
 from tests.rpc.probes import CALLS, Call, Endless, Witness, backend_for, calls_are_over, on_asyncio, until
 
 pytestmark = pytest.mark.anyio
@@ -208,31 +208,49 @@ async def test_asyncios_own_cancellation_crosses_too(running: Running, call: Cal
         assert endless.witness.cancelled == endless.witness.unwound == endless.witness.began >= 1
 
 
-async def test_a_handler_that_raises_cancelled_error_by_hand_fails_its_call_with_internal(running: Running, call: Call) -> None:
-    if not on_asyncio():
-        return  # trio lets nobody make a Cancelled by hand
+async def _kept_cancellation() -> BaseException:
+    """What a cancelled scope of one's own raised, caught and kept: outside of that scope it cancels nothing. The one way to have such an exception on trio."""
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class() as exc:
+            return exc
+    raise AssertionError("a cancelled scope cancels at the next checkpoint")
+
+
+async def _made_cancellation() -> BaseException:
+    return asyncio.CancelledError()
+
+
+@pytest.mark.parametrize("cancellation", [_made_cancellation, _kept_cancellation], ids=["made", "kept"])
+async def test_a_handler_that_raises_cancellation_by_hand_fails_its_call_with_internal(
+    running: Running, call: Call, cancellation: Callable[[], Awaitable[BaseException]]
+) -> None:
+    if cancellation is _made_cancellation and not on_asyncio():
+        return  # trio lets nobody make one
 
     class ByHand(Echo):
         @rpc
         async def same(self, item: Item) -> Item:
-            raise asyncio.CancelledError
+            raise await cancellation()
 
         @server_stream
         async def count(self, item: Item) -> AsyncIterator[Item]:
             yield item
-            raise asyncio.CancelledError
+            raise await cancellation()
 
         @client_stream
         async def total(self, items: AsyncIterator[Item]) -> Item:
             async for _ in items:
-                raise asyncio.CancelledError
+                raise await cancellation()
             return Item()
 
         @bidi_stream
         async def chat(self, items: AsyncIterator[Item]) -> AsyncIterator[Item]:
             async for item in items:
                 yield item
-                raise asyncio.CancelledError
+                raise await cancellation()
 
     async with assert_no_orphans(), running(ByHand()) as (_, client):
         echo = await client.client(Echo)
@@ -240,6 +258,7 @@ async def test_a_handler_that_raises_cancelled_error_by_hand_fails_its_call_with
             with pytest.raises(aster.RpcError) as caught:
                 await call(aster.with_options(echo, timeout=timeout))
             assert caught.value.code is aster.StatusCode.INTERNAL
+        await echo.nothing(Nothing())
 
 
 async def test_a_handler_that_cancels_its_own_task_fails_its_call_with_internal(running: Running) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 import aster
-from aster._connection import CloseCode
+from aster._connection import ClientConnection, CloseCode
+from aster._outgoing import OutgoingCall
 from aster._protocol.events import Header, ResetCode
 from aster._protocol.frames import FrameKind, encode_frame, encode_header, encode_header_start, encode_message
 from aster.codec import wire_type
@@ -22,7 +23,7 @@ from aster.transports.memory import MemoryTransport
 from aster.types import Metadata, RpcPattern
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
-from tests.rpc.probes import CALLS, Call, Endless, Witness, backend_for, until
+from tests.rpc.probes import CALLS, Call, Endless, Witness, backend_for, on_asyncio, until
 from tests.rpc.raw import RawStream, manifest_of, raw_client, raw_server, target_of
 
 pytestmark = pytest.mark.anyio
@@ -163,28 +164,88 @@ async def test_a_draining_server_fails_calls_that_wait_for_a_stream(running: Run
         assert endless.witness.began == 1
 
 
-async def test_a_stream_that_was_granted_to_a_call_which_is_then_cancelled_goes_to_the_next(running: Running) -> None:
-    """Wherever the cancellation lands, between the end of one call and the beginning of the next."""
-    async with running(Echo(), max_concurrent_calls=1) as (_, client):
+class Gated(Echo):
+    """Its unary method holds the only stream until it is let go."""
+
+    def __init__(self) -> None:
+        self.go_on = anyio.Event()
+
+    @rpc
+    async def same(self, item: Item) -> Item:
+        with anyio.CancelScope(shield=True):
+            await self.go_on.wait()
+        return item
+
+
+@pytest.mark.parametrize("order", ["cancelled first", "granted first", "granted first, natively"])
+async def test_a_stream_that_is_granted_in_the_step_that_cancels_its_caller_goes_to_the_next(
+    running: Running, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    native = order.endswith("natively")
+    if native and not on_asyncio():
+        return  # on trio who was woken is cancelled at its next checkpoint
+    gated, scope, outcomes = Gated(), anyio.CancelScope(), list[object]()
+
+    async def cancelled() -> None:
+        with scope:
+            await echo.same(Item(2))
+
+    async def cancelled_natively() -> None:
+        task = asyncio.ensure_future(echo.same(Item(2)))
+        tasks.append(task)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    tasks = list[asyncio.Future[Item]]()
+    call_over = ClientConnection.call_over
+
+    def cancel() -> None:
+        if native:
+            tasks[0].cancel()
+        else:
+            scope.cancel()
+
+    def over(self: ClientConnection, call: OutgoingCall) -> None:
+        monkeypatch.undo()
+        if order == "cancelled first":
+            cancel()
+        call_over(self, call)  # which grants the stream to who waits first
+        if order != "cancelled first":
+            cancel()
+
+    async with running(gated, max_concurrent_calls=1) as (_, client):
         echo = await client.client(Echo)
-        for turns in range(12):
-            outcomes = list[object]()
+        with anyio.fail_after(5):
             async with anyio.create_task_group() as group:
                 group.start_soon(_outcome, echo.same(Item(1)), outcomes)
-                with anyio.CancelScope() as scope:
-                    async with anyio.create_task_group() as inner:
-                        inner.start_soon(_cancelled_after, turns, scope)
-                        await echo.same(Item(2))
-                        inner.cancel_scope.cancel()
-                await _outcome(echo.same(Item(3)), outcomes)
-            assert Item(1) in outcomes
-            assert Item(3) in outcomes
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(cancelled_natively if native else cancelled)
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(_outcome, echo.same(Item(3)), outcomes)
+                await anyio.wait_all_tasks_blocked()
+                monkeypatch.setattr(ClientConnection, "call_over", over)
+                gated.go_on.set()
+            assert outcomes == [Item(1), Item(3)]
+            assert await echo.same(Item(4)) == Item(4)
 
 
-async def _cancelled_after(turns: int, scope: anyio.CancelScope) -> None:
-    for _ in range(turns):
-        await anyio.lowlevel.checkpoint()
-    scope.cancel()
+async def test_leaving_the_clients_block_fails_calls_that_wait_for_a_stream_at_once(running: Running) -> None:
+    gated, outcomes = Gated(), list[object]()
+
+    async def let_go() -> None:
+        try:
+            with anyio.fail_after(1):  # far below the cleanup that the client waits for
+                await until(lambda: len(outcomes) == 3)
+        finally:
+            gated.go_on.set()
+
+    async with anyio.create_task_group() as group, running(gated, max_concurrent_calls=1) as (_, client):
+        echo = await client.client(Echo)
+        for _ in range(3):
+            group.start_soon(_outcome, echo.same(Item()), outcomes)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(let_go)
+    assert sorted(map(str, outcomes)) == sorted(map(str, [aster.StatusCode.CANCELLED, *[aster.StatusCode.UNAVAILABLE] * 2]))
 
 
 # Classes with a bug of their own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -12,7 +12,7 @@ import pytest
 
 import aster
 from aster import StatusCode
-from aster._connection import CloseCode, ServerConnection
+from aster._connection import CloseCode, EndpointOptions, ServerConnection
 from aster._protocol.call import CallLimits
 from aster._protocol.events import GoAway, Hello, ResetCode, Setting, Trailer, TrailerOrigin
 from aster._protocol.frames import (
@@ -168,6 +168,19 @@ async def test_a_client_that_says_no_hello_is_closed_once_its_time_is_over(trans
         assert not polite.lost.is_set()
 
 
+async def test_a_client_that_says_no_hello_is_closed_with_the_code_for_that(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+    for_transport = EndpointOptions.for_transport
+
+    def impatient(self: EndpointOptions) -> ConnectionOptions:
+        return replace(for_transport(self), handshake_timeout=0.3)
+
+    monkeypatch.setattr(EndpointOptions, "for_transport", impatient)
+    async with aster.serve([Echo()], transport=transport) as server, raw(server, transport, hello=b"") as peer:
+        await peer.lost.wait()
+        assert "no HELLO in time" in peer.why
+        assert isinstance(transport, MemoryTransport) or f"(code {CloseCode.HELLO_TIMEOUT})" in peer.why
+
+
 # Drain
 
 
@@ -318,6 +331,17 @@ async def test_a_reset_is_echoed_with_its_code_once_the_handler_has_unwound(tran
         await sink.ended.wait()
         assert sink.reset_code == code
         assert witness.unwound == 1
+        assert sink.received == b""
+
+
+async def test_the_reset_of_a_call_without_a_header_is_echoed_with_its_code_too(transport: Transport) -> None:
+    async with aster.serve([Echo()], transport=transport) as server, raw(server, transport) as peer:
+        await peer.said_hello()
+        stream, sink = peer.call(header("same")[:3])
+        await peer.connection.wait_acknowledged()
+        stream.reset(77)
+        await sink.ended.wait()
+        assert sink.reset_code == 77
         assert sink.received == b""
 
 

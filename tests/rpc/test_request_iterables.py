@@ -11,6 +11,7 @@ import pytest
 import aster
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Brief, Echo, Item, OpenEnded, Requests, numbers_of
+from tests.rpc.probes import on_asyncio
 
 pytestmark = pytest.mark.anyio
 
@@ -248,3 +249,47 @@ async def test_an_exception_of_an_iterable_comes_out_of_the_block_when_nothing_w
         with pytest.raises(LookupError) as caught:
             await leave_early()
         assert caught.value is error
+
+
+async def test_what_an_iterable_raises_while_its_cancelled_call_closes_it_is_logged(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "aster")
+    async with running(OpenEnded()) as (_, client):
+        stub = await client.client(OpenEnded)
+        for method in ("collect", "talk"):
+            begun = anyio.Event()
+
+            async def requests(begun: anyio.Event = begun) -> AsyncIterator[Item]:
+                try:
+                    yield Item(1)
+                    begun.set()
+                    await anyio.sleep_forever()
+                finally:
+                    raise LookupError("no rollback")
+
+            caplog.clear()
+            async with anyio.create_task_group() as group:
+                if method == "collect":
+                    group.start_soon(stub.collect, requests())
+                else:
+                    group.start_soon(numbers_of, stub.talk(requests()))
+                await begun.wait()
+                group.cancel_scope.cancel()
+            (record,) = [record for record in caplog.records if record.exc_info]
+            assert "raised while their call was ended early" in record.message
+            assert record.levelname == "INFO"
+
+
+async def test_a_group_of_cancellation_by_hand_fails_one_call_and_not_the_client(running: Running) -> None:
+    """On asyncio, where anybody can make one."""
+    if not on_asyncio():
+        return
+
+    async def requests() -> AsyncIterator[Item]:
+        yield Item(1)
+        raise BaseExceptionGroup("by hand", [asyncio.CancelledError()])
+
+    async with running(Echo()) as (_, client):
+        echo = await client.client(Echo)
+        with pytest.raises(BaseExceptionGroup, match="by hand"):
+            await echo.total(requests())
+        assert await echo.same(Item(2)) == Item(2)

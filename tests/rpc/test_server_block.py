@@ -373,3 +373,18 @@ def test_a_server_hears_signals_after_the_one_that_waited_before_it_has_left(any
     assert done.stderr == ""
     assert done.stdout.split() == ["0", "1"]
     assert done.returncode == 0
+
+
+async def test_a_service_that_suppresses_the_failure_of_a_start_does_not_let_the_body_run(transport: Transport) -> None:
+    class Quiet(Echo):
+        async def __aenter__(self) -> Quiet:
+            return self
+
+        async def __aexit__(self, *_: object) -> bool:
+            return True
+
+    async with assert_no_orphans(), aster.serve([Echo()], transport=transport) as server:
+        taken = server.address.rpartition("@")[2]
+        with pytest.raises(OSError, match="cannot listen at"):
+            async with aster.serve([Quiet()], listen=taken, transport=transport):
+                raise AssertionError
