@@ -14,13 +14,13 @@ import anyio
 import pytest
 
 import aster
-from aster.decorators import rpc
+from aster.decorators import rpc, server_stream
 from aster.testing import assert_no_orphans
 from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item
-from tests.rpc.probes import CALLS, Endless, backend_for, on_asyncio, until
+from tests.rpc.probes import CALLS, Endless, backend_for, calls_are_over, on_asyncio, until
 
 pytestmark = pytest.mark.anyio
 
@@ -189,6 +189,27 @@ async def test_cancellation_that_comes_while_a_client_block_waits_for_its_handle
         await anyio.wait_all_tasks_blocked()
         go_on.set()
     assert scope.cancelled_caught
+
+
+class Ending(Echo):
+    @server_stream
+    async def count(self, item: Item) -> AsyncIterator[Item]:
+        yield item
+        raise aster.RpcError(aster.StatusCode.NOT_FOUND, "no more")
+
+
+async def test_the_failure_of_a_call_gives_way_to_the_cancellation_of_its_scope(running: Running) -> None:
+    """Law 3, also where the server's outcome was here first."""
+    async with running(Ending()) as (_, client):
+        echo = await client.client(Echo)
+        with anyio.CancelScope() as scope:
+            stream = echo.count(Item(1))
+            assert await anext(stream) == Item(1)
+            scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await calls_are_over(client)
+            await anext(stream)
+        assert scope.cancelled_caught
 
 
 class Failing(Endless):
