@@ -128,6 +128,7 @@ class Engine(QuicConnection):
         _set_limit(self._local_max_streams_uni, 0)
         self._version_mismatch = False
         self._delivered = 0
+        self._raise_connection_at = configuration.max_data // 4
         self._heard_at = -math.inf
         self.event_queue: deque[QuicEvent] = self._events
 
@@ -167,22 +168,25 @@ class Engine(QuicConnection):
         super()._handle_crypto_frame(context, frame_type, buf)
 
     def _handle_stream_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
+        # Runs for every frame with data, and so takes a look at pieces only where there are some.
         start = buf.tell()
         stream_id = buf.pull_uint_var()
-        offset = buf.pull_uint_var() if frame_type & 4 else 0
-        buf.seek(start)
         stream = self._streams.get(stream_id)
+        before = 0
         if stream is not None:
-            _check_pieces(stream.receiver, offset, _MAX_PIECES)
-        before = _delivered(stream)
+            before = _delivered(stream)
+            if stream.receiver._buffer:
+                _check_pieces(stream.receiver, buf.pull_uint_var() if frame_type & 4 else 0, _MAX_PIECES)
+        buf.seek(start)
         super()._handle_stream_frame(context, frame_type, buf)
-        self._raise_limits(self._streams[stream_id], before)
+        self._raise_limits(stream or self._streams[stream_id], before)
 
     def _handle_reset_stream_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
         start = buf.tell()
         stream_id = buf.pull_uint_var()
         buf.seek(start)
-        before = _delivered(self._streams.get(stream_id))
+        known = self._streams.get(stream_id)
+        before = _delivered(known) if known is not None else 0
         super()._handle_reset_stream_frame(context, frame_type, buf)
         stream = self._streams[stream_id]
         # aioquic keeps what will never be delivered for as long as the other half lives.
@@ -192,10 +196,10 @@ class Engine(QuicConnection):
     def _raise_limits(self, stream: QuicStream, delivered_before: int) -> None:
         """Let the peer send on, in steps of a quarter of a window."""
         delivered = _delivered(stream)
-        self._delivered += delivered - delivered_before
-        window = self._configuration.max_data
-        if self._delivered + window - self._local_max_data.value >= window // 4:
-            self._local_max_data.value = self._delivered + window
+        self._delivered = total = self._delivered + delivered - delivered_before
+        if total >= self._raise_connection_at:
+            self._local_max_data.value = total + self._configuration.max_data
+            self._raise_connection_at = total + self._configuration.max_data // 4
         window = self._configuration.max_stream_data
         if stream.receiver._final_size is None and delivered + window - stream.max_stream_data_local >= window // 4:
             stream.max_stream_data_local = delivered + window
@@ -209,6 +213,8 @@ class Engine(QuicConnection):
             limit.used = used
 
     def _write_stream_limits(self, builder: QuicPacketBuilder, space: Any, stream: QuicStream) -> None:
+        if stream.max_stream_data_local_sent == stream.max_stream_data_local:
+            return
         receiver = stream.receiver
         highest, receiver.highest_offset = receiver.highest_offset, 0  # the same
         try:
@@ -276,10 +282,8 @@ class Engine(QuicConnection):
         self.close(error_code=code, reason_phrase=reason.encode(errors="replace")[:_MAX_REASON].decode(errors="ignore"))
 
 
-def _delivered(stream: QuicStream | None) -> int:
+def _delivered(stream: QuicStream) -> int:
     """Bytes of the peer's half that need no room any more: it has passed them on, or they will never come."""
-    if stream is None:
-        return 0
     receiver = stream.receiver
     return receiver.highest_offset if receiver.is_finished else receiver._buffer_start
 
