@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from itertools import count
 from typing import Any
 
 import anyio
@@ -24,9 +25,6 @@ pytestmark = pytest.mark.anyio
 STEPS = 3
 """Checkpoints in each part of a handler whose cancellation is swept: enough for a cancel to land in the middle of it."""
 
-STEPS_OVER_QUIC = 100
-"""The same of a ``finally`` when packets take hundreds of turns of the scheduler, and the cancels of a sweep are as far apart."""
-
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest, transport: Transport) -> tuple[str, dict[str, Any]]:
@@ -34,22 +32,41 @@ def anyio_backend(request: pytest.FixtureRequest, transport: Transport) -> tuple
     return backend_for(request.param, transport)
 
 
-@pytest.fixture(params=CALLS.values(), ids=list(CALLS))
+async def _converse(echo: Echo) -> None:
+    async with aster.open_call(echo.chat) as open_call:
+        for number in range(2):
+            await open_call.send(Item(number))
+            assert await open_call.receive() == Item(number)
+            assert await open_call.receive() == Item(number)
+        await open_call.end()
+        with pytest.raises(anyio.EndOfStream):
+            await open_call.receive()
+
+
+EVERY_CALL = {**CALLS, "interactive": _converse}
+
+
+@pytest.fixture(params=EVERY_CALL.values(), ids=list(EVERY_CALL))
 def call(request: pytest.FixtureRequest) -> Call:
-    """A call of each pattern."""
+    """A call of each pattern, and one of ``open_call``."""
     return request.param
 
 
 class Traced(Echo):
-    """Tells where its handlers are at any moment, and counts where a cancellation found them."""
+    """Tells where its handlers are at any moment, counts where a cancellation found them, and has its caller cancelled at a place of the test's choice."""
 
-    def __init__(self, transport: Transport) -> None:
-        self.cleanup_steps = STEPS if isinstance(transport, MemoryTransport) else STEPS_OVER_QUIC
+    def __init__(self) -> None:
         self.where = ""
         self.landed = Counter[str]()
         self.landed_before = False
         self.began = 0
         self.cleaned = 0
+        self._place = self._interrupted_at = 0
+        self._interrupt: Callable[[], object] = lambda: None
+
+    def interrupt_at(self, place: int, interrupt: Callable[[], object]) -> None:
+        """At the place of this number (from 1: checkpoints of handlers and their yields), call ``interrupt`` and go no further until a cancellation comes."""
+        self._place, self._interrupted_at, self._interrupt = 0, place, interrupt
 
     @rpc
     async def same(self, item: Item) -> Item:
@@ -71,7 +88,7 @@ class Traced(Echo):
                 await self._work("await")
                 # Two in a row, so that the second has to wait for the caller to take the first.
                 for _ in range(2):
-                    self.where = "yield"
+                    self._reach("yield")
                     yield Item(number)
         except (anyio.get_cancelled_exc_class(), GeneratorExit):
             self._landed()
@@ -103,7 +120,7 @@ class Traced(Echo):
             async for item in items:
                 await self._work("await")
                 for _ in range(2):
-                    self.where = "yield"
+                    self._reach("yield")
                     yield item
                 self.where = "await"
         except (anyio.get_cancelled_exc_class(), GeneratorExit):
@@ -112,15 +129,24 @@ class Traced(Echo):
         finally:
             await self._clean_up()
 
-    async def _work(self, where: str, steps: int = STEPS) -> None:
-        self.where = where
-        for _ in range(steps):
+    async def _work(self, where: str) -> None:
+        for _ in range(STEPS):
+            if self._reach(where):
+                await anyio.sleep_forever()
             await anyio.lowlevel.checkpoint()
+
+    def _reach(self, where: str) -> bool:
+        self.where = where
+        self._place += 1
+        if self._place != self._interrupted_at:
+            return False
+        self._interrupt()
+        return True
 
     async def _clean_up(self) -> None:
         self.cleaned += 1
         try:
-            await self._work("finally", self.cleanup_steps)
+            await self._work("finally")
         except anyio.get_cancelled_exc_class():
             if not self.landed_before:
                 self._landed()
@@ -133,8 +159,13 @@ class Traced(Echo):
         self.landed[self.where] += 1
 
 
-async def test_cancellation_at_every_checkpoint_of_a_call_unwinds_the_handler_exactly_once(running: Running, transport: Transport, call: Call) -> None:
-    traced = Traced(transport)
+def _places_of(call: Call) -> set[str]:
+    yields = call not in (CALLS["unary"], CALLS["client stream"])
+    return {"await", "finally"} | ({"yield"} if yields else set())
+
+
+async def test_cancellation_after_any_turn_of_the_scheduler_unwinds_the_handler_exactly_once(running: Running, transport: Transport, call: Call) -> None:
+    traced = Traced()
     # A window of one byte makes a streaming handler wait at each yield until the caller has taken what it yielded.
     async with assert_no_orphans(), running(traced, window=1, client={"window": 1}) as (_, client):
         echo = await client.client(Echo)
@@ -147,32 +178,25 @@ async def test_cancellation_at_every_checkpoint_of_a_call_unwinds_the_handler_ex
         times = await cancelled_at_every_step(lambda: call(echo), settled, transport)
         await call(echo)  # and the connection is none the worse
     assert times > 2 * STEPS
-    assert traced.landed["await"]
-    assert traced.landed["finally"]
-    assert traced.landed["yield"] or call not in (CALLS["server stream"], CALLS["bidi stream"])
+    if isinstance(transport, MemoryTransport):  # over QUIC it is the packets that say which turn a handler runs in
+        assert set(traced.landed) >= _places_of(call)
 
 
-async def test_cancellation_at_every_checkpoint_of_an_interactive_call_unwinds_the_handler(running: Running, transport: Transport) -> None:
-    traced = Traced(transport)
+async def test_cancellation_at_every_place_of_a_handler_lands_there_exactly_once(running: Running, call: Call) -> None:
+    traced = Traced()
+    landed_at = set[str]()
     async with assert_no_orphans(), running(traced, window=1, client={"window": 1}) as (_, client):
         echo = await client.client(Echo)
-
-        async def converse() -> None:
-            async with aster.open_call(echo.chat) as open_call:
-                for number in range(2):
-                    await open_call.send(Item(number))
-                    assert await open_call.receive() == Item(number)
-                    assert await open_call.receive() == Item(number)
-                await open_call.end()
-                with pytest.raises(anyio.EndOfStream):
-                    await open_call.receive()
-
-        async def settled() -> None:
+        for place in count(1):
+            traced.landed.clear()
+            with anyio.CancelScope() as scope:
+                traced.interrupt_at(place, scope.cancel)
+                await call(echo)
             await calls_are_over(client)
-            assert traced.began == traced.cleaned
-            assert traced.where == ""
-
-        times = await cancelled_at_every_step(converse, settled, transport)
-    assert times > 2 * STEPS
-    assert traced.landed["await"]
-    assert traced.landed["finally"]
+            assert traced.began == traced.cleaned == place
+            if not scope.cancelled_caught:  # there were fewer places: a whole call ran, and the connection is none the worse
+                break
+            assert traced.landed.total() == 1
+            landed_at.update(traced.landed)
+    assert not traced.landed
+    assert landed_at == _places_of(call)
