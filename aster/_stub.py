@@ -16,6 +16,7 @@ from aster._outgoing import RemoteMethod
 from aster._signatures import request_parameter
 from aster._streams import refuse_function
 from aster.codec import make_codec
+from aster.codec.tags import described
 from aster.types import Metadata, MethodInfo, RpcPattern, SerializationMode, ServiceInfo
 
 __all__ = ["Unset", "interactive_call", "make_stub", "with_settings"]
@@ -220,8 +221,4 @@ class _Argument:
         name = self._expected.__name__
         if value is self._expected:
             raise TypeError(f"{self._where}: this call expects a {name}, not the class itself; write {name}(...)")
-        cls = type(value)
-        found = "None" if value is None else f"a {cls.__name__}"
-        if cls.__name__ == name:
-            found = f"an instance of another class of that name ({cls.__module__}.{cls.__qualname__}): was it defined twice?"
-        raise TypeError(f"{self._where}: this call expects a {name}, not {found}; write {self._name}({name}(...))")
+        raise TypeError(f"{self._where}: this call expects a {name}, not {described(value, self._expected)}; write {self._name}({name}(...))")

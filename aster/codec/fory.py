@@ -11,7 +11,7 @@ from aster.codec.contract import Codec
 from aster.codec.engine import MAX_GRAPH_BYTES, Engine, build_engine, plan_engine, reader_classes, wrap
 from aster.codec.fields import field_shapes, wire_types
 from aster.codec.post_init import PostInit, post_inits
-from aster.codec.tags import auto_tag, full_name, registered_names, short_name, wire_tag
+from aster.codec.tags import auto_tag, described, registered_names, short_name, wire_tag
 from aster.codec.walk import Direction, Mismatch, Walk
 from aster.errors import DecodeError
 from aster.types import SerializationMode
@@ -132,18 +132,11 @@ def _encoder(cls: type[T], pool: _Pool, check: Check, walk: Walk) -> Callable[[T
 def _checked(cls: type[T], value: T, walk: Walk) -> T:
     """The value with its conversions made; raises TypeError or ValueError, naming the field."""
     if type(value) is not cls:
-        raise TypeError(f"this call expects a {short_name(cls)}, not {_description(value, cls)}")
+        raise TypeError(f"this call expects a {short_name(cls)}, not {described(value, cls)}")
     try:
         return walk.message(cls, value)
     except Mismatch as exc:
         raise exc.kind(exc.describe(short_name(cls))) from None
-
-
-def _description(value: object, expected: type) -> str:
-    cls = type(value)
-    if short_name(cls) == short_name(expected):
-        return f"an instance of another class of that name ({full_name(cls)}): was it defined twice?"
-    return "None" if value is None else f"a {short_name(cls)}"
 
 
 def _decoder(cls: type[T], pool: _Pool, check: Check, walk: Walk, post_init: PostInit | None) -> Callable[[bytes], T]:

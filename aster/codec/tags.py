@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-__all__ = ["MAX_PART", "auto_tag", "full_name", "is_wire_class", "registered_names", "short_name", "suggested_tag", "wire_tag", "wire_type"]
+__all__ = ["MAX_PART", "auto_tag", "described", "full_name", "is_wire_class", "registered_names", "short_name", "suggested_tag", "wire_tag", "wire_type"]
 
 T = TypeVar("T")
 
@@ -124,6 +124,14 @@ def full_name(cls: type) -> str:
 def short_name(cls: type) -> str:
     """A class's name for messages: the qualified one, without the functions around it."""
     return cls.__qualname__.rpartition("<locals>.")[2]
+
+
+def described(value: object, expected: type) -> str:
+    """A value that is no instance of a class, for messages; a namesake of that class is told apart."""
+    cls = type(value)
+    if short_name(cls) == short_name(expected):
+        return f"an instance of another class of that name ({full_name(cls)}): was it defined twice?"
+    return "None" if value is None else f"a {short_name(cls)}"
 
 
 def _main_module_name() -> str:
