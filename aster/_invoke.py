@@ -148,8 +148,7 @@ async def call_client_stream(channel: Channel, method: RemoteMethod, requests: A
         call.start_pump(requests)
         await call.wait_done()
     except BaseException:
-        call.cancel(ResetCode.CANCELLED)
-        await call.abandon_pump()
+        await call.abandon()
         raise
     await call.close_pump()
     if call.error is not None:
@@ -217,8 +216,7 @@ class RemoteResponseStream(ResponseStream[Res]):
             raise
         except BaseException:
             if not self._managed:
-                call.cancel(ResetCode.CANCELLED)
-                await call.abandon_pump()
+                await call.abandon()
             raise
         await call.close_pump()
         raise StopAsyncIteration
@@ -268,8 +266,7 @@ class RemoteResponseStream(ResponseStream[Res]):
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         if exc is not None and self._begun is not None:
-            self._begun.call.cancel(ResetCode.CANCELLED)
-            await self._begun.call.abandon_pump()
+            await self._begun.call.abandon()
         await self.aclose()
 
     def __del__(self) -> None:

@@ -82,7 +82,7 @@ class OutgoingCall(CallDriver):
     """
 
     __slots__ = (
-        "_deadline_timer", "_owner", "_protocol", "_pump", "_pump_ended", "_pump_token", "_released", "_unwanted", "done", "error", "method", "pump_error",
+        "_deadline_timer", "_owner", "_protocol", "_pump", "_pump_ended", "_pump_error", "_pump_token", "_released", "_unwanted", "done", "error", "method",
     )  # fmt: skip
 
     def __init__(self, owner: OutgoingOwner, method: RemoteMethod) -> None:
@@ -96,7 +96,7 @@ class OutgoingCall(CallDriver):
         self.method = method
         self.done = False
         self.error: RpcError | None = None
-        self.pump_error: BaseException | None = None
+        self._pump_error: BaseException | None = None
 
     @property
     def metadata(self) -> Metadata:
@@ -212,33 +212,38 @@ class OutgoingCall(CallDriver):
             self._pump_failed(exc)
 
     def _pump_failed(self, error: BaseException) -> None:
-        self.pump_error = error
+        self._pump_error = error
         self.cancel(ResetCode.CANCELLED)
 
     async def close_pump(self) -> None:
         """Stop the request iterable and wait until it is closed; its own exception comes out of here."""
-        await self.stop_pump()
-        if self.pump_error is not None:
-            error, self.pump_error = self.pump_error, None
+        error = await self._stop_pump()
+        if error is not None:
             raise error
 
-    async def abandon_pump(self) -> None:
-        """The same for a caller that has something of its own to raise, mostly cancellation: what the iterable raised is logged."""
-        await self.stop_pump()
-        if self.pump_error is not None:
-            error, self.pump_error = self.pump_error, None
+    async def abandon(self) -> None:
+        """Cancel the call for a caller that has something of its own to raise, mostly cancellation: what the request iterable raised is logged."""
+        self.cancel(ResetCode.CANCELLED)
+        error = await self._stop_pump()
+        if error is not None:
             logger.info("the requests of %s raised while their call was ended early", self.method.label, exc_info=error)
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` in the loop's thread, from any thread and from destructors."""
         self._reactor.call_soon_threadsafe(callback)
 
-    async def stop_pump(self) -> None:
-        """Stop the request iterable and wait, whatever is cancelled meanwhile, until it is closed. Inside of it there is no waiting for it."""
+    async def _stop_pump(self) -> BaseException | None:
+        """Stop the request iterable and wait, whatever is cancelled meanwhile, until it is closed. Inside of it there is no waiting for it.
+
+        Returns:
+            What it raised, to the first who asks.
+        """
         if self._pump is not None:
             self._pump.cancel(self._pump_ended.set)
             if self._pump_token not in _PUMPS.get():
                 await outlast(self._pump_ended)
+        error, self._pump_error = self._pump_error, None
+        return error
 
     # Receiving
 
