@@ -165,7 +165,8 @@ def build_engine(plan: Plan) -> Engine:
     tally = HashTally()
     _extend(resolver, uuid.UUID, "_aster.uuid", UuidSerializer(resolver, uuid.UUID, tally, counts_tuples=plan.tuple_keys))
     _extend(resolver, datetime.time, "_aster.time", TimeSerializer(resolver, datetime.time))
-    resolver.get_type_info(decimal.Decimal).serializer = DecimalSerializer(resolver, decimal.Decimal, tally)
+    record = resolver.get_type_info(decimal.Decimal)
+    record.serializer = DecimalSerializer(record.serializer, tally)
     if not plan.xlang:  # the other format has no tuples where the type of an element is not declared
         record = resolver.get_type_info(tuple)
         record.serializer = TupleSerializer(record.serializer)

@@ -122,16 +122,21 @@ def counted(deserialize: Callable[[Any], Any], tally: HashTally) -> Callable[[An
     return run
 
 
-class TupleSerializer(_Serializer):
-    """Fory's own, and the tally."""
+class _CountingSerializer(_Serializer):
+    """Fory's own, and what it reads is counted."""
 
-    def __init__(self, inner: Any) -> None:
-        super().__init__(inner.type_resolver, tuple)
+    def __init__(self, inner: Any, type_: type) -> None:
+        super().__init__(inner.type_resolver, type_)
         self.need_to_write_ref = False
         self._inner = inner
 
-    def write(self, context: Any, value: tuple[object, ...]) -> None:
+    def write(self, context: Any, value: object) -> None:
         self._inner.write(context, value)
+
+
+class TupleSerializer(_CountingSerializer):
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner, tuple)
 
     def read(self, context: Any) -> tuple[object, ...]:
         value = self._inner.read(context)
@@ -174,17 +179,10 @@ class UuidSerializer(_Serializer):
         return value
 
 
-class DecimalSerializer(_Serializer):
-    """Fory's own, and the tally."""
-
-    def __init__(self, resolver: Any, type_: type, tally: HashTally) -> None:
-        super().__init__(resolver, type_)
-        self.need_to_write_ref = False
-        self._inner = resolver.get_type_info(type_).serializer
+class DecimalSerializer(_CountingSerializer):
+    def __init__(self, inner: Any, tally: HashTally) -> None:
+        super().__init__(inner, decimal.Decimal)
         self._tally = tally
-
-    def write(self, context: Any, value: decimal.Decimal) -> None:
-        self._inner.write(context, value)
 
     def read(self, context: Any) -> decimal.Decimal:
         value = self._inner.read(context)
