@@ -88,9 +88,9 @@ class CallLimits:
     responses: Mapping[int, int]
 
     @classmethod
-    def create(cls, *, window: int, peer_window: int, message: int, metadata: int, shared: SharedBuffer | None = None) -> CallLimits:
-        """Limits with the frame sizes that follow from a metadata limit; without ``shared`` there is no common limit."""
-        return cls(shared or _ELSEWHERE, window, peer_window, message, metadata, frame_limits(metadata, REQUEST_KINDS), frame_limits(metadata, RESPONSE_KINDS))
+    def create(cls, *, shared: SharedBuffer, window: int, peer_window: int, message: int, metadata: int) -> CallLimits:
+        """Limits with the frame sizes that follow from a metadata limit."""
+        return cls(shared, window, peer_window, message, metadata, frame_limits(metadata, REQUEST_KINDS), frame_limits(metadata, RESPONSE_KINDS))
 
 
 class SendHalf:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from aster._protocol.call import CallLimits, ClientCall, ServerCall
+from aster._protocol.call import CallLimits, ClientCall, ServerCall, SharedBuffer
 from aster._protocol.events import SUCCESS, Target, Trailer
 from aster._protocol.frames import MESSAGE_CHARGE, encode_header_start
 from aster.types import Metadata, RpcPattern, SerializationMode
@@ -14,8 +14,8 @@ __all__ = ["Direction", "Pair", "limits_of", "start_of"]
 
 
 def limits_of(*, window: int = 262_144, peer_window: int = 262_144, message: int = 4_194_304, metadata: int = 8_192) -> CallLimits:
-    """The default limits, but for those given."""
-    return CallLimits.create(window=window, peer_window=peer_window, message=message, metadata=metadata)
+    """The default limits, but for those given, and none for all calls together."""
+    return CallLimits.create(shared=SharedBuffer(1 << 62), window=window, peer_window=peer_window, message=message, metadata=metadata)
 
 
 def start_of(pattern: RpcPattern) -> bytes:

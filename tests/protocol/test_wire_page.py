@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from aster._protocol.call import CallLimits, ClientCall, ServerCall
+from aster._protocol.call import ClientCall, ServerCall
 from aster._protocol.events import ResetCode, Setting, TrailerOrigin
 from aster._protocol.frames import CONTROL_KINDS, MESSAGE_CHARGE, REQUEST_KINDS, RESPONSE_KINDS, FrameKind, FrameReader, encode_varint, frame_limits
 from aster._protocol.states import REQUESTS_MANY, REQUESTS_ONE, RESPONSES_MANY, RESPONSES_ONE, State, Step, Table
 from aster.errors import RemoteProtocolError, StatusCode
 from aster.types import Metadata, RpcPattern, SerializationMode
 from tests.protocol import wire_decoder
+from tests.protocol.pair import limits_of
 from tests.protocol.vectors import encoded_by_aster, rows
 
 _VECTORS = {name: (wire_decoder.read_hex(digits), meaning) for name, digits, meaning in rows("name", "hex", "meaning")}
 _REFUSED = [(why, half, wire_decoder.read_hex(digits)) for why, half, digits in rows("refused", "half", "hex")]
-_LIMITS = CallLimits.create(window=262_144, peer_window=262_144, message=4_194_304, metadata=8_192)
+_LIMITS = limits_of()
 
 # Frames that are sound, and wrong only where they stand: a decoder that knows no states accepts them.
 _SOUND = {

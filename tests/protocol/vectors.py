@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from aster._protocol.call import CallLimits, ClientCall, ServerCall
+from aster._protocol.call import ClientCall, ServerCall
 from aster._protocol.events import GoAway, Hello, MethodEntry, ServiceEntry, Setting, Target, Trailer, TrailerOrigin
 from aster._protocol.frames import (
     FrameKind,
@@ -21,6 +21,7 @@ from aster._protocol.frames import (
 )
 from aster.errors import StatusCode
 from aster.types import Metadata, RpcPattern, SerializationMode
+from tests.protocol.pair import limits_of
 
 __all__ = ["encoded_by_aster", "rows"]
 
@@ -44,7 +45,7 @@ def _tables() -> Iterator[tuple[list[str], list[list[str]]]]:
 
 def encoded_by_aster() -> Mapping[str, bytes]:
     """The bytes of each vector, by its name on the page."""
-    limits = CallLimits.create(window=262_144, peer_window=262_144, message=4_194_304, metadata=8_192)
+    limits = limits_of()
     target = Target("demo.TaskService", 1, "get_task", RpcPattern.UNARY, SerializationMode.XLANG)
     start = encode_header_start(target)
     metadata = Metadata([("trace-id", "ä1"), ("trace-bin", b"\x00\xff"), ("trace-id", "")])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from aster._protocol.call import CallLimits, ClientCall
+from aster._protocol.call import ClientCall
 from aster._protocol.events import Header, Hello, MethodEntry, ServiceEntry, Setting, Target, Trailer
 from aster._protocol.frames import (
     FrameKind,
@@ -26,13 +26,32 @@ from aster.errors import AsterError
 from aster.transports.base import Connection, ConnectionOptions, Stream, StreamSink, Transport
 from aster.trust import Address, Identity
 from aster.types import Metadata, RpcPattern, SerializationMode
+from tests.protocol.pair import limits_of
 
-__all__ = ["END", "RawClient", "RawStream", "header_of", "manifest_of", "raw_client", "raw_connection", "raw_server", "target_of"]
+__all__ = [
+    "CLIENT_SETTINGS",
+    "END",
+    "LIMITS",
+    "RawClient",
+    "RawOwner",
+    "RawStream",
+    "header_of",
+    "manifest_of",
+    "raw_client",
+    "raw_connection",
+    "raw_server",
+    "target_of",
+]
 
 END = encode_frame(FrameKind.END, b"")
 
-_LIMITS = CallLimits.create(window=1 << 24, peer_window=1 << 24, message=1 << 24, metadata=1 << 20)
-_SETTINGS: dict[int, int] = {Setting.WINDOW: 1 << 24, Setting.MESSAGE_LIMIT: 1 << 24, Setting.METADATA_LIMIT: 1 << 20, Setting.CALL_LIMIT: 1000}
+LIMITS = limits_of(window=1 << 24, peer_window=1 << 24, message=1 << 24, metadata=1 << 20)
+"""Higher than any test needs."""
+
+CLIENT_SETTINGS: Mapping[int, int] = {Setting.WINDOW: LIMITS.window, Setting.MESSAGE_LIMIT: LIMITS.message, Setting.METADATA_LIMIT: LIMITS.metadata}
+"""What a raw client says of itself; a server says besides how many calls it takes."""
+
+_SERVER_SETTINGS: Mapping[int, int] = {**CLIENT_SETTINGS, Setting.CALL_LIMIT: 1000}
 _OPTIONS = ConnectionOptions()
 
 
@@ -65,12 +84,13 @@ class RawStream:
         self.ended.set()
 
 
-class _Handler:
-    """A connection's owner: gives each stream of the peer to ``accept``, and knows when the connection is gone."""
+class RawOwner:
+    """A connection's owner: gives each stream of the peer to ``accept``, and knows when the connection is gone, and why."""
 
     def __init__(self, accept: Callable[[Stream], StreamSink]) -> None:
         self._accept = accept
         self.lost = anyio.Event()
+        self.why = ""
 
     def stream_opened(self, stream: Stream) -> StreamSink:
         return self._accept(stream)
@@ -79,7 +99,12 @@ class _Handler:
         """Raw peers open few streams."""
 
     def connection_lost(self, error: AsterError) -> None:
+        self.why = str(error)
         self.lost.set()
+
+
+def _refuse_streams(stream: Stream) -> StreamSink:
+    raise AssertionError("servers open no streams")
 
 
 @dataclass
@@ -91,7 +116,7 @@ class RawClient:
 
     async def outcome_of(self, target: Target, frames: bytes, metadata: Metadata | None = None) -> Trailer:
         """Send a header and some frames, and wait for the outcome."""
-        call = ClientCall(target.pattern, _LIMITS)
+        call = ClientCall(target.pattern, LIMITS)
         sink = RawStream()
         stream = self.connection.open_stream(sink)
         stream.write(call.send_header(encode_header_start(target), None, metadata or Metadata()) + frames)
@@ -104,18 +129,18 @@ class RawClient:
 
 
 @asynccontextmanager
-async def raw_connection(address: str, transport: Transport) -> AsyncGenerator[tuple[Connection, anyio.Event]]:
-    """A connection to the server at ``address`` on which nothing was said, and the event of its loss."""
+async def raw_connection(address: str, transport: Transport) -> AsyncGenerator[tuple[Connection, RawOwner]]:
+    """A connection to the server at ``address`` on which nothing was said, and its owner."""
     async with anyio.create_task_group() as group:
         reactor = open_reactor(group)
-        handler = _Handler(lambda stream: RawStream())
-        connection = await transport.connect(Address.parse(address), identity=Identity.generate(), handler=handler, reactor=reactor, options=_OPTIONS)
+        owner = RawOwner(_refuse_streams)
+        connection = await transport.connect(Address.parse(address), identity=Identity.generate(), handler=owner, reactor=reactor, options=_OPTIONS)
         try:
-            yield connection, handler.lost
+            yield connection, owner
         finally:
             with anyio.CancelScope(shield=True):
                 connection.close()
-                await handler.lost.wait()
+                await owner.lost.wait()
                 reactor.close()
 
 
@@ -125,8 +150,7 @@ async def raw_client(address: str, transport: Transport, settings: Mapping[int, 
     async with raw_connection(address, transport) as (connection, _):
         arrived = anyio.Event()
         control = RawStream(arrived.set)
-        usual = {key: value for key, value in _SETTINGS.items() if key != Setting.CALL_LIMIT}  # which clients need not give
-        connection.open_stream(control).write(encode_hello(Hello((1,), usual | dict(settings or {}))))
+        connection.open_stream(control).write(encode_hello(Hello((1,), {**CLIENT_SETTINGS, **(settings or {})})))
         await arrived.wait()
         reader = FrameReader({FrameKind.HELLO: 1 << 20, FrameKind.GO_AWAY: 1 << 20})
         kind, payload = next(iter(reader.feed(bytes(control.received))))
@@ -159,16 +183,16 @@ async def raw_server(
     def reply(stream: Stream, sink: RawStream) -> None:
         sink.on_data = lambda: None
         if stream.id == 0:
-            stream.write(encode_hello(Hello((1,), _SETTINGS | dict(settings or {}), services)))
+            stream.write(encode_hello(Hello((1,), {**_SERVER_SETTINGS, **(settings or {})}, services)))
         else:
-            kind, payload = next(iter(FrameReader(_LIMITS.requests).feed(bytes(sink.received))))
+            kind, payload = next(iter(FrameReader(LIMITS.requests).feed(bytes(sink.received))))
             assert kind == FrameKind.HEADER
             answer(stream, decode_header(payload, 1 << 20))
 
     async with anyio.create_task_group() as group:
         reactor = open_reactor(group)
         listener = await transport.listen(
-            "127.0.0.1", 0, identity=identity, accept=lambda connection: _Handler(stream_opened), reactor=reactor, options=_OPTIONS
+            "127.0.0.1", 0, identity=identity, accept=lambda connection: RawOwner(stream_opened), reactor=reactor, options=_OPTIONS
         )
         try:
             yield str(Address(identity.endpoint_id, listener.host, listener.port))

@@ -99,10 +99,10 @@ async def test_stop_sending_that_comes_together_with_what_ends_the_call_harms_no
 
 
 async def test_a_client_with_a_large_hello_is_closed_and_its_neighbour_does_not_notice(running: Running, transport: Transport) -> None:
-    async with running(Echo()) as (server, client), raw_connection(server.address, transport) as (connection, lost):
+    async with running(Echo()) as (server, client), raw_connection(server.address, transport) as (connection, owner):
         # One byte above what a client may say; only the length is looked at.
         connection.open_stream(RawStream()).write(bytes((FrameKind.HELLO,)) + encode_varint(65_537))
-        await lost.wait()
+        await owner.lost.wait()
         assert await (await client.client(Echo)).same(Item(1)) == Item(1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -13,8 +13,7 @@ import pytest
 import aster
 from aster import StatusCode
 from aster._connection import CloseCode, EndpointOptions, ServerConnection
-from aster._protocol.call import CallLimits
-from aster._protocol.events import GoAway, Hello, ResetCode, Setting, Trailer, TrailerOrigin
+from aster._protocol.events import GoAway, Hello, ResetCode, Trailer, TrailerOrigin
 from aster._protocol.frames import (
     FrameKind,
     FrameReader,
@@ -25,24 +24,20 @@ from aster._protocol.frames import (
     encode_hello,
     encode_message,
 )
-from aster._reactor import open_reactor
 from aster.decorators import client_stream
-from aster.errors import AsterError
-from aster.transports.base import Connection, ConnectionOptions, Stream, StreamSink, Transport
+from aster.transports.base import Connection, ConnectionOptions, Stream, Transport
 from aster.transports.memory import MemoryTransport
-from aster.trust import Address, Identity
 from aster.types import Metadata, RpcPattern
 from tests.rpc.echo import Echo, Item
 from tests.rpc.probes import Endless, Witness, backend_for, until
-from tests.rpc.raw import END, RawStream, target_of
+from tests.rpc.raw import CLIENT_SETTINGS, END, LIMITS, RawOwner, RawStream, raw_connection, target_of
 
 pytestmark = pytest.mark.anyio
 
 PATTERNS = {"same": RpcPattern.UNARY, "count": RpcPattern.SERVER_STREAM, "total": RpcPattern.CLIENT_STREAM, "chat": RpcPattern.BIDI_STREAM}
 """The methods of ``Echo``."""
 
-_LIMITS = CallLimits.create(window=1 << 24, peer_window=1 << 24, message=1 << 24, metadata=1 << 20)
-_HELLO = encode_hello(Hello((1,), {Setting.WINDOW: 1 << 24, Setting.MESSAGE_LIMIT: 1 << 24, Setting.METADATA_LIMIT: 1 << 20}))
+_HELLO = encode_hello(Hello((1,), CLIENT_SETTINGS))
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -62,7 +57,7 @@ class Sink(RawStream):
 
     def frames(self) -> list[tuple[int, bytes]]:
         """What arrived so far, on the control stream or as responses."""
-        limits = {**_LIMITS.responses, FrameKind.HELLO: 1 << 20, FrameKind.GO_AWAY: 1 << 20}
+        limits = {**LIMITS.responses, FrameKind.HELLO: 1 << 20, FrameKind.GO_AWAY: 1 << 20}
         return list(FrameReader(limits).feed(bytes(self.received)))
 
     async def trailer(self) -> Trailer:
@@ -81,8 +76,17 @@ class Raw:
     connection: Connection
     control: Stream
     heard: Sink
-    lost: anyio.Event = field(default_factory=anyio.Event)
-    why: str = ""
+    owner: RawOwner
+
+    @property
+    def lost(self) -> anyio.Event:
+        """Set once the connection is gone."""
+        return self.owner.lost
+
+    @property
+    def why(self) -> str:
+        """What ended the connection."""
+        return self.owner.why
 
     def call(self, data: bytes) -> tuple[Stream, Sink]:
         """Open a stream and write to it."""
@@ -98,32 +102,12 @@ class Raw:
 
 @asynccontextmanager
 async def raw(server: aster.AsterServer, transport: Transport, hello: bytes = _HELLO) -> AsyncGenerator[Raw]:
-    class Handler:
-        def stream_opened(self, stream: Stream) -> StreamSink:
-            raise AssertionError("servers open no streams")
-
-        def streams_available(self) -> None:
-            """Raw clients open few streams."""
-
-        def connection_lost(self, error: AsterError) -> None:
-            peer.why = str(error)
-            peer.lost.set()
-
-    async with anyio.create_task_group() as group:
-        reactor = open_reactor(group)
-        address = Address.parse(server.address)
-        connection = await transport.connect(address, identity=Identity.generate(), handler=Handler(), reactor=reactor, options=ConnectionOptions())
+    async with raw_connection(server.address, transport) as (connection, owner):
         heard = Sink()
-        peer = Raw(connection, connection.open_stream(heard), heard)
+        peer = Raw(connection, connection.open_stream(heard), heard, owner)
         if hello:
             peer.control.write(hello)
-        try:
-            yield peer
-        finally:
-            with anyio.CancelScope(shield=True):
-                connection.close()
-                await peer.lost.wait()
-                reactor.close()
+        yield peer
 
 
 def header(method: str, timeout: float | None = None) -> bytes:
