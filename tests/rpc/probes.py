@@ -21,7 +21,19 @@ from aster.transports.base import Connection, Transport
 from aster.transports.memory import MemoryTransport
 from tests.rpc.echo import Echo, Item
 
-__all__ = ["CALLS", "Call", "Endless", "Witness", "backend_for", "calls_are_over", "cancelled_at_every_step", "on_asyncio", "until"]
+__all__ = [
+    "CALLS",
+    "Call",
+    "Endless",
+    "Lingering",
+    "LingeringRequests",
+    "Witness",
+    "backend_for",
+    "calls_are_over",
+    "cancelled_at_every_step",
+    "on_asyncio",
+    "until",
+]
 
 Call = Callable[[Echo], Coroutine[Any, Any, None]]
 
@@ -136,6 +148,44 @@ class Endless(Echo):
             async for item in items:
                 yield item
             await anyio.sleep_forever()
+
+
+class Lingering(Echo):
+    """Its unary handler waits until it is cancelled, and then, shielded, until it is let go."""
+
+    def __init__(self) -> None:
+        self.witness = Witness()
+        self.unwinding, self.go_on = anyio.Event(), anyio.Event()
+
+    @rpc
+    async def same(self, item: Item) -> Item:
+        with self.witness.watch():
+            try:
+                await anyio.sleep_forever()
+            finally:
+                self.unwinding.set()
+                with anyio.CancelScope(shield=True):
+                    await self.go_on.wait()
+        return item
+
+
+class LingeringRequests:
+    """Request iterables of one item that wait until they are closed, and then, shielded, until they are let go; ``log`` is told of their end."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.closing, self.go_on = anyio.Event(), anyio.Event()
+        self._log = log
+
+    async def items(self) -> AsyncIterator[Item]:
+        """Give the item, and wait."""
+        try:
+            yield Item(1)
+            await anyio.sleep_forever()
+        finally:
+            self.closing.set()
+            with anyio.CancelScope(shield=True):
+                await self.go_on.wait()
+            self._log.append("requests closed")
 
 
 async def cancelled_at_every_step(

@@ -23,7 +23,7 @@ from aster.transports.memory import MemoryTransport
 from aster.transports.quic import QuicTransport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item
-from tests.rpc.probes import CALLS, Endless, Witness, backend_for, cancelled_at_every_step, on_asyncio, until
+from tests.rpc.probes import CALLS, Endless, Lingering, Witness, backend_for, cancelled_at_every_step, on_asyncio, until
 
 pytestmark = pytest.mark.anyio
 
@@ -477,22 +477,10 @@ async def test_when_the_network_is_cut_every_pending_call_fails_once_and_every_h
 
 @pytest.mark.parametrize("transport", [QuicTransport()], ids=["quic"])
 async def test_the_loss_of_the_connection_ends_the_wait_for_handlers_that_unwind(transport: Transport) -> None:
-    witness, left = Witness(), anyio.Event()
-
-    class Patient(Echo):
-        @rpc
-        async def same(self, item: Item) -> Item:
-            with witness.watch():
-                try:
-                    await anyio.sleep_forever()
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        await left.wait()
-            return item
-
+    lingering = Lingering()
     async with (
         assert_no_orphans(),
-        aster.serve([Patient()], transport=transport, cleanup_budget=LONG) as server,
+        aster.serve([lingering], transport=transport, cleanup_budget=LONG) as server,
         Relay.to(server.address) as relay,
     ):
         address = f"aster://{server.endpoint_id}@127.0.0.1:{relay.port}"
@@ -501,11 +489,11 @@ async def test_the_loss_of_the_connection_ends_the_wait_for_handlers_that_unwind
             echo = await client.client(Echo)
             async with anyio.create_task_group() as group:
                 group.start_soon(echo.same, Item())
-                await until(lambda: witness.began)
+                await until(lambda: lingering.witness.began)
                 group.cancel_scope.cancel()
             relay.cut = True
-        assert witness.unwound == 0
-        left.set()
+        assert lingering.witness.unwound == 0
+        lingering.go_on.set()
 
 
 # Nothing is left

@@ -20,7 +20,7 @@ from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item
-from tests.rpc.probes import CALLS, Endless, backend_for, calls_are_over, on_asyncio, until
+from tests.rpc.probes import CALLS, Endless, Lingering, LingeringRequests, backend_for, calls_are_over, on_asyncio, until
 
 pytestmark = pytest.mark.anyio
 
@@ -73,41 +73,30 @@ async def test_cancelling_every_task_there_is_at_any_step_leaves_nothing(transpo
 async def test_a_second_native_cancellation_does_not_keep_the_requests_from_being_closed_first(running: Running, pattern: str) -> None:
     if not on_asyncio():
         return
-    closing, may_close, closed = anyio.Event(), anyio.Event(), list[str]()
-
-    async def requests() -> AsyncIterator[Item]:
-        try:
-            yield Item(1)
-            await anyio.sleep_forever()
-        finally:
-            closing.set()
-            with anyio.CancelScope(shield=True):
-                await may_close.wait()
-            closed.append(pattern)
-
-    endless = Endless()
+    closed = list[str]()
+    requests, endless = LingeringRequests(closed), Endless()
     async with running(endless, drain_grace=0) as (_, client):
         echo = await client.client(Echo)
 
         async def call() -> None:
             if pattern == "total":
-                await echo.total(requests())
+                await echo.total(requests.items())
             else:
-                async for _ in echo.chat(requests()):
+                async for _ in echo.chat(requests.items()):
                     pass
 
         task = asyncio.ensure_future(call())
         await until(lambda: endless.witness.began)
         task.cancel()
-        await closing.wait()
+        await requests.closing.wait()
         for _ in range(3):
             task.cancel()
             await asyncio.sleep(0)
         assert not task.done()
-        may_close.set()
+        requests.go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert closed == [pattern]
+        assert closed == ["requests closed"]
 
 
 _CTRL_C = """
@@ -158,21 +147,7 @@ async def test_a_block_whose_scope_was_cancelled_last_thing_in_it_ends_cancelled
 
 
 async def test_cancellation_that_comes_while_a_client_block_waits_for_its_handlers_comes_out_afterwards(running: Running, transport: Transport) -> None:
-    unwinding, go_on = anyio.Event(), anyio.Event()
-
-    class Slow(Endless):
-        @rpc
-        async def same(self, item: Item) -> Item:
-            with self.witness.watch():
-                try:
-                    await anyio.sleep_forever()
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        unwinding.set()
-                        await go_on.wait()
-            return item
-
-    slow, scope = Slow(), anyio.CancelScope()
+    slow, scope = Lingering(), anyio.CancelScope()
     async with running(slow) as (server, _), anyio.create_task_group() as group:
 
         async def block() -> None:
@@ -183,11 +158,11 @@ async def test_cancellation_that_comes_while_a_client_block_waits_for_its_handle
                     calls.cancel_scope.cancel()
 
         group.start_soon(block)
-        await unwinding.wait()
+        await slow.unwinding.wait()
         await anyio.wait_all_tasks_blocked()  # the block waits for the handler by now
         scope.cancel()
         await anyio.wait_all_tasks_blocked()
-        go_on.set()
+        slow.go_on.set()
     assert scope.cancelled_caught
 
 

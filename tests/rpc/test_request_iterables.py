@@ -11,7 +11,7 @@ import pytest
 import aster
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Brief, Echo, Item, OpenEnded, Requests, numbers_of
-from tests.rpc.probes import on_asyncio
+from tests.rpc.probes import LingeringRequests, on_asyncio
 
 pytestmark = pytest.mark.anyio
 
@@ -197,31 +197,22 @@ async def test_an_iterable_that_closes_its_own_stream_does_not_wait_for_itself(r
 async def test_everyone_who_closes_a_stream_waits_until_its_requests_are_closed(running: Running) -> None:
     async with running(Echo()) as (_, client):
         echo = await client.client(Echo)
-        log, closing, may_close = list[str](), anyio.Event(), anyio.Event()
-
-        async def requests() -> AsyncIterator[Item]:
-            try:
-                yield Item(1)
-                await anyio.sleep_forever()
-            finally:
-                closing.set()
-                with anyio.CancelScope(shield=True):
-                    await may_close.wait()
-                log.append("requests closed")
+        log = list[str]()
+        requests = LingeringRequests(log)
 
         async def close() -> None:
             await stream.aclose()
             log.append("aclose returned")
 
         async with anyio.create_task_group() as group:
-            async with echo.chat(requests()) as stream:
+            async with echo.chat(requests.items()) as stream:
                 await anext(stream)
                 group.start_soon(close)
                 group.start_soon(close)
-                await closing.wait()
+                await requests.closing.wait()
                 await anyio.wait_all_tasks_blocked()
                 assert log == []
-                may_close.set()
+                requests.go_on.set()
             log.append("block left")
         assert log[0] == "requests closed"
         assert sorted(log[1:]) == ["aclose returned", "aclose returned", "block left"]
