@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tests.interop.fixtures import FIXTURES, encoded
 
@@ -17,7 +17,15 @@ def load(path: Path) -> Any:
 
 
 def save(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(_laid_out(content, levels=2) + "\n")
+
+
+def _laid_out(content: Any, levels: int) -> str:
+    """JSON with a line for each payload or reading, so that a difference shows where it is."""
+    if not levels or not isinstance(content, dict):
+        return json.dumps(content)
+    entries = (f"{json.dumps(name)}: {_laid_out(item, levels - 1)}" for name, item in cast("dict[str, Any]", content).items())
+    return "{\n" + ",\n".join(entries) + "\n}"
 
 
 def aster_payloads() -> dict[str, str]:

@@ -211,43 +211,84 @@ class Unions:
     keyed: dict[int | str, bool | bytes]
 
 
+@wire_type("interop/Address")
+@dataclass
+class Address:
+    """Names with an underscore where JavaScript's spelling has no place for it."""
+
+    line_1: str
+    _hidden: int
+
+
+@wire_type("interop/Address")
+@dataclass
+class LargerAddress:
+    line_1: str
+    _hidden: int
+    city: str
+
+
+@wire_type("interop/Choice")
+@dataclass
+class Choice:
+    value: float | bytes | str
+
+
 @wire_type("interop.names_2.deeply/HTTPName2")
 @dataclass
 class Names:
     """Names that Fory packs in each of its ways, more than 31 of them, and more than 255 bytes together."""
 
-    a: int = 1
-    with_digit_9: int = 2
-    _private: int = 3
-    camelCase: int = 4
-    URLPath: int = 5
-    a_name_that_is_so_long_that_its_size_takes_a_byte_of_its_own: int = 6
-    f00: int = 100
-    f01: int = 101
-    f02: int = 102
-    f03: int = 103
-    f04: int = 104
-    f05: int = 105
-    f06: int = 106
-    f07: int = 107
-    f08: int = 108
-    f09: int = 109
-    f10: int = 110
-    f11: int = 111
-    f12: int = 112
-    f13: int = 113
-    f14: int = 114
-    f15: int = 115
-    f16: int = 116
-    f17: int = 117
-    f18: int = 118
-    f19: int = 119
-    f20: int = 120
-    f21: int = 121
-    f22: int = 122
-    f23: int = 123
-    f24: int = 124
-    f25: int = 125
+    a: int
+    with_digit_9: int
+    _private: int
+    camelCase: int
+    URLPath: int
+    a_name_that_is_so_long_that_its_size_takes_a_byte_of_its_own: int
+    f00: int
+    f01: int
+    f02: int
+    f03: int
+    f04: int
+    f05: int
+    f06: int
+    f07: int
+    f08: int
+    f09: int
+    f10: int
+    f11: int
+    f12: int
+    f13: int
+    f14: int
+    f15: int
+    f16: int
+    f17: int
+    f18: int
+    f19: int
+    f20: int
+    f21: int
+    f22: int
+    f23: int
+    f24: int
+    f25: int
+
+
+@wire_type("interop/Named")
+@dataclass
+class Named:
+    """Named as is usual in Python."""
+
+    display_name: str
+    zip_code: int
+
+
+@wire_type("interop/Named")
+@dataclass
+class NamedAsInJavaScript:
+    """The same class, with the names that JavaScript has for its fields."""
+
+    displayName: str = ""
+    zipCode: int = 0
 
 
 @wire_type("interop/Order")
@@ -265,12 +306,12 @@ class Order:
 class LargerOrder:
     """A later version: fields added, and all of them in another order."""
 
-    note: str
-    weight: float
-    name: str
-    tags: list[str]
-    at: Point | None
-    id: int
+    note: str = "none"
+    weight: float = 1.0
+    name: str = ""
+    tags: list[str] = field(default_factory=list[str])
+    at: Point | None = None
+    id: int = 0
 
 
 @wire_type("interop/Order")

@@ -1,7 +1,7 @@
 """A decoder of XLANG payloads that was written from Apache Fory's specification, and shares no code with Aster or pyfory.
 
-It knows what Aster sends: compatible mode, types registered by name, no references. Values come out in a neutral form, since the specification says
-nothing of Python: a timestamp, say, is two numbers.
+It knows compatible mode, types that are registered by name, and no references: what Aster sends, and what may answer it. Values come out in a neutral
+form, since the specification says nothing of Python: a timestamp, say, is two numbers.
 """
 
 from __future__ import annotations
@@ -237,6 +237,10 @@ def _string(cursor: Cursor) -> str:
     return cursor.take(size).decode(("latin-1", "utf-16-le", "utf-8")[encoding])
 
 
+def _binary(cursor: Cursor) -> bytes:
+    return cursor.take(cursor.varuint())
+
+
 def _duration(cursor: Cursor) -> Duration:
     duration = Duration(cursor.varint(), cursor.fixed("<i"))
     if not 0 <= duration.nanoseconds < 10**9:
@@ -259,7 +263,9 @@ def _decimal(cursor: Cursor) -> Scaled:
 
 _SCALARS: Mapping[int, Callable[[Cursor], Any]] = {
     1: _boolean,
+    5: Cursor.varint,
     7: Cursor.varint,
+    19: lambda cursor: cursor.fixed("<f"),
     20: lambda cursor: cursor.fixed("<d"),
     21: _string,
     ENUM: lambda cursor: Member(cursor.varuint()),
@@ -267,5 +273,6 @@ _SCALARS: Mapping[int, Callable[[Cursor], Any]] = {
     38: lambda cursor: Timestamp(cursor.fixed("<q"), cursor.fixed("<I")),
     39: lambda cursor: Date(cursor.varint()),
     40: _decimal,
-    41: lambda cursor: cursor.take(cursor.varuint()),
+    41: _binary,
+    48: _binary,  # strictly an array of small numbers, but the same bytes
 }
