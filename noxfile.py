@@ -1,6 +1,6 @@
 """The project's chores: ``nox`` runs the checks, ``nox -s <name>`` one of them, ``nox -l`` lists them all.
 
-Arguments after ``--`` go to pytest, or to the benchmark.
+Arguments after ``--`` go to pytest, to the benchmark, or to what the session says.
 """
 
 from __future__ import annotations
@@ -68,6 +68,15 @@ def plain(session: nox.Session) -> None:
     # A configuration of its own: the project's asks for plugins that are not installed here. -P keeps the source tree off the path.
     apart = ["-c", os.devnull, "--rootdir", PLAIN_TESTS, "--confcutdir", PLAIN_TESTS, "-p", "no:cacheprovider", "-W", "error"]
     session.run("python", "-P", "-m", "pytest", *apart, PLAIN_TESTS)
+
+
+@nox.session
+def interop(session: nox.Session) -> None:
+    """Compare payloads with Fory's JavaScript, given the path of a build of it; see tests/interop/README.md."""
+    if len(session.posargs) != 1:
+        session.error("give the compiled index.js of Fory's core package: nox -s interop -- path/to/core/dist/index.js")
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "pytest", "tests/interop", env={"ASTER_FORY_JS": os.path.abspath(session.posargs[0])})
 
 
 @nox.session
