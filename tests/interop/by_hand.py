@@ -1,4 +1,4 @@
-"""Payloads with the mark of a naive datetime, made by hand: Aster's codec has no part in them."""
+"""Payloads with the mark of a naive datetime, put by hand into one of an instant."""
 
 from __future__ import annotations
 
