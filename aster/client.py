@@ -230,8 +230,10 @@ def _parse_address(address: str | None) -> Address:
     if address is not None:
         return Address.parse(address)
     from_environment = os.environ.get(ADDRESS_VARIABLE)
-    if not from_environment:
+    if from_environment is None:
         raise AddressError(f"no address: give connect() the server's address, or set the environment variable {ADDRESS_VARIABLE} to it")
+    if not from_environment:
+        raise AddressError(f"no address: the environment variable {ADDRESS_VARIABLE} is set, but empty; set it to the server's address")
     try:
         return Address.parse(from_environment)
     except AddressError as exc:

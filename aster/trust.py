@@ -6,6 +6,7 @@ authority, host name or shared secret.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import re
@@ -36,11 +37,26 @@ _HOST_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE
 _PORT = re.compile(r"[0-9]{1,5}")
 _ADVERTISED_PORT = re.compile(r"^[^:]*:[0-9]*$|\]:[0-9]*$")
 
+_QUOTES = "\"'`<>\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}"
+"""What stands around an address in source text, a shell, prose and mail."""
+
 _SHOWN = 160
 """How much of a malformed text an error message repeats: an address with a long host name, but not a pasted file."""
 
 _KEY_FILE_LIMIT = 16 * 1024
 """A PKCS8 file of an Ed25519 key has 119 bytes; comments may stand around it. What is larger is not a key."""
+
+_PEM_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
+_MAKE_ONE = "make one with Identity.generate().save(path)"
+
+_WRITE_MENDS = {
+    errno.EACCES: "choose a folder that this process's user may write to",
+    errno.EROFS: "choose a folder that is not mounted read-only",
+    errno.ENOSPC: "make room, or choose a folder on another disk",
+    errno.EDQUOT: "make room, or choose a folder on another disk",
+    # What a file system says that knows no hard links, by which a key is put in place without replacing another.
+    errno.EPERM: "choose a folder on a file system that allows hard links",
+}
 
 # Curve25519 in Edwards form: RFC 8032, section 5.1.
 _P = 2**255 - 19
@@ -80,10 +96,11 @@ class Identity:
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the key to ``path`` as unencrypted PKCS8 PEM, readable by its owner alone (mode 0600).
 
-        The file appears whole or not at all, also when two processes do this at once. Blocks for one small write.
+        The file appears whole or not at all, also when two processes do this at once. A symbolic link counts as a file that exists, and ``overwrite``
+        replaces the link rather than what it leads to. Blocks for one small write.
 
         Raises:
-            KeyFileError: the file exists and ``overwrite`` is false, or it cannot be written.
+            KeyFileError: the file exists and ``overwrite`` is false, or it cannot be written; the message tells why.
         """
         target = _key_path(path)
         pem = self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -102,25 +119,30 @@ class Identity:
                 f"key file {str(target)!r} exists already; load it with Identity.load, choose another path, or pass overwrite=True to give up the old identity"
             ) from exc
         except OSError as exc:
-            raise KeyFileError(f"key file {str(target)!r} cannot be written: {exc.strerror or exc}; choose a directory that exists and is writable") from exc
+            if exc.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise _no_folder(target) from exc
+            mend = _WRITE_MENDS.get(exc.errno or 0, "choose another path")
+            raise KeyFileError(f"key file {str(target)!r} cannot be written: {exc.strerror or exc}; {mend}") from exc
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Identity:
         """Read a key that ``save`` wrote, or any unencrypted PEM file with an Ed25519 private key.
 
         Raises:
-            KeyFileError: the file is missing, cannot be read, may be read by others than its owner, or holds no Ed25519 private key.
+            KeyFileError: the file is missing, cannot be read, may be read by others than its owner, or holds no Ed25519 private key; the message tells these
+                apart, and what else is in the file.
         """
+        target = _key_path(path)
         name = repr(os.fspath(path))
-        pem = _read_private(_key_path(path), name)
+        pem = _read_private(target, name)
         try:
             key = load_pem_private_key(pem, password=None)
         except TypeError as exc:
             raise KeyFileError(f"key file {name} is encrypted, and Aster asks for no passphrase; decrypt it with `openssl pkey -in ... -out ...`") from exc
         except (ValueError, UnsupportedAlgorithm) as exc:
-            raise KeyFileError(f"key file {name} holds no private key in PEM form; make one with Identity.generate().save(path)") from exc
+            raise KeyFileError(f"key file {name} {_pem_problem(pem)}") from exc
         if not isinstance(key, Ed25519PrivateKey):
-            raise KeyFileError(f"key file {name} holds another kind of key, not an Ed25519 private key; make one with Identity.generate().save(path)")
+            raise KeyFileError(f"key file {name} holds another kind of key ({type(key).__name__}), not an Ed25519 private key; {_MAKE_ONE}")
         return cls(key)
 
     def __repr__(self) -> str:
@@ -145,9 +167,30 @@ def identity_from(identity: object) -> Identity:
 
 def _key_path(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
+    if "-----BEGIN " in str(target):  # and the message must not repeat it
+        raise KeyFileError("a private key itself was given where the path of its file belongs; save it in a file for its owner alone, and give the path")
     if not target.name or "\0" in str(target):
         raise KeyFileError(f"{os.fspath(path)!r} names no file that a key could be in; choose a path such as 'server.key'")
     return target
+
+
+def _no_folder(path: Path) -> KeyFileError:
+    return KeyFileError(f"there is no folder {str(path.parent)!r} for the key file {path.name!r}; make it, or correct the path")
+
+
+def _pem_problem(data: bytes) -> str:
+    """Why a file holds no private key that can be used."""
+    if not data.strip():
+        return f"is empty; {_MAKE_ONE}"
+    begin = _PEM_BEGIN.search(data)
+    if begin is None:
+        return f"holds no private key in PEM form; {_MAKE_ONE}"
+    label = begin[1].decode()
+    if b"-----END " + begin[1] + b"-----" not in data:
+        return f"is cut short: its {label} has a beginning and no end; copy it whole"
+    if label not in ("PRIVATE KEY", "ENCRYPTED PRIVATE KEY"):
+        return f"holds a PEM block named {label}, not a PRIVATE KEY; {_MAKE_ONE}"
+    return f"is damaged: what stands between the lines of its {label} is no key; copy it again, or {_MAKE_ONE}"
 
 
 def _write_private(path: Path, data: bytes) -> None:
@@ -162,11 +205,14 @@ def _write_private(path: Path, data: bytes) -> None:
         raise
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; without O_NONBLOCK a named pipe would block until somebody writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _read_private(path: Path, name: str) -> bytes:
     try:
-        # Without O_NONBLOCK a named pipe would block the open until somebody writes to it.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
                 raise KeyFileError(f"key file {name} is not a regular file; name the PEM file itself")
@@ -176,8 +222,14 @@ def _read_private(path: Path, name: str) -> bytes:
                     "and make a new key if others had access"
                 )
             data = file.read(_KEY_FILE_LIMIT + 1)
-    except FileNotFoundError as exc:
-        raise KeyFileError(f"key file {name} does not exist; make one with Identity.generate().save(path)") from exc
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        if not path.parent.is_dir():
+            raise _no_folder(path) from exc
+        if path.is_symlink():
+            raise KeyFileError(f"key file {name} is a symbolic link to {os.readlink(path)!r}, which does not exist; mend the link, or name the file") from exc
+        raise KeyFileError(f"key file {name} does not exist; {_MAKE_ONE}") from exc
+    except IsADirectoryError as exc:
+        raise KeyFileError(f"key file {name} is a directory; name the PEM file in it") from exc
     except OSError as exc:
         raise KeyFileError(f"key file {name} cannot be read: {exc.strerror or exc}; it must be a readable PEM file of this process's user") from exc
     if len(data) > _KEY_FILE_LIMIT:
@@ -196,6 +248,7 @@ class Address:
 
     Raises:
         AddressError: a part is malformed.
+        TypeError: a part has another type.
     """
 
     endpoint_id: str
@@ -203,6 +256,9 @@ class Address:
     port: int
 
     def __post_init__(self) -> None:
+        for name, expected in (("endpoint_id", str), ("host", str), ("port", int)):
+            if not isinstance(getattr(self, name), expected):
+                raise TypeError(f"the {name} of an address must be {expected.__name__}, not {getattr(self, name)!r}")
         object.__setattr__(self, "endpoint_id", check_endpoint_id(self.endpoint_id))
         problem = _host_problem(self.host)
         if problem:
@@ -224,13 +280,14 @@ class Address:
         def fail(problem: str) -> NoReturn:
             raise AddressError(f"address {_shown(text)}: {problem}; {_EXPECTED}")
 
-        if not text:
-            fail("it is empty")
+        _check_copy(text, fail)
         if text[: len(_SCHEME)].lower() != _SCHEME:
-            fail(f"it does not begin with {_SCHEME}")
+            fail(_scheme_problem(text))
         endpoint_id, at, place = text[len(_SCHEME) :].partition("@")
         if not at:
-            fail("the @ between the endpoint id and the host is missing")
+            fail("the host and the port are missing" if _HEX_ID.fullmatch(endpoint_id.lower()) else "the endpoint id and the @ after it are missing")
+        if not endpoint_id:
+            fail("the endpoint id before the @ is missing")
         host, port = _split_place(place, lowest_port=1, fail=fail)
         try:
             return cls(endpoint_id, host, port)
@@ -257,6 +314,9 @@ def parse_listen(text: str) -> tuple[str, int]:
     def fail(problem: str) -> NoReturn:
         raise AddressError(f"listen address {_shown(text)}: {problem}; {_EXPECTED_LISTEN}")
 
+    _check_copy(text, fail)
+    if text.isdecimal():
+        fail("it is a port alone; write the host too")
     if text.lower().startswith(_SCHEME):
         fail("it is the address of a server; a server's own key comes from its identity")
     if "://" in text:
@@ -279,11 +339,22 @@ def check_advertised(host: str) -> str:
     """
     if not isinstance(host, str):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
         raise TypeError(f"advertise must be a str, not {type(host).__name__}; {_EXPECTED_ADVERTISED}")
+
+    def fail(problem: str) -> NoReturn:
+        raise AddressError(f"advertise: {problem}; {_EXPECTED_ADVERTISED}")
+
+    _check_copy(host, fail)
+    if "://" in host:
+        fail(f"{_shown(host)} is a URL, and only its host is advertised")
     if _ADVERTISED_PORT.search(host):
-        raise AddressError(f"advertise: {_shown(host)} has a port, and the server's own is advertised; {_EXPECTED_ADVERTISED}")
+        fail(f"{_shown(host)} has a port, and the server's own is advertised")
+    if host.startswith("[") and host.endswith("]"):
+        fail(f"{_shown(host)} is in brackets, which are for a host beside its port")
     problem = _host_problem(host)
     if problem:
-        raise AddressError(f"advertise: {problem}; {_EXPECTED_ADVERTISED}")
+        fail(problem)
+    if _is_ip(host) and ipaddress.ip_address(host).is_unspecified:
+        fail(f"{host!r} stands for all addresses of a machine, and clients can connect to none of that name")
     return host
 
 
@@ -332,6 +403,28 @@ def _key_problem(raw: bytes) -> str:
     return "" if pow(u * v, (_P - 1) // 2, _P) == 1 else "is no Ed25519 public key: it is not a point of the curve"
 
 
+def _check_copy(text: str, fail: Callable[[str], NoReturn]) -> None:
+    """Name what copying leaves around a text: nothing of it is dropped in silence, since it may not be all that went wrong."""
+    if not text.strip():
+        fail("it is empty")
+    if text != text.strip():
+        fail("there is white space around it, such as the end of a line; strip it")
+    if text[0] in _QUOTES or text[-1] in _QUOTES:
+        fail("there are quotes around it, or a part of them; remove them")
+
+
+def _scheme_problem(text: str) -> str:
+    """What stands where an address should begin with ``aster://``."""
+    scheme, separator, _ = text.partition("://")
+    if separator:
+        return f"it does not begin with {_SCHEME}, but with {_shown(scheme + separator)}"
+    if "@" in text:
+        return f"it does not begin with {_SCHEME}"
+    if _HEX_ID.fullmatch(text.lower()):
+        return "it is an endpoint id alone, without the host and the port"
+    return "it has no endpoint id, by which the server proves who it is"
+
+
 def _split_place(place: str, *, lowest_port: int, fail: Callable[[str], NoReturn]) -> tuple[str, int]:
     """Take ``host:port`` apart; an IPv6 host must be in brackets, since its colons would be ambiguous."""
     if place.startswith("["):
@@ -353,6 +446,8 @@ def _split_place(place: str, *, lowest_port: int, fail: Callable[[str], NoReturn
         fail("the host is missing")
     if not port:
         fail("the port is missing")
+    if port == "0" and lowest_port:
+        fail("the port 0 lets a server choose one, and its address has the port that was chosen")
     if not _PORT.fullmatch(port) or not lowest_port <= int(port) <= 65535:
         fail(f"the port {_shown(port)} is not a number from {lowest_port} to 65535")
     return host, int(port)

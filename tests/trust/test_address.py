@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import example, given
@@ -11,6 +13,7 @@ from aster.errors import AddressError
 from aster.trust import Address, Identity, check_advertised, check_endpoint_id, endpoint_id_of, parse_listen
 
 _ID = Identity.generate().endpoint_id
+_NO_POINT = "02" + "00" * 31
 
 _labels = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,10}[a-z0-9_])?", fullmatch=True)
 _names = st.lists(_labels, min_size=1, max_size=4).map(".".join).filter(lambda name: not name.rpartition(".")[2].isdecimal())
@@ -37,20 +40,39 @@ def test_upper_case_is_folded() -> None:
     ("text", "problem"),
     [
         ("", "address '': it is empty"),
-        ("127.0.0.1:4433", "does not begin with aster://"),
-        (f"http://{_ID}@localhost:1", "does not begin with aster://"),
-        ("aster://", "the @ .* is missing"),
-        (f"aster://{_ID}", "the @ .* is missing"),
+        (" \n", "it is empty"),
+        (f" aster://{_ID}@localhost:1", "white space around it"),
+        (f"aster://{_ID}@localhost:1\n", "white space around it"),
+        (f"aster://{_ID}@localhost:1\N{NO-BREAK SPACE}", "white space around it"),
+        (f'"aster://{_ID}@localhost:1"', "quotes around it"),
+        (f"aster://{_ID}@localhost:1'", "quotes around it"),
+        (f"\N{LEFT DOUBLE QUOTATION MARK}aster://{_ID}@localhost:1", "quotes around it"),
+        (f"<aster://{_ID}@localhost:1>", "quotes around it"),
+        ("127.0.0.1:4433", "it has no endpoint id, by which the server proves"),
+        ("localhost:4433", "it has no endpoint id, by which the server proves"),
+        ("tasks", "it has no endpoint id, by which the server proves"),
+        (_ID.upper(), "it is an endpoint id alone"),
+        (f"{_ID}@localhost:1", "it does not begin with aster://;"),
+        (f"aster:{_ID}@localhost:1", "it does not begin with aster://;"),
+        (f"http://{_ID}@localhost:1", "it does not begin with aster://, but with 'http://'"),
+        ("https://localhost:4433", "it does not begin with aster://, but with 'https://'"),
+        ("aster://", "the endpoint id and the @ after it are missing"),
+        ("aster://localhost:4433", "the endpoint id and the @ after it are missing"),
+        ("aster://@localhost:4433", "the endpoint id before the @ is missing"),
+        (f"aster://{_ID}", "the host and the port are missing"),
         (f"aster://{_ID[:-1]}@localhost:1", "has 63 characters instead of 64"),
         (f"aster://{_ID}0@localhost:1", "has 65 characters instead of 64"),
         (f"aster://{'g' + _ID[1:]}@localhost:1", "contains 'g', which is no hex digit"),
+        (f"aster://{_ID[:8]} {_ID[9:]}@localhost:1", "contains ' ', which is no hex digit"),
+        (f"aster://{_NO_POINT}@localhost:1", "it is not a point of the curve"),
         (f"aster://{'0' * 64}@localhost:1", "small order"),
         (f"aster://{'f' * 64}@localhost:1", "its number is too large"),
         (f"aster://{_ID}@", "the port is missing"),
         (f"aster://{_ID}@localhost", "the port is missing"),
         (f"aster://{_ID}@localhost:", "the port is missing"),
         (f"aster://{_ID}@:1", "the host is missing"),
-        (f"aster://{_ID}@localhost:0", "not a number from 1 to 65535"),
+        (f"aster://{_ID}@localhost:0", "the port 0 lets a server choose"),
+        (f"aster://{_ID}@localhost:00", "not a number from 1 to 65535"),
         (f"aster://{_ID}@localhost:65536", "not a number from 1 to 65535"),
         (f"aster://{_ID}@localhost:-1", "not a number from 1 to 65535"),
         (f"aster://{_ID}@localhost:1x", "not a number from 1 to 65535"),
@@ -163,7 +185,13 @@ def test_places_to_listen_at(text: str, place: tuple[str, int]) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "the port is missing"),
+        ("", "it is empty"),
+        ("127.0.0.1:0 ", "white space around it"),
+        ("'127.0.0.1:0'", "quotes around it"),
+        ("4433", "it is a port alone"),
+        ("localhost", "the port is missing"),
+        ("localhost:65536", "not a number from 0 to 65535"),
+        ("[localhost]:0", "brackets are for IPv6 hosts"),
         (":0", r'the host is missing; to listen on every interface use "0.0.0.0" or "\[::\]"'),
         ("127.0.0.1", "the port is missing"),
         ("::1:0", "must be in brackets"),
@@ -188,3 +216,31 @@ def test_a_host_alone_may_be_advertised(host: str) -> None:
 def test_a_port_beside_an_advertised_host_is_named(host: str) -> None:
     with pytest.raises(AddressError, match="has a port, and the server's own is advertised; expected a host alone"):
         check_advertised(host)
+
+
+@pytest.mark.parametrize(
+    ("host", "problem"),
+    [
+        ("", "it is empty"),
+        ("tasks.example\n", "white space around it"),
+        ("'tasks.example'", "quotes around it"),
+        ("http://tasks.example", "is a URL, and only its host is advertised"),
+        (f"aster://{_ID}@tasks.example:1", "is a URL, and only its host is advertised"),
+        ("[2001:db8::7]", "is in brackets, which are for a host beside its port"),
+        ("0.0.0.0", "stands for all addresses of a machine"),
+        ("::", "stands for all addresses of a machine"),
+        ("256.0.0.1", "is no IPv4 address"),
+        ("a b", "neither an IP address nor a host name"),
+    ],
+)
+def test_a_malformed_host_to_advertise_says_what_is_wrong(host: str, problem: str) -> None:
+    with pytest.raises(AddressError, match=problem) as caught:
+        check_advertised(host)
+    assert str(caught.value).startswith("advertise: ")
+    assert "expected a host alone" in str(caught.value)
+
+
+@pytest.mark.parametrize("parts", [(None, "localhost", 1), (_ID, b"localhost", 1), (_ID, "localhost", "1")])
+def test_a_part_of_another_type_is_named(parts: Any) -> None:
+    with pytest.raises(TypeError, match=r"the (endpoint_id|host|port) of an address must be (str|int), not"):
+        Address(*parts)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aster.errors import KeyFileError
-from aster.trust import Identity
+from aster.trust import Identity, identity_from
 
 
 def _write(path: Path, data: bytes, mode: int = 0o600) -> Path:
@@ -81,8 +85,77 @@ def test_of_two_that_save_at_once_one_wins(tmp_path: Path) -> None:
 
 
 def test_a_key_cannot_be_saved_where_there_is_no_directory(tmp_path: Path) -> None:
-    with pytest.raises(KeyFileError, match="cannot be written: No such file or directory"):
-        Identity.generate().save(tmp_path / "missing" / "key")
+    (tmp_path / "file").touch()
+    for folder in ("missing", "file"):
+        with pytest.raises(KeyFileError, match=rf"there is no folder '.*{folder}' for the key file 'key'"):
+            Identity.generate().save(tmp_path / folder / "key")
+        with pytest.raises(KeyFileError, match=rf"there is no folder '.*{folder}' for the key file 'key'"):
+            Identity.load(tmp_path / folder / "key")
+
+
+@pytest.mark.parametrize(
+    ("code", "mend"),
+    [
+        (errno.EACCES, "this process's user may write to"),
+        (errno.EROFS, "not mounted read-only"),
+        (errno.ENOSPC, "make room"),
+        (errno.EDQUOT, "make room"),
+        (errno.EIO, "choose another path"),
+    ],
+)
+def test_what_the_system_does_not_write_is_told_with_its_remedy_and_leaves_nothing(
+    code: int, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    # Patched, since no disk is filled by a test; a key is whole on the disk before it has its name.
+    monkeypatch.setattr("aster.trust.os.fsync", refuse)
+    with pytest.raises(KeyFileError, match=f"cannot be written: {os.strerror(code)}; .*{mend}"):
+        Identity.generate().save(tmp_path / "key")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_system_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("aster.trust.os.link", refuse)
+    with pytest.raises(KeyFileError, match="allows hard links"):
+        Identity.generate().save(tmp_path / "key")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_link_to_a_key_is_followed_by_load_and_replaced_by_save(tmp_path: Path) -> None:
+    first, second = Identity.generate(), Identity.generate()
+    first.save(tmp_path / "key")
+    (tmp_path / "link").symlink_to(tmp_path / "key")
+    assert Identity.load(tmp_path / "link").endpoint_id == first.endpoint_id
+    with pytest.raises(KeyFileError, match="exists already"):
+        second.save(tmp_path / "link")
+    second.save(tmp_path / "link", overwrite=True)
+    assert Identity.load(tmp_path / "key").endpoint_id == first.endpoint_id
+    assert Identity.load(tmp_path / "link").endpoint_id == second.endpoint_id
+
+
+def test_a_link_to_nothing_is_told_from_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("gone.key")
+    with pytest.raises(KeyFileError, match=r"is a symbolic link to 'gone\.key', which does not exist"):
+        Identity.load(tmp_path / "link")
+
+
+def test_a_key_that_is_given_as_text_is_refused_and_not_repeated() -> None:
+    pem = Identity.generate().private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    for use in (identity_from, Identity.load, Identity.generate().save):
+        with pytest.raises(KeyFileError, match="a private key itself was given where the path of its file belongs") as caught:
+            use(pem)
+        assert pem.splitlines()[1] not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [b"server.key", 4433, Identity])
+def test_an_identity_of_another_type_is_refused(given: object) -> None:
+    with pytest.raises(TypeError, match=r"identity must be an aster\.Identity or the path of its key file, not"):
+        identity_from(given)
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
@@ -101,7 +174,7 @@ def test_a_file_without_permission_is_told_from_a_missing_one(tmp_path: Path, mo
 
 
 def test_a_directory_and_a_pipe_are_no_key_files(tmp_path: Path) -> None:
-    with pytest.raises(KeyFileError, match=r"not a regular file|Is a directory"):
+    with pytest.raises(KeyFileError, match="is a directory; name the PEM file in it"):
         Identity.load(tmp_path)
     os.mkfifo(tmp_path / "pipe", 0o600)
     with pytest.raises(KeyFileError, match="not a regular file"):
@@ -123,23 +196,59 @@ def test_a_file_of_narrower_mode_is_taken(tmp_path: Path) -> None:
     assert Identity.load(tmp_path / "key").endpoint_id == identity.endpoint_id
 
 
-def test_what_is_no_key_is_refused(tmp_path: Path) -> None:
-    key = ed25519.Ed25519PrivateKey.generate()
-    for content in (
-        b"",
-        b"hello",
-        b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
-        key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
-    ):
-        with pytest.raises(KeyFileError, match="holds no private key in PEM form"):
-            Identity.load(_write(tmp_path / "key", content))
+def _pem(key: Any, form: PrivateFormat = PrivateFormat.PKCS8) -> bytes:
+    return key.private_bytes(Encoding.PEM, form, NoEncryption())
 
 
-def test_another_kind_of_key_is_told_from_no_key(tmp_path: Path) -> None:
-    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with pytest.raises(KeyFileError, match="another kind of key, not an Ed25519"):
-        Identity.load(_write(tmp_path / "key", pem))
+_KEY = ed25519.Ed25519PrivateKey.generate()
+_PEM = _pem(_KEY)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "is empty; make one"),
+        (b"\n\n", "is empty; make one"),
+        (b"hello", "holds no private key in PEM form; make one"),
+        (_KEY.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), "holds no private key in PEM form; make one"),
+        (_PEM[:20], "holds no private key in PEM form; make one"),
+        (_PEM[:40], "is cut short: its PRIVATE KEY has a beginning and no end"),
+        (_PEM[:-10], "is cut short: its PRIVATE KEY has a beginning and no end"),
+        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "is damaged: what stands between the lines of its PRIVATE KEY"),
+        (_PEM.replace(b"MC4", b"MC5"), "is damaged: what stands between the lines of its PRIVATE KEY"),
+        (_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), "holds a PEM block named PUBLIC KEY, not a PRIVATE KEY"),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "holds a PEM block named CERTIFICATE, not a PRIVATE KEY"),
+        (_pem(_KEY, PrivateFormat.OpenSSH), "holds a PEM block named OPENSSH PRIVATE KEY, not a PRIVATE KEY"),
+    ],
+)
+def test_what_is_no_key_is_told_by_what_it_is(content: bytes, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match=problem):
+        Identity.load(_write(tmp_path / "key", content))
+
+
+@given(start=st.integers(0, len(_PEM)), length=st.integers(0, len(_PEM)))
+def test_any_piece_of_a_key_file_is_the_key_or_a_key_file_error(start: int, length: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = _write(tmp_path_factory.mktemp("keys") / "key", _PEM[start : start + length])
+    try:
+        identity = Identity.load(path)
+    except KeyFileError:
+        assert _PEM.strip() not in path.read_bytes()
+    else:
+        assert identity.endpoint_id == Identity(_KEY).endpoint_id
+
+
+@pytest.mark.parametrize(
+    ("key", "form"),
+    [
+        (ec.generate_private_key(ec.SECP256R1()), PrivateFormat.PKCS8),
+        (ec.generate_private_key(ec.SECP256R1()), PrivateFormat.TraditionalOpenSSL),
+        (rsa.generate_private_key(65537, 2048), PrivateFormat.PKCS8),
+        (rsa.generate_private_key(65537, 2048), PrivateFormat.TraditionalOpenSSL),
+    ],
+)
+def test_another_kind_of_key_is_told_from_no_key(key: Any, form: PrivateFormat, tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match=r"holds another kind of key \((EC|RSA)PrivateKey\), not an Ed25519"):
+        Identity.load(_write(tmp_path / "key", _pem(key, form)))
 
 
 def test_an_encrypted_key_says_how_to_decrypt_it(tmp_path: Path) -> None:
