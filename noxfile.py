@@ -83,7 +83,7 @@ def interop(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run the code of the documentation."""
     session.install("-e", ".[test]")
-    session.run("python", "-m", "pytest", "tests/test_docs.py", *session.posargs)
+    session.run("python", "-m", "pytest", "tests/test_docs.py", "tests/test_error_reference.py", *session.posargs)
 
 
 @nox.session

@@ -417,9 +417,9 @@ def _scheme_problem(text: str) -> str:
     """What stands where an address should begin with ``aster://``."""
     scheme, separator, _ = text.partition("://")
     if separator:
-        return f"it does not begin with {_SCHEME}, but with {_shown(scheme + separator)}"
+        return f"it does not begin with aster://, but with {_shown(scheme + separator)}"
     if "@" in text:
-        return f"it does not begin with {_SCHEME}"
+        return "it does not begin with aster://"
     if _HEX_ID.fullmatch(text.lower()):
         return "it is an endpoint id alone, without the host and the port"
     return "it has no endpoint id, by which the server proves who it is"

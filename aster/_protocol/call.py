@@ -186,14 +186,14 @@ class ReceiveHalf:
             raise RemoteProtocolError(f"the peer began a message beyond its credit of {self._window} bytes")
         if self._parts_size + len(data) > self._limit:
             raise RemoteProtocolError(
-                f"a message is larger than the limit of {self._limit} bytes; raise max_message_size on this side or send it in pieces",
+                f"a message is larger than the limit of {self._limit} bytes; raise max_message_size at its receiver, or send it in pieces",
                 StatusCode.RESOURCE_EXHAUSTED,
             )
         size = len(data) + (MESSAGE_CHARGE if begins else 0)
         if self._shared.held + size > self._shared.limit:
             raise RemoteProtocolError(
                 f"the calls of this connection hold {self._shared.held} bytes that nobody has taken, and {size} more are above the limit; "
-                "take messages sooner, make fewer calls at a time, or raise max_connection_buffer on this side",
+                "take messages sooner, make fewer calls at a time, or raise max_connection_buffer at their receiver",
                 StatusCode.RESOURCE_EXHAUSTED,
             )
         self.step(step)
