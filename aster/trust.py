@@ -323,6 +323,8 @@ def parse_listen(text: str) -> tuple[str, int]:
         fail("it is a URL; write host:port")
     if text.startswith(":") and text.count(":") == 1:
         fail('the host is missing; to listen on every interface use "0.0.0.0" or "[::]"')
+    if text.startswith("*"):
+        fail('"*" is no host; to listen on every interface use "0.0.0.0" or "[::]"')
     host, port = _split_place(text, lowest_port=0, fail=fail)
     problem = _host_problem(host)
     if problem:
@@ -432,7 +434,7 @@ def _split_place(place: str, *, lowest_port: int, fail: Callable[[str], NoReturn
         if not closed:
             fail("the bracket around the IPv6 host is not closed")
         if ":" not in host:
-            fail(f"brackets are for IPv6 hosts, and {host!r} is none")
+            fail(f"brackets are for IPv6 hosts, and {_shown(host)} is none")
         if not rest.startswith(":"):
             fail("the port is missing")
         port = rest[1:]

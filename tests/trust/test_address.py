@@ -113,9 +113,24 @@ def test_any_text_is_an_address_or_an_address_error(text: str) -> None:
 
 
 def test_a_message_repeats_no_more_than_the_beginning_of_a_pasted_file() -> None:
-    with pytest.raises(AddressError) as caught:
-        Address.parse(f"aster://{_ID}@{'x' * 100_000}:1")
-    assert len(str(caught.value)) < 1_000
+    paste = "x" * 100_000
+    for text in (
+        paste,
+        f"{paste}://",
+        f"aster://{paste}@localhost:1",
+        f"aster://{_ID}@{paste}:1",
+        f"aster://{_ID}@[{paste}]:1",
+        f"aster://{_ID}@localhost:{paste}",
+    ):
+        with pytest.raises(AddressError) as caught:
+            Address.parse(text)
+        assert len(str(caught.value)) < 1_000
+        with pytest.raises(AddressError) as caught:
+            parse_listen(text)
+        assert len(str(caught.value)) < 1_000
+        with pytest.raises(AddressError) as caught:
+            check_advertised(text)
+        assert len(str(caught.value)) < 1_000
 
 
 @given(seed=st.binary(min_size=32, max_size=32))
@@ -189,6 +204,7 @@ def test_places_to_listen_at(text: str, place: tuple[str, int]) -> None:
         ("127.0.0.1:0 ", "white space around it"),
         ("'127.0.0.1:0'", "quotes around it"),
         ("4433", "it is a port alone"),
+        ("*:4433", r'"\*" is no host; to listen on every interface use'),
         ("localhost", "the port is missing"),
         ("localhost:65536", "not a number from 0 to 65535"),
         ("[localhost]:0", "brackets are for IPv6 hosts"),

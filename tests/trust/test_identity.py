@@ -181,6 +181,21 @@ def test_a_directory_and_a_pipe_are_no_key_files(tmp_path: Path) -> None:
         Identity.load(tmp_path / "pipe")
 
 
+def test_what_is_no_key_file_is_closed_again(tmp_path: Path) -> None:
+    def lowest_free() -> int:
+        descriptor = os.open(os.devnull, os.O_RDONLY)
+        os.close(descriptor)
+        return descriptor
+
+    _write(tmp_path / "empty", b"")
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    before = lowest_free()
+    for path in (tmp_path, tmp_path / "empty", tmp_path / "pipe", tmp_path / "missing"):
+        with pytest.raises(KeyFileError):
+            Identity.load(path)
+    assert lowest_free() == before
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o602, 0o610, 0o777])
 def test_a_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
     Identity.generate().save(tmp_path / "key")
