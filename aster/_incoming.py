@@ -376,7 +376,7 @@ class IncomingCall(CallDriver):
         try:
             frame = self._protocol.send_metadata(metadata)
         except LocalProtocolError as exc:
-            raise RuntimeError("metadata can be sent once, ahead of the first response") from exc
+            raise RuntimeError("metadata can be sent once, ahead of the first response; what is known later goes into add_trailer") from exc
         self.stream.write(frame)
 
     def _with_trailers(self, trailer: Trailer, context: CallContext) -> Trailer:
@@ -384,8 +384,9 @@ class IncomingCall(CallDriver):
         if not len(metadata):
             return trailer
         if metadata_size(metadata) > self._owner.peer_metadata_limit:
-            logger.info("%s set trailers of %d bytes; the client's limit is %d bytes", self.label, metadata_size(metadata), self._owner.peer_metadata_limit)
-            return Trailer(StatusCode.RESOURCE_EXHAUSTED, TrailerOrigin.HANDLER, f"the trailers of {self.label} are above the client's limit")
+            message = f"the trailers of {self.label} count {metadata_size(metadata)} bytes; the client's limit is {self._owner.peer_metadata_limit} bytes"
+            logger.info("%s", message)
+            return Trailer(StatusCode.RESOURCE_EXHAUSTED, TrailerOrigin.HANDLER, message)
         return trailer._replace(metadata=metadata)
 
     def _inbound_is_over(self) -> bool:

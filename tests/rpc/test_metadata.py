@@ -298,6 +298,7 @@ async def test_trailers_above_the_clients_limit_fail_the_call_rather_than_be_cut
                 assert await call.receive() == Item()
                 error = await error_of(call.receive())
                 assert error.code is StatusCode.RESOURCE_EXHAUSTED
+                assert f"Trailing.trail count {size // 7 * 8} bytes; the client's limit is {size} bytes" in error.message
                 assert error.trailers == Metadata()
                 assert [record.levelname for record in caplog.records if "Trailing.trail" in record.getMessage()] == ["INFO"]
 
