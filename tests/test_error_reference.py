@@ -29,6 +29,9 @@ _FOREIGN_MESSAGES = "Messages of AnyIO and trio"
 _SENTENCE = 3
 """Words that make a string a message, wherever it stands. Shorter ones are names, unless something is raised with them."""
 
+_LETTERS = 7
+"""Letters that a row has at the least."""
+
 _REPORTERS = {"warn", "warn_explicit", "warning", "error", "exception", "critical"}
 """What tells a user something without raising it. ``debug`` and ``info`` are for those who look for them: their texts may have rows, and need none."""
 
@@ -258,6 +261,11 @@ def test_every_message_that_a_user_can_meet_is_in_the_error_reference() -> None:
 def test_the_messages_in_the_error_reference_are_those_of_the_package() -> None:
     texts = "\n".join(_strings(_PACKAGE.rglob("*.py")))
     assert [row for row in _documented() if row not in texts] == []
+
+
+def test_every_row_says_enough_to_be_searched_for() -> None:
+    # A row such as "must be" would stand for messages that nobody has written yet, and none of them would be missed.
+    assert [row for row in _documented() if sum(map(str.isalpha, row)) < _LETTERS] == []
 
 
 def test_no_message_has_two_rows_in_the_error_reference() -> None:

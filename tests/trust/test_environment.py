@@ -1,14 +1,16 @@
-"""The address that ``connect`` finds in the environment."""
+"""What ``connect`` and ``serve`` make of what they are given or find in the environment."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 import aster
 from aster.client import ADDRESS_VARIABLE
 from aster.trust import Identity
+from tests.rpc.echo import Echo
 
 _ADDRESS = f"aster://{Identity.generate().endpoint_id}@localhost:1"
 
@@ -50,3 +52,11 @@ def test_an_address_that_is_given_counts_and_the_variable_is_not_read(monkeypatc
     monkeypatch.setenv(ADDRESS_VARIABLE, _ADDRESS)
     assert ADDRESS_VARIABLE not in _refusal("nonsense")
     assert _refusal("").startswith("address '': it is empty")
+
+
+def test_a_key_file_that_cannot_be_used_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    for path in (tmp_path / "server.key", str(tmp_path / "server.key")):
+        with pytest.raises(aster.KeyFileError, match=r"key file .*server\.key' does not exist; make one"):
+            aster.connect(_ADDRESS, identity=path)
+        with pytest.raises(aster.KeyFileError, match=r"key file .*server\.key' does not exist; make one"):
+            aster.serve([Echo()], identity=path)
