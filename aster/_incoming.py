@@ -243,6 +243,7 @@ class IncomingCall(CallDriver):
         assert header is not None
         assert method is not None
         limit, origin = self._time_limit(header)
+        sender = _MetadataSender(self)
         context = CallContext(
             peer=self._owner.peer,
             service=method.service.name,
@@ -250,9 +251,15 @@ class IncomingCall(CallDriver):
             method=method.info.name,
             deadline=self._deadline,
             metadata=header.metadata,
-            send_metadata=self._send_metadata,
+            send_metadata=sender,
         )
         CURRENT_CALL.set(context)
+        try:
+            return await self._outcome_of(method, context, limit, origin)
+        finally:
+            sender.call = None
+
+    async def _outcome_of(self, method: HostedMethod, context: CallContext, limit: float | None, origin: TrailerOrigin) -> Trailer:
         if limit is None:
             trailer = await self._guarded(method)
         else:
@@ -368,16 +375,18 @@ class IncomingCall(CallDriver):
         if not self._interrupted and (self._outbound.ready or await self.wait_credit()):
             self.stream.write(self._protocol.send_message(payload))
 
-    def _send_metadata(self, metadata: Metadata) -> None:
+    def send_metadata(self, metadata: Metadata) -> None:
+        """Send metadata ahead of the first response.
+
+        Raises:
+            RpcError, ValueError: RESOURCE_EXHAUSTED, it is above the client's limit.
+            LocalProtocolError: it is too late.
+        """
         if metadata_size(metadata) > self._owner.peer_metadata_limit:
             message = f"the metadata counts {metadata_size(metadata)} bytes; the client's limit is {self._owner.peer_metadata_limit} bytes"
             logger.info("%s: %s", self.label, message)
             raise _AboveTheClientsLimit(StatusCode.RESOURCE_EXHAUSTED, message)
-        try:
-            frame = self._protocol.send_metadata(metadata)
-        except LocalProtocolError as exc:
-            raise RuntimeError("metadata can be sent once, ahead of the first response; what is known later goes into add_trailer") from exc
-        self.stream.write(frame)
+        self.stream.write(self._protocol.send_metadata(metadata))
 
     def _with_trailers(self, trailer: Trailer, context: CallContext) -> Trailer:
         metadata = context.trailers
@@ -424,6 +433,24 @@ class IncomingCall(CallDriver):
     def _over_if_ended(self) -> None:
         if self._unwound and self._peer_ended:
             self._owner.call_over(self)
+
+
+class _MetadataSender:
+    """What a ``CallContext`` knows of its call, for as long as that runs: copies of the handler's context outlive it, in tasks that a library begins in a
+    handler and keeps, or in timers that were cancelled, and would keep the call with all its connection."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: IncomingCall) -> None:
+        self.call: IncomingCall | None = call
+
+    def __call__(self, metadata: Metadata) -> None:
+        try:
+            if self.call is None:
+                raise LocalProtocolError("the call is over")
+            self.call.send_metadata(metadata)
+        except LocalProtocolError as exc:
+            raise RuntimeError("metadata can be sent once, ahead of the first response; what is known later goes into add_trailer") from exc
 
 
 class _AboveTheClientsLimit(RpcError, ValueError):

@@ -1,0 +1,67 @@
+"""Copies of a handler's context outlive its call, in timers that were cancelled and in tasks that a library began in a handler and keeps. They must not keep
+the call, nor the connection that it came by."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+
+import pytest
+
+import aster
+from aster.decorators import rpc
+from aster.testing import live_connections
+from aster.transports.base import Connection, Transport
+from tests.rpc.conftest import Running
+from tests.rpc.echo import Echo, Item
+from tests.rpc.probes import calls_are_over, until
+
+pytestmark = pytest.mark.anyio
+
+
+class Keeper(Echo):
+    """Keeps the context of each call."""
+
+    def __init__(self) -> None:
+        self.kept: list[contextvars.Context] = []
+
+    @rpc
+    async def same(self, item: Item) -> Item:
+        self.kept.append(contextvars.copy_context())
+        return item
+
+
+def _there(kind: str) -> list[object]:
+    gc.collect()
+    return [thing for thing in gc.get_objects() if type(thing).__name__ == kind]
+
+
+async def _call_and_leave(address: str, transport: Transport) -> str:
+    """Who called."""
+    async with aster.connect(address, transport=transport) as client:
+        assert await (await client.client(Echo)).same(Item(1)) == Item(1)
+        return client.endpoint_id
+
+
+async def test_a_context_that_outlives_its_call_keeps_neither_the_call_nor_its_connection(transport: Transport) -> None:
+    keeper = Keeper()
+    before = len(_there("IncomingCall")), len(_there("ServerConnection"))
+    async with aster.serve([keeper], transport=transport) as server:
+        caller = await _call_and_leave(server.address, transport)
+        await until(lambda: not _ends_of(caller))
+        assert (len(_there("IncomingCall")), len(_there("ServerConnection"))) == before
+        assert keeper.kept[0].run(aster.current_call).peer.endpoint_id == caller
+
+
+def _ends_of(endpoint_id: str) -> list[Connection]:
+    return [connection for connection in live_connections() if connection.peer.endpoint_id == endpoint_id]
+
+
+async def test_metadata_cannot_be_sent_once_the_call_is_over(running: Running) -> None:
+    keeper = Keeper()
+    async with running(keeper) as (_, client):
+        await (await client.client(Echo)).same(Item(1))
+        await calls_are_over(client)
+        context = keeper.kept[0].run(aster.current_call)
+        with pytest.raises(RuntimeError, match="ahead of the first response"):
+            context.send_metadata({"late": "yes"})
