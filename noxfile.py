@@ -1,6 +1,7 @@
 """The project's chores: ``nox`` runs the checks, ``nox -s <name>`` one of them, ``nox -l`` lists them all.
 
 Arguments after ``--`` go to pytest, to the benchmark, or to what the session says.
+Arguments after ``--`` go to pytest, to the benchmark or to the soak.
 """
 
 from __future__ import annotations
@@ -91,3 +92,10 @@ def bench(session: nox.Session) -> None:
     """Measure calls and messages a second, beside grpc.aio in the same run."""
     session.install("-e", ".[bench]")
     session.run("python", "-m", "tests.benchmark", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Make a hundred thousand calls and ten thousand that fail on each backend, over QUIC and over memory, and show that nothing of them stays."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.soak", *session.posargs)

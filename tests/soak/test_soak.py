@@ -1,0 +1,121 @@
+"""Calls leave nothing behind, however many there are and however they end; and what is left behind is found, by its name."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import settings
+
+from aster._outgoing import OutgoingCall
+from tests.rpc.probes import on_asyncio
+from tests.soak.__main__ import main
+from tests.soak.census import Census
+from tests.soak.run import Mark
+from tests.soak.verdict import growths
+
+_ROOT = Path(__file__).parent.parent.parent
+
+_PATIENCE = 1_700
+"""Seconds for one soak. The longest takes a minute and a half of one core that has nothing else to do; a busy machine was ten times as slow."""
+
+_WHOLE = ("--calls", "100000", "--failures", "10000")
+_TENTH = ("--calls", "10000", "--failures", "1000", "--marks", "4", "--warm-up", "1500")
+
+_BRIEF = settings.get_current_profile_name() == "brief"
+"""On further interpreters, where a tenth shows whether anything is different."""
+
+_SOAKS = {("quic", "asyncio"): _TENTH if _BRIEF else _WHOLE, ("quic", "trio"): _TENTH, ("memory", "asyncio"): _TENTH, ("memory", "trio"): _TENTH}
+
+
+@pytest.mark.timeout(_PATIENCE + 60)  # a hundred thousand calls take their time; what hangs fails here too, only later
+@pytest.mark.parametrize(("transport", "backend"), _SOAKS)
+def test_a_hundred_thousand_calls_and_ten_thousand_that_fail_in_every_way_leave_nothing_behind(transport: str, backend: str) -> None:
+    """A program of its own: what other tests have made, and what a runner of tests keeps of logs and failures, would be counted as well."""
+    if backend == "trio" and os.environ.get("ASTER_REQUIRE_TRIO") != "1":
+        pytest.importorskip("trio", reason="trio is not installed; install the package with its [trio] extra")
+    command = [sys.executable, "-W", "error", "-m", "tests.soak", "--transport", transport, "--backend", backend, *_SOAKS[transport, backend]]
+    environment = os.environ | {"PYTHONPATH": str(_ROOT)}
+    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False, timeout=_PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+_kept: list[object] = []
+
+
+def _keep_calls(call: OutgoingCall) -> None:
+    _kept.append(call)
+
+
+def _leave_a_timer(call: OutgoingCall) -> None:
+    reactor: Any = call._reactor  # pyright: ignore[reportPrivateUsage]
+    reactor.call_at(reactor.now() + 3_600, _nothing)
+
+
+def _nothing() -> None:
+    """What the timers of a leak would do."""
+
+
+def _leave_a_task(_: OutgoingCall) -> None:
+    if on_asyncio():
+        _kept.append(asyncio.ensure_future(anyio.sleep_forever()))
+    else:
+        from trio.lowlevel import spawn_system_task
+
+        spawn_system_task(anyio.sleep_forever)
+
+
+def _remember_in_the_connection(call: OutgoingCall) -> None:
+    owner: Any = call._owner  # pyright: ignore[reportPrivateUsage]
+    owner.__dict__.setdefault("_ended", set()).add(next(_numbers))
+
+
+_numbers = itertools.count()
+
+_LEAKS: list[tuple[str, str, Callable[[OutgoingCall], None]]] = [
+    ("tasks", "asyncio", _leave_a_task),
+    ("tasks", "trio", _leave_a_task),
+    ("timers", "asyncio", _leave_a_timer),
+    ("timers", "trio", _leave_a_timer),
+    ("objects of aster._outgoing.OutgoingCall", "asyncio", _keep_calls),
+    ("items in aster._connection.ClientConnection._ended", "asyncio", _remember_in_the_connection),
+]
+
+
+@pytest.mark.timeout(120)  # it looks at all objects of a process that has run the whole suite, some dozens of times
+@pytest.mark.parametrize(("name", "backend", "leak"), _LEAKS)
+def test_what_a_call_leaves_behind_is_found_by_its_name(name: str, backend: str, leak: Callable[[OutgoingCall], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    if backend == "trio":
+        pytest.importorskip("trio", reason="trio is not installed; install the package with its [trio] extra")
+    begin = OutgoingCall.begin
+
+    def begin_and_leak(call: OutgoingCall, *args: Any, **kwargs: Any) -> None:
+        begin(call, *args, **kwargs)
+        leak(call)
+
+    monkeypatch.setattr(OutgoingCall, "begin", begin_and_leak)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--transport", "memory", "--backend", backend, "--calls", "250", "--failures", "80", "--marks", "1", "--warm-up", "100"])
+    _kept.clear()
+    assert f"memory, {backend}: {name}: " in str(stopped.value)
+
+
+@pytest.mark.parametrize("part", ["calls", "failures"])
+def test_memory_that_grows_by_an_object_a_call_is_found_where_no_count_shows_it(part: str) -> None:
+    def marks(block: float, each: float) -> list[Mark]:
+        numbers = range(10_000, 100_001, 10_000)
+        grown = [Mark(calls, part, 1.0, Census(), 250_000 + int(block * calls), (60 << 20) + int(each * calls)) for calls in numbers]
+        return [Mark(0, "warm-up", 0.0, Census(), 250_000, 60 << 20), *grown]
+
+    assert growths(marks(0.0, 0.0)) == []
+    assert growths(marks(0.01, 8.0)) == []
+    assert [growth.partition(":")[0] for growth in growths(marks(1.0, 8.0))] == [f"blocks of Python's memory during the {part}"]
+    assert [growth.partition(":")[0] for growth in growths(marks(0.01, 64.0))] == [f"bytes in memory during the {part}"]
