@@ -172,8 +172,12 @@ async def raw_server(
     answer: Callable[[Stream, Header], None],
     settings: Mapping[int, int] | None = None,
     on_reset: Callable[[int], None] = lambda code: None,
+    on_control: Callable[[Stream], None] = lambda stream: None,
 ) -> AsyncGenerator[str]:
-    """The address of a server that says hello, with ``settings`` besides the usual ones, and answers each call as it is told to once its header has arrived."""
+    """The address of a server that says hello, with ``settings`` besides the usual ones, and answers each call as it is told to once its header has arrived.
+
+    ``on_control`` is given each connection's control stream, on which hello was said.
+    """
     identity = Identity.generate()
 
     def stream_opened(stream: Stream) -> StreamSink:
@@ -184,6 +188,7 @@ async def raw_server(
         sink.on_data = lambda: None
         if stream.id == 0:
             stream.write(encode_hello(Hello((1,), {**_SERVER_SETTINGS, **(settings or {})}, services)))
+            on_control(stream)
         else:
             kind, payload = next(iter(FrameReader(LIMITS.requests).feed(bytes(sink.received))))
             assert kind == FrameKind.HEADER
