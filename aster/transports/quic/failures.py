@@ -5,7 +5,7 @@ from __future__ import annotations
 from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import AlertDescription
 
-from aster.errors import ConnectError, ConnectionLost, IncompatiblePeerError, RefusedError, UnreachableError
+from aster.errors import ConnectError, ConnectionLost, IdentityError, IncompatiblePeerError, RefusedError, UnreachableError
 from aster.transports.quic.engine import EngineEnd
 
 __all__ = ["CERTIFICATE_REFUSED", "NO_CERTIFICATE", "connect_error", "lost"]
@@ -15,6 +15,9 @@ NO_CERTIFICATE = QuicErrorCode.CRYPTO_ERROR + int(AlertDescription.certificate_r
 
 CERTIFICATE_REFUSED = QuicErrorCode.CRYPTO_ERROR + int(AlertDescription.bad_certificate)
 """What a client closes with when the server's key is not the one in the address."""
+
+_NOT_PROVED = QuicErrorCode.CRYPTO_ERROR + int(AlertDescription.decrypt_error)
+"""What TLS calls a signature that is not by the key of the certificate (RFC 8446, section 4.4.3)."""
 
 _REFUSALS = frozenset(
     {
@@ -49,6 +52,8 @@ def connect_error(end: EngineEnd, place: str, version_mismatch: bool) -> Connect
         return RefusedError(f"{place} refused this client: {_cause(end)}; the server may be full, draining, or not admit this endpoint")
     if end.code == QuicErrorCode.CRYPTO_ERROR + int(AlertDescription.no_application_protocol):
         return IncompatiblePeerError(f"{place} answers by QUIC, but not for this protocol; check that an Aster server listens there")
+    if end.code == _NOT_PROVED and not end.by_peer:
+        return IdentityError(f"{place} did not prove that it holds the key of the certificate that it showed; distrust it: that certificate is somebody else's")
     side = "the server ended" if end.by_peer else "the server broke a rule of"
     return IncompatiblePeerError(f"{place} answers by QUIC, but {side} the handshake: {_cause(end)}; check that an Aster server of this version listens there")
 
