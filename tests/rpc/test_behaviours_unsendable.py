@@ -25,7 +25,7 @@ class Evasive(Item):
         return Item
 
 
-def _with_a_field_that_fails() -> object:
+def _without_a_field() -> object:
     """An item that has lost a field."""
     item = Item()
     del item.number
@@ -36,10 +36,10 @@ UNSENDABLE: dict[str, tuple[Callable[[], Any], str]] = {
     "another class": (Nothing, "Nothing"),
     "none": (lambda: None, "NoneType"),
     "a class that poses as the right one": (Evasive, "Evasive"),
-    "a coroutine's result that was not awaited": (lambda: [Item()], "list"),
+    "a list of items": (lambda: [Item()], "list"),
     "a field of another type": (lambda: Item(number="1"), "Item"),  # pyright: ignore[reportArgumentType] (that is the trouble)
     "a field that is too large": (lambda: Item(number=2**63), "Item"),
-    "a field that is missing": (_with_a_field_that_fails, "Item"),
+    "a field that is missing": (_without_a_field, "Item"),
 }
 
 
