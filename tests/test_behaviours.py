@@ -271,6 +271,13 @@ _BEHAVIOURS: dict[int, Behaviour] = {
             "rpc/test_bad_input.py": ("test_a_peer_with_another_key_than_the_addresss_is_an_identity_error_at_once",),
         },
     ),
+    39: Behaviour(
+        "a hundred thousand calls leave as little behind as one",
+        {
+            "soak/test_soak.py": ("test_calls_leave_nothing_behind_however_many_and_however_they_fail",),
+            "rpc/test_kept_contexts.py": ("test_a_context_that_outlives_its_call_keeps_neither_the_call_nor_its_connection",),
+        },
+    ),
     40: Behaviour(
         "the two backends do the same: the tests of this map have one body for both",
         {
@@ -303,7 +310,6 @@ _LATER: dict[int, str] = {
     33: "a stalled reader's neighbours: not claimed yet",
     37: "the drain of calls is there (tests/rpc/test_endings.py); sessions are not",
     38: "the loss of a connection fails its calls once (tests/rpc/test_endings.py); there is no reconnecting yet",
-    39: "to be filled in with tests/soak/test_soak.py",
     44: "there are no sessions yet",
 }
 """Behaviours that are not claimed, or not whole."""

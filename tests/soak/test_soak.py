@@ -38,7 +38,7 @@ _SOAKS = {("quic", "asyncio"): _TENTH if _BRIEF else _WHOLE, ("quic", "trio"): _
 
 @pytest.mark.timeout(_PATIENCE + 60)  # a hundred thousand calls take their time; what hangs fails here too, only later
 @pytest.mark.parametrize(("transport", "backend"), _SOAKS)
-def test_a_hundred_thousand_calls_and_ten_thousand_that_fail_in_every_way_leave_nothing_behind(transport: str, backend: str) -> None:
+def test_calls_leave_nothing_behind_however_many_and_however_they_fail(transport: str, backend: str) -> None:
     """A program of its own: what other tests have made, and what a runner of tests keeps of logs and failures, would be counted as well."""
     if backend == "trio" and os.environ.get("ASTER_REQUIRE_TRIO") != "1":
         pytest.importorskip("trio", reason="trio is not installed; install the package with its [trio] extra")
