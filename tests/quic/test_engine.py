@@ -396,3 +396,34 @@ def test_an_acknowledgement_of_too_many_ranges_is_dropped(kind: type[Engine]) ->
     _send_frames(network, _ack(*range(1_028, 0, -2)))
     assert network.server.heard_at == network.now - 1.0
     assert network.server.end() is None
+
+
+@pytest.mark.parametrize("kind", [Engine, ActiveEngine])
+@pytest.mark.parametrize("probes", range(5))
+def test_an_address_that_was_not_validated_gets_three_times_what_came_from_it_at_most_the_close_included(kind: type[Engine], probes: int) -> None:
+    client, server = (
+        kind(
+            engine_configuration(key, is_client=is_client, idle_timeout=3600.0, datagram_size=1_200),
+            max_streams=1,
+            original_destination_connection_id=None if is_client else b"original",
+        )
+        for key, is_client in zip(_KEYS, (True, False), strict=True)
+    )
+    client.connect(_ADDRESSES[1], 0.0)
+    [(first, _)] = client.datagrams_to_send(0.0)
+    server.receive_datagram(first, _ADDRESSES[0], 0.0)
+    now, sent = 0.0, 0
+    for _ in range(probes):
+        sent += sum(len(data) for data, _ in server.datagrams_to_send(now))
+        now = min(server.get_timer() or now, now + 10.0)
+        server.handle_timer(now)
+    server.close_application(0, "the handshake took too long")
+    closing = server.datagrams_to_send(now)
+    room = 3 * len(first) - sent
+    assert sum(len(data) for data, _ in closing) <= room
+    assert closing or room < 200, "it is sent as long as there is room for it"
+    # Sent or not, the connection is over.
+    assert server.end() is not None
+    server.handle_timer(now + 60.0)
+    assert not server.datagrams_to_send(now + 60.0)
+    assert server.get_timer() is None
