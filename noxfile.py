@@ -2,6 +2,7 @@
 
 Arguments after ``--`` go to pytest, to the benchmark, or to what the session says.
 Arguments after ``--`` go to pytest, to the benchmark or to the soak.
+Arguments after ``--`` go to pytest, to the benchmark or to the fuzzer.
 """
 
 from __future__ import annotations
@@ -85,6 +86,15 @@ def docs(session: nox.Session) -> None:
     """Run the code of the documentation."""
     session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", "tests/test_docs.py", "tests/test_error_reference.py", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Feed a million hostile inputs to every layer; ``-- --coverage --target NAME`` has atheris look for new ones."""
+    session.install("-e", ".[test]")
+    if "--coverage" in session.posargs:
+        session.install("atheris==3.0.0")
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
 
 
 @nox.session

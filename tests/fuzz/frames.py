@@ -1,0 +1,133 @@
+"""Frames: the reader and the decoders of payloads, fed in any cuts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from aster._protocol.events import Target as CallTarget
+from aster._protocol.frames import (
+    CLIENT_HELLO_LIMIT,
+    CONTROL_KINDS,
+    REQUEST_KINDS,
+    RESPONSE_KINDS,
+    FrameKind,
+    FrameReader,
+    decode_credit,
+    decode_go_away,
+    decode_header,
+    decode_hello,
+    decode_metadata,
+    decode_trailer,
+    encode_credit,
+    encode_frame,
+    encode_go_away,
+    encode_header,
+    encode_header_start,
+    encode_hello,
+    encode_metadata,
+    encode_trailer,
+    frame_limits,
+)
+from aster.errors import RemoteProtocolError, StatusCode
+from aster.types import RpcPattern, SerializationMode
+from tests.fuzz import grammar
+from tests.fuzz.script import Script
+from tests.fuzz.target import Run, Target
+
+__all__ = ["FRAMES"]
+
+_METADATA = 8_192
+
+_READERS: tuple[Mapping[int, int], ...] = (
+    frame_limits(_METADATA),
+    frame_limits(_METADATA, REQUEST_KINDS),
+    frame_limits(_METADATA, RESPONSE_KINDS),
+    {**frame_limits(0, CONTROL_KINDS), FrameKind.HELLO: CLIENT_HELLO_LIMIT},
+)
+
+
+def _again_header(value: Any) -> bytes:
+    target = CallTarget(value.target.service, value.target.version, value.target.method, RpcPattern(value.target.pattern), SerializationMode(value.target.mode))
+    return encode_header(encode_header_start(target), value.timeout, value.metadata)
+
+
+# How each kind's payload is read, and written again.
+_DECODERS: Mapping[int, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
+    FrameKind.HELLO: (decode_hello, encode_hello),
+    FrameKind.GO_AWAY: (decode_go_away, encode_go_away),
+    FrameKind.HEADER: (lambda payload: decode_header(payload, _METADATA), _again_header),
+    FrameKind.CREDIT: (decode_credit, encode_credit),
+    FrameKind.METADATA: (lambda payload: decode_metadata(payload, _METADATA), encode_metadata),
+    FrameKind.TRAILER: (lambda payload: decode_trailer(payload, _METADATA), encode_trailer),
+}
+
+
+def _make(chance: random.Random) -> bytes:
+    kind = chance.randrange(5)
+    data = grammar.header(chance) if kind == 1 else grammar.client_hello(chance) if kind == 3 else b""
+    data += (grammar.frames, grammar.requests, grammar.responses, grammar.go_away, grammar.frames)[kind](chance)
+    return bytes((kind % len(_READERS), chance.randrange(256))) + data
+
+
+def _read(limits: Mapping[int, int], data: bytes, most: int) -> tuple[list[tuple[int, bytes]], RemoteProtocolError | None]:
+    """The frames of ``data`` that comes in pieces of at most so many bytes, and what ended it."""
+    reader, sizes = FrameReader(limits), random.Random(most)
+    frames: list[tuple[int, bytes]] = []
+    position = 0
+    while position < len(data):
+        # Tiny pieces of a large input prove nothing more and take long.
+        size = sizes.randint(1, most) + (position >> 6)
+        try:
+            for frame in reader.feed(data[position : position + size]):
+                frames.append(frame)  # noqa: PERF402  # what came before a refusal counts
+        except RemoteProtocolError as exc:
+            return frames, exc
+        position += size
+    return frames, None
+
+
+def _run(data: bytes) -> str:
+    script = Script(data)
+    limits, most = _READERS[script.byte() % len(_READERS)], script.byte() + 1
+    wire = script.rest()
+    frames, refusal = _read(limits, wire, most)
+    whole, same = _read(limits, wire, 1 << 30)
+    assert (frames, str(refusal)) == (whole, str(same)), "how bytes were cut made a difference"
+    malformed = [kind for kind, payload in frames if kind in _DECODERS and not _decodes(kind, payload)]
+    if malformed:
+        return "malformed payload"
+    if refusal is not None:
+        return "too large" if refusal.code is StatusCode.RESOURCE_EXHAUSTED else "refused"
+    return "frames" if frames else "incomplete"
+
+
+def _decodes(kind: int, payload: bytes) -> bool:
+    """Whether a payload makes sense; then what is written again must make the same sense."""
+    decode, encode = _DECODERS[kind]
+    try:
+        value = decode(payload)
+    except RemoteProtocolError:
+        return False
+    # The time left loses less than a microsecond to floats at each hop, and never grows; so large ones are compared after one.
+    once = decode(_payload(encode(value)))
+    assert once == value or kind == FrameKind.HEADER
+    assert decode(_payload(encode(once))) == once
+    return True
+
+
+def _payload(frame: bytes) -> bytes:
+    size = 1 << (frame[1] >> 6)
+    payload = frame[1 + size :]
+    assert encode_frame(FrameKind(frame[0]), payload) == frame
+    return payload
+
+
+@contextmanager
+def _open() -> Generator[Run]:
+    yield _run
+
+
+FRAMES = Target("frames", "frames", _make, _open, frozenset({"frames", "incomplete", "refused", "too large", "malformed payload"}), share=300)

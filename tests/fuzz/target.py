@@ -1,0 +1,59 @@
+"""What is fuzzed: a layer behind one signature, with what it may answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tests.fuzz.mutation import mutated
+
+__all__ = ["Run", "Target", "corpus_of", "input_of"]
+
+Run = Callable[[bytes], str]
+"""Feeds one input; a word for what came of it. Whatever it raises is a finding."""
+
+_CORPUS = Path(__file__).parent / "corpus"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A layer to be fuzzed.
+
+    Attributes:
+        name: what it is called.
+        corpus: the folder of its corpus.
+        make: draws one input that is grammatical, or nearly so.
+        open: makes a fresh world for inputs, which checks what is left of it when it is closed.
+        outcomes: the words that may come out; another one is a finding, and so is one that a long run never reaches.
+        share: its part of the inputs of a run over all targets.
+        batch: how many inputs one world is for: they meet what those before them have left. Whoever wants to see one of them again must repeat the batch.
+    """
+
+    name: str
+    corpus: str
+    make: Callable[[random.Random], bytes]
+    open: Callable[[], AbstractContextManager[Run]]
+    outcomes: frozenset[str]
+    share: int
+    batch: int = 1 << 30
+
+
+@cache
+def corpus_of(folder: str) -> Sequence[bytes]:
+    """The inputs that are kept in a folder, in the order of their names."""
+    return [path.read_bytes() for path in sorted((_CORPUS / folder).glob("*.bin"))]
+
+
+def input_of(target: Target, seed: int, index: int) -> bytes:
+    """The input of that number: first the corpus as it is, then what is drawn. The same for the same seed, number and corpus."""
+    corpus = corpus_of(target.corpus)
+    if index < len(corpus):
+        return corpus[index]
+    chance = random.Random(f"{target.name}/{seed}/{index}")
+    kind = chance.randrange(8)
+    data = chance.choice(corpus) if kind == 0 and corpus else target.make(chance)
+    return data if kind in (1, 2) else mutated(data, corpus, chance)
