@@ -91,7 +91,7 @@ def test_a_world_is_left_after_each_batch_and_its_own_check_counts() -> None:
         assert left["opened"] < 3, "the third world is not clean"
 
     target = replace(_made_up(lambda data: "fine", batch=4), open=world)
-    with pytest.raises(Finding, match=r"the third world is not clean\n.*--index 11\n"):
+    with pytest.raises(Finding, match=r"the third world is not clean[\s\S]*--index 11\n"):
         measure(target, 1, range(100))
 
 
