@@ -19,6 +19,7 @@ MOST_GROWTH = 16 * 1024 * 1024
 the allocator and the codec keep of the largest message so far. A leak of 100 bytes an input would pass this after 200,000 inputs."""
 
 _WARM_UP = 5
+_SHOWN = 400
 
 
 class Finding(Exception):
@@ -115,10 +116,11 @@ def _one(target: Target, seed: int, index: int, run: Callable[[bytes], str], wat
 
 
 def _reproducer(target: Target, seed: int, index: int, exc: Exception) -> str:
+    data = input_of(target, seed, index)
     return (
         f"{type(exc).__name__}: {exc}\n"
         f"see it again with: python -m tests.fuzz --target {target.name!r} --seed {seed} --index {index}\n"
-        f"the input: {input_of(target, seed, index).hex()}"
+        f"the input, {len(data)} bytes: {data[:_SHOWN].hex()}"
     )
 
 
