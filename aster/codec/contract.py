@@ -26,7 +26,7 @@ class Codec(Protocol):
         """The function that encodes messages of exactly this class.
 
         It raises TypeError when the value, or anything in it, is of another type than declared, and ValueError when a value of the right type cannot be sent
-        (an int beyond 64 bits, a lone surrogate, a naive datetime, nesting without end); both name the field. An int given for a float is sent as a float.
+        (an int beyond 64 bits, a lone surrogate, nesting without end); both name the field. An int given for a float is sent as a float.
 
         Raises:
             TypeError: the class is not a dataclass that this codec knows.

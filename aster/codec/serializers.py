@@ -30,7 +30,9 @@ worst message that is accepted, 2 MB with 108,000 dataclasses of three ints in g
 
 _fory: Any = pyfory
 _fory_serializers: Any = fory_serializer
+_NANOS = 1_000_000_000
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
 _FIRST_INSTANT = datetime.datetime.min.replace(tzinfo=datetime.UTC) - _EPOCH
 _LAST_INSTANT = datetime.datetime.max.replace(tzinfo=datetime.UTC) - _EPOCH
 
@@ -44,18 +46,29 @@ class _Serializer(_fory.Serializer):
 
 
 class TimestampSerializer(_Serializer):
-    """Seconds and nanoseconds since 1970, as Fory has it, computed without floats."""
+    """Seconds and nanoseconds since 1970, as Fory has it, computed without floats.
+
+    A naive datetime names no instant, for which Fory has no type. It goes as if its clock showed UTC, with one second less and a billion nanoseconds more,
+    which no instant has, and its fold as one nanosecond. Whoever adds the two up sees the time of the clock.
+    """
 
     def write(self, context: Any, value: datetime.datetime) -> None:
-        since = value - _EPOCH
+        naive = value.utcoffset() is None
+        since = value.replace(tzinfo=datetime.UTC) - _EPOCH if naive else value - _EPOCH
         if not _FIRST_INSTANT <= since <= _LAST_INSTANT:
             raise OverflowError("no datetime in UTC can hold this instant")
-        context.write_int64(since.days * 86_400 + since.seconds)
-        context.write_uint32(since.microseconds * 1000)
+        seconds, nanos = since.days * 86_400 + since.seconds, since.microseconds * 1000
+        context.write_int64(seconds - 1 if naive else seconds)
+        context.write_uint32(_NANOS + nanos + value.fold if naive else nanos)
 
     def read(self, context: Any) -> datetime.datetime:
-        seconds = context.read_int64()
-        return _EPOCH + datetime.timedelta(seconds=seconds, microseconds=context.read_uint32() // 1000)
+        seconds, nanos = context.read_int64(), context.read_uint32()
+        if nanos < _NANOS:
+            return _EPOCH + datetime.timedelta(seconds=seconds, microseconds=nanos // 1000)
+        micros, fold = divmod(nanos - _NANOS, 1000)
+        if micros >= 1_000_000 or fold > 1:
+            raise ValueError(f"{nanos} nanoseconds are part of no timestamp")
+        return (_NAIVE_EPOCH + datetime.timedelta(seconds=seconds + 1, microseconds=micros)).replace(fold=fold)
 
 
 class HashTally:

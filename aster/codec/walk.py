@@ -246,8 +246,8 @@ def _decimal_problem(value: decimal.Decimal) -> str | None:
 
 
 def _datetime_problem(value: datetime.datetime) -> str | None:
-    if value.utcoffset() is None:
-        return "is a naive datetime, which names no instant; give it a time zone, as in datetime.now(timezone.utc)"
+    if value.utcoffset() is None:  # a clock's time, which astimezone() would take for one of this machine's clock
+        return None
     try:
         value.astimezone(datetime.UTC)
     except OverflowError:

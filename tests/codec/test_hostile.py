@@ -21,9 +21,9 @@ from aster.codec import Codec, checks, engine, make_codec, walk
 from aster.codec.fory import MAX_FAILURES
 from aster.errors import DecodeError
 from aster.types import SerializationMode
-from tests.codec.models import CODECS, MESSAGES, MODES, Checked, CheckedMany, Choices, Containers, Empty, Point, TaskRequest, Tree, tags_of
+from tests.codec.models import CODECS, MESSAGES, MODES, Checked, CheckedMany, Choices, Containers, Empty, Moment, Point, TaskRequest, Tree, tags_of
 from tests.codec.test_round_trip import round_trip
-from tests.codec.values import identical, values_of
+from tests.codec.values import DATETIME_ENDS, identical, values_of
 
 modes = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 
@@ -136,6 +136,35 @@ def test_fields_of_other_types_are_decode_errors(mode: SerializationMode) -> Non
     data = make_codec(mode, {Claims: "tests.codec/TaskRequest"}).encoder(Claims)(Claims([1], {"a": "b"}))
     with pytest.raises(DecodeError):
         CODECS[mode].decoder(TaskRequest)(data)
+
+
+_FIRST, _LAST = -62_135_596_800, 253_402_300_799
+"""The seconds of year 1 and of the last second of year 9999."""
+
+
+@modes
+@pytest.mark.parametrize(
+    ("seconds", "nanos"),
+    [
+        (0, 1_000_000_002),
+        (0, 1_999_999_999),
+        (0, 2_000_000_000),
+        (0, 2**32 - 1),
+        (_FIRST - 1, 0),
+        (_FIRST - 2, 1_000_000_000),
+        (_LAST + 1, 0),
+        (_LAST, 1_000_000_000),
+        (2**63 - 1, 1_000_000_000),
+        (-(2**63), 0),
+    ],
+)
+def test_a_timestamp_that_no_datetime_has_is_a_decode_error(mode: SerializationMode, seconds: int, nanos: int) -> None:
+    first, last = map(Moment, DATETIME_ENDS)
+    data = CODECS[mode].encoder(Moment)(first)[:-12]
+    assert CODECS[mode].decoder(Moment)(data + struct.pack("<qI", _FIRST - 1, 1_000_000_000)) == first
+    assert CODECS[mode].decoder(Moment)(data + struct.pack("<qI", _LAST - 1, 1_999_999_000)) == last
+    with pytest.raises(DecodeError, match="not a Moment"):
+        CODECS[mode].decoder(Moment)(data + struct.pack("<qI", seconds, nanos))
 
 
 @modes

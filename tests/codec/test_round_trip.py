@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import decimal
 import importlib
+import struct
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Set, cast  # noqa: UP035  # the spellings that Fory reads
 
@@ -35,7 +36,7 @@ from tests.codec.models import (
     Tree,
     tags_of,
 )
-from tests.codec.values import identical, instants, values_of
+from tests.codec.values import DATETIME_ENDS, clocks, identical, instants, values_of
 
 modes = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 
@@ -47,7 +48,7 @@ def round_trip(codec: Codec, value: Any) -> Any:
 
 @modes
 @pytest.mark.parametrize("cls", MESSAGES, ids=lambda cls: cls.__name__)
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_every_value_arrives_exactly_and_is_left_alone(mode: SerializationMode, cls: type, data: st.DataObject) -> None:
     value = data.draw(values_of(cls))
@@ -156,6 +157,42 @@ def test_an_instant_arrives_to_the_microsecond_in_utc(mode: SerializationMode, i
     arrived = round_trip(CODECS[mode], Moment(instant)).instant
     assert arrived == instant.astimezone(datetime.UTC)
     assert arrived.tzinfo is datetime.UTC
+
+
+@modes
+@given(clock=clocks)
+def test_the_time_of_a_clock_arrives_to_the_microsecond_with_its_fold_and_without_a_zone(mode: SerializationMode, clock: datetime.datetime) -> None:
+    arrived = round_trip(CODECS[mode], Moment(clock)).instant
+    assert (arrived, arrived.fold, arrived.tzinfo) == (clock, clock.fold, None)
+
+
+@modes
+@pytest.mark.parametrize("zone", [None, datetime.UTC], ids=["naive", "aware"])
+def test_the_first_and_the_last_datetime_travel(mode: SerializationMode, zone: datetime.tzinfo | None) -> None:
+    for end in DATETIME_ENDS:
+        assert round_trip(CODECS[mode], Moment(end.replace(tzinfo=zone))) == Moment(end.replace(tzinfo=zone))
+
+
+def _timestamp_of(mode: SerializationMode, moment: datetime.datetime) -> tuple[int, int]:
+    """The seconds and nanoseconds of a Moment on the wire."""
+    return struct.unpack("<qI", CODECS[mode].encoder(Moment)(Moment(moment))[-12:])
+
+
+@modes
+@given(clock=clocks)
+def test_the_time_of_a_clock_adds_up_to_the_same_time_in_utc_for_other_languages(mode: SerializationMode, clock: datetime.datetime) -> None:
+    seconds, nanos = _timestamp_of(mode, clock)
+    as_instant = _timestamp_of(mode, clock.replace(tzinfo=datetime.UTC))
+    assert 1_000_000_000 <= nanos < 2_000_000_000  # no instant has these, and some languages read 32 bits with a sign
+    assert (seconds + 1, nanos - 1_000_000_000 - clock.fold) == as_instant
+
+
+@modes
+@given(micros=st.integers(0, 999_999), rest=st.integers(0, 999))
+def test_what_another_language_sends_below_a_microsecond_is_cut_off(mode: SerializationMode, micros: int, rest: int) -> None:
+    data = CODECS[mode].encoder(Moment)(Moment(datetime.datetime(1969, 12, 31, tzinfo=datetime.UTC)))[:-12]
+    arrived = CODECS[mode].decoder(Moment)(data + struct.pack("<qI", -1, micros * 1000 + rest))
+    assert arrived == Moment(datetime.datetime(1969, 12, 31, 23, 59, 59, micros, datetime.UTC))
 
 
 @modes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import decimal
+import functools
 import struct
 import uuid
 from enum import Enum
@@ -30,9 +31,24 @@ floats = st.floats(width=64)
 # The exponent is kept within what Fory sends; -0 arrives as 0 (see identical).
 decimals = st.builds(_decimal, st.integers(-(10**27), 10**27), st.integers(-900, 900))
 instants = st.datetimes(timezones=st.timezones() | st.just(datetime.UTC), allow_imaginary=False).filter(lambda value: 1 < value.year < 9999)
+DATETIME_ENDS = (datetime.datetime.min, datetime.datetime.max)  # noqa: DTZ901  # what a clock shows: no zone
+
+
+def _clock(shown: datetime.datetime, fold: int) -> datetime.datetime:
+    return shown.replace(fold=fold)
+
+
+clocks = st.builds(_clock, st.datetimes() | st.sampled_from(DATETIME_ENDS), st.integers(0, 1))
 spans = st.timedeltas(datetime.timedelta(microseconds=-(2**63)), datetime.timedelta(microseconds=2**63 - 1))
 
-for type_, strategy in {str: texts, int: integers, float: floats, decimal.Decimal: decimals, datetime.datetime: instants, datetime.timedelta: spans}.items():
+for type_, strategy in {
+    str: texts,
+    int: integers,
+    float: floats,
+    decimal.Decimal: decimals,
+    datetime.datetime: instants | clocks,
+    datetime.timedelta: spans,
+}.items():
     st.register_type_strategy(type_, strategy)
 st.register_type_strategy(uuid.UUID, st.uuids())
 st.register_type_strategy(datetime.time, st.times())
@@ -43,6 +59,7 @@ _trees = st.recursive(st.builds(Tree, texts), lambda inner: st.builds(Tree, text
 st.register_type_strategy(Tree, _trees)
 
 
+@functools.cache  # a strategy of 15 containers takes longer to make than its values
 def values_of(cls: type[Any]) -> st.SearchStrategy[Any]:
     """Instances of a dataclass with every field drawn, those with defaults too."""
     hints = get_type_hints(cls, include_extras=True)
@@ -75,5 +92,7 @@ def identical(a: Any, b: Any) -> bool:
         some, others = list(cast("set[Any]", a)), list(cast("set[Any]", b))
         return len(some) == len(others) and all(any(identical(x, y) for y in others) for x in some)
     if isinstance(a, datetime.datetime):
+        if a.tzinfo is None or b.tzinfo is None:
+            return (a, a.fold, a.tzinfo) == (b, b.fold, b.tzinfo)
         return a.astimezone(datetime.UTC) == b.astimezone(datetime.UTC)  # plain == denies equality in the hour that a clock repeats
     return bool(a == b)
