@@ -27,6 +27,7 @@ from aster.codec.shapes import (
     runtime_types,
 )
 from aster.codec.tags import is_wire_class, short_name
+from aster.codec.walk import problem_with
 
 __all__ = ["MAX_ENUM_VALUE", "FieldReader", "is_class", "objection_to"]
 
@@ -101,6 +102,10 @@ def _enum_objection(cls: type[Enum]) -> str | None:
     values = [member.value for member in cls]
     if issubclass(cls, Flag):
         return "is a Flag, whose combinations are no members; use an int, or a set of an Enum's members"
+    if issubclass(cls, list | tuple | set | frozenset | dict) or hasattr(cls, "__dataclass_fields__"):
+        return "is an Enum and a container or dataclass in one, and Fory cannot tell which; leave out the second base: a plain Enum's values may be of any type"
+    if cls.__hash__ is None:
+        return "is an Enum whose members have no hash, by which Fory finds them; give it a __hash__ beside its __eq__"
     if not values:
         return "has no members, so there is no value to send; give it one"
     if all(isinstance(value, int) and value >= 0 for value in values) and max(values) > MAX_ENUM_VALUE:
@@ -114,6 +119,7 @@ class FieldReader:
     def __init__(self, cls: type[Any], name: str) -> None:
         self._cls = cls
         self._name = name
+        self._aliases: list[object] = []
 
     def read(self, hint: object) -> FieldShape:
         if not self._name.isascii():
@@ -129,8 +135,12 @@ class FieldReader:
     def _shape(self, hint: Any) -> Shape:
         origin = get_origin(hint)
         args = get_args(hint)
-        if origin in (Annotated, Final) or isinstance(hint, NewType) or type(hint).__name__ == "TypeAliasType":
-            return self._shape(_unwrapped(hint, origin, args))
+        if origin in (Annotated, Final):
+            return self._shape(args[0])
+        if isinstance(hint, NewType):
+            return self._shape(hint.__supertype__)
+        if type(hint).__name__ == "TypeAliasType":
+            return self._alias(hint)
         if hint is getattr(typing, "Self", None):
             return self._shape(self._cls)
         if origin in (Union, types.UnionType):
@@ -149,6 +159,16 @@ class FieldReader:
             self._refuse(f"{hint} is not supported", _alternative_to_generic(origin))
         return self._plain(hint)
 
+    def _alias(self, hint: Any) -> Shape:
+        """What a ``type`` statement, of Python 3.12 and later, defines."""
+        if hint in self._aliases:
+            self._refuse(f"the type alias {hint} contains itself", "make it a dataclass")
+        self._aliases.append(hint)
+        try:
+            return self._shape(hint.__value__)
+        finally:
+            self._aliases.pop()
+
     def _plain(self, hint: Any) -> Shape:
         if hint in (list, set, frozenset, dict, tuple):
             example = "dict[str, int]" if hint is dict else f"{hint.__name__}[int]"
@@ -157,6 +177,8 @@ class FieldReader:
             self._refuse(f"{'Any' if hint is Any else 'object'} does not say what is in it", "name the type, or a Union of types")
         if hint is None or hint is type(None):
             self._refuse("None alone carries nothing", "write Optional[...]")
+        if hint is Final:
+            self._refuse("a bare Final does not say what it is", "write, for instance, Final[int]")
         if isinstance(hint, TypeVar) or not is_class(hint):
             self._refuse(f"{hint} is not supported", _SUPPORTED)
         if hint in SCALARS:
@@ -210,17 +232,17 @@ class FieldReader:
             self._refuse(f"{Literal[values]} mixes types" if kinds else "Literal[None] carries nothing", "keep its values of one type")
         base = self._plain(kinds.pop())
         assert isinstance(base, Scalar | EnumOf)  # typing allows no other values in a Literal
+        for value in present:
+            problem = problem_with(value)
+            if problem is not None:
+                self._refuse(f"its literal {value!r} {problem}")
         shape = LiteralOf(base, present)
         return Optional(shape) if None in values else shape
 
 
-def _unwrapped(hint: Any, origin: object, args: tuple[Any, ...]) -> object:
-    if origin in (Annotated, Final):
-        return args[0]
-    return hint.__supertype__ if isinstance(hint, NewType) else hint.__value__
-
-
 def _alternative_to_generic(origin: Any) -> str:
+    if type(origin).__name__ == "TypeAliasType":
+        return "a type alias cannot be sent with type arguments: write out what it stands for"
     if is_class(origin) and is_wire_class(origin):
         return "a generic dataclass cannot be sent with type arguments: make a dataclass for each case"
     alternative = _ALTERNATIVES.get(getattr(origin, "__name__", ""))

@@ -60,6 +60,8 @@ class _Key:
                 self._refuse(f"{self._name(shape)} is not hashable, so it cannot be {self.role}", "use a tuple")
             case Values("frozenset", _):
                 self._refuse(f"{self._name(shape)} cannot be {self.role}: Fory reads it as a set", "use a tuple")
+            case FixedTuple(()):
+                self._refuse(f"tuple[()] cannot be {self.role}: Fory reads it as a list", "leave it out, since it is always the same")
             case Values() | FixedTuple() if not declared:
                 mend = "use a frozen dataclass"
                 self._refuse(f"{self._name(shape)} cannot be {self.role} inside another tuple or a union: Fory reads it as a list", mend)

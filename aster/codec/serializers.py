@@ -66,9 +66,9 @@ class TimestampSerializer(_Serializer):
         if nanos < _NANOS:
             return _EPOCH + datetime.timedelta(seconds=seconds, microseconds=nanos // 1000)
         micros, fold = divmod(nanos - _NANOS, 1000)
-        if micros >= 1_000_000 or fold > 1:
+        if micros >= 1_000_000:
             raise ValueError(f"{nanos} nanoseconds are part of no timestamp")
-        return (_NAIVE_EPOCH + datetime.timedelta(seconds=seconds + 1, microseconds=micros)).replace(fold=fold)
+        return (_NAIVE_EPOCH + datetime.timedelta(seconds=seconds + 1, microseconds=micros)).replace(fold=fold)  # which refuses all but 0 and 1
 
 
 class HashTally:

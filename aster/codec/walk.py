@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from aster.codec.shapes import DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, runtime_types
 from aster.codec.tags import short_name
 
-__all__ = ["MAX_NESTING", "Direction", "Mismatch", "Walk", "is_encodable"]
+__all__ = ["MAX_NESTING", "Direction", "Mismatch", "Walk", "is_encodable", "problem_with"]
 
 MAX_NESTING = 50
 """How many dataclasses may be nested in one message: beyond any honest data, and far from the end of the stack."""
@@ -124,8 +124,7 @@ class Walk:
                 raise Mismatch(ValueError, f"is too large for a float: {reprlib.repr(value)}") from None
         if type(value) is not expected:
             _fail(value, expected.__name__)
-        limit = _LIMITS.get(expected)
-        problem = limit(value) if limit is not None and not self._decoding else None
+        problem = None if self._decoding else problem_with(value)
         if problem is not None:
             raise Mismatch(ValueError, problem)
         return value
@@ -226,6 +225,12 @@ def is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def problem_with(value: object) -> str | None:
+    """Why a scalar, though of a type that can be sent, cannot; ``None`` when it can."""
+    limit = _LIMITS.get(type(value))
+    return None if limit is None else limit(value)
 
 
 def _str_problem(value: str) -> str | None:

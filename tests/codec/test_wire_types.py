@@ -47,6 +47,27 @@ class Memberless(enum.Enum):
     pass
 
 
+class IntOptions(enum.IntFlag):
+    A = 1
+
+
+class PairMember(tuple[int, int], enum.Enum):
+    A = (1, 2)
+
+
+@dataclass(frozen=True)
+class Base:
+    a: int
+
+
+class BaseMember(Base, enum.Enum):
+    A = 1
+
+
+class HashlessMember(bytearray, enum.Enum):
+    A = 1
+
+
 @dataclass
 class Abstract(abc.ABC):
     @abc.abstractmethod
@@ -90,6 +111,11 @@ class FrozenTuples:
 @dataclass(frozen=True)
 class FrozenNumbers:
     parts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FrozenNothing:
+    nothing: tuple[()]
 
 
 @dataclass(frozen=True)
@@ -161,6 +187,10 @@ def _in_a_dict(hint: Any) -> Any:
         (fractions.Fraction, "Fraction is not supported", "send what it stands for as str"),
         (FakeMsgspec, "FakeMsgspec is a msgspec struct", "use a dataclass"),
         (Options, "Options is a Flag", "use an int"),
+        (IntOptions, "IntOptions is a Flag", "use an int"),
+        (PairMember, "PairMember is an Enum and a container or dataclass in one", "leave out the second base"),
+        (BaseMember, "BaseMember is an Enum and a container or dataclass in one", "leave out the second base"),
+        (HashlessMember, "HashlessMember is an Enum whose members have no hash", "give it a __hash__"),
         (Wide, "Wide has a value above 4294967295", "use smaller numbers"),
         (Memberless, "Memberless has no members", "give it one"),
         (Abstract, "Abstract has instances that cannot be made", "use a concrete dataclass"),
@@ -168,6 +198,13 @@ def _in_a_dict(hint: Any) -> Any:
         (Box[int], r"Box\[int\] is not supported", "make a dataclass for each case"),
         (InitVar[int], "is an InitVar", "make it a field"),
         (Literal[1, "a"], "mixes types", "of one type"),
+        (Literal[1, 2**63], "its literal 9223372036854775808 does not fit in 64 bits", "send it as str"),
+        (Literal["\ud800"], r"its literal '\\ud800' holds a lone surrogate", "send such data as bytes"),
+        (typing.Final, "a bare Final does not say what it is", r"Final\[int\]"),
+        (Box, "~T is not supported", "a field may be str, int"),
+        (set[tuple[()]], r"tuple\[\(\)\] cannot be an element of a set: Fory reads it as a list", "leave it out"),
+        (dict[tuple[int, tuple[()]], int], r"tuple\[\(\)\] cannot be a dict key", "leave it out"),
+        (set[FrozenNothing], r"tuple\[\(\)\] cannot be an element of a set", "leave it out"),
         (Literal[None], "carries nothing", "of one type"),
         (set[list[int]], r"list\[int\] is not hashable", "use a tuple"),
         (dict[TaskRequest, int], "TaskRequest is not hashable", "make it a frozen dataclass"),

@@ -91,6 +91,10 @@ def identical(a: Any, b: Any) -> bool:
     if isinstance(a, set | frozenset):
         some, others = list(cast("set[Any]", a)), list(cast("set[Any]", b))
         return len(some) == len(others) and all(any(identical(x, y) for y in others) for x in some)
+    if isinstance(a, decimal.Decimal):
+        return a.as_tuple()[1:] == b.as_tuple()[1:] and a == b  # 1.0 is not 1.00; -0 arrives as 0
+    if isinstance(a, datetime.time):
+        return (a, a.fold) == (b, b.fold)
     if isinstance(a, datetime.datetime):
         if a.tzinfo is None or b.tzinfo is None:
             return (a, a.fold, a.tzinfo) == (b, b.fold, b.tzinfo)
