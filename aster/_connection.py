@@ -46,7 +46,18 @@ PROTOCOL_VERSION = 1
 _REQUIRED_SETTINGS = (Setting.WINDOW, Setting.MESSAGE_LIMIT, Setting.METADATA_LIMIT)
 """What each side must say of itself; a server its CALL_LIMIT besides."""
 
-_WHOLE_NUMBERS = frozenset({"window", "max_message_size", "max_metadata_size", "max_connection_buffer", "max_concurrent_calls", "max_sessions"})
+_WHOLE_NUMBERS = frozenset(
+    {
+        "window",
+        "max_message_size",
+        "max_metadata_size",
+        "max_connection_buffer",
+        "max_concurrent_calls",
+        "max_sessions",
+        "max_connections",
+        "max_connections_per_address",
+    }
+)
 
 _UNITS = {
     **dict.fromkeys(("window", "max_message_size", "max_metadata_size", "max_connection_buffer"), " of bytes"),
@@ -71,7 +82,9 @@ class CloseCode:
 class EndpointOptions:
     """The limits of an endpoint. Sizes are in bytes, times in seconds.
 
-    The default of ``max_connection_buffer`` lets the thousand calls that are allowed at a time hold half a megabyte each.
+    The default of ``max_connection_buffer`` lets the thousand calls that are allowed at a time hold half a megabyte each. A connection without calls takes some
+    100 KB, so that those of ``max_connections`` take some 400 MB; a quarter of them may come from one address, behind which there may be a whole company. A
+    client accepts no connections: to it these two mean nothing.
 
     Raises:
         TypeError: an option is no number, or a size or count not whole; the message names it.
@@ -84,6 +97,8 @@ class EndpointOptions:
     max_connection_buffer: int = 536_870_912
     max_concurrent_calls: int = 1_000
     max_sessions: int = 256
+    max_connections: int = 4_096
+    max_connections_per_address: int = 1_024
     idle_timeout: float = 30.0
     keepalive_interval: float = 10.0
     cleanup_budget: float = 5.0
@@ -105,6 +120,8 @@ class EndpointOptions:
             # A connection must not be lost for mere silence because someone has set the one option without the other.
             keepalive=min(self.keepalive_interval, self.idle_timeout / _KEEPALIVES_BEFORE_IDLE),
             max_streams=self.max_concurrent_calls + self.max_sessions + 1,
+            max_connections=self.max_connections,
+            max_connections_per_address=self.max_connections_per_address,
         )
 
     def settings(self) -> dict[int, int]:

@@ -65,6 +65,8 @@ class AsterServer:
             fails with RESOURCE_EXHAUSTED.
         max_concurrent_calls: calls at a time on one connection.
         max_sessions: sessions at a time on one connection; without effect while there are no sessions.
+        max_connections: connections at a time; the next client's ``connect`` fails with RefusedError.
+        max_connections_per_address: those of them that come from one address, of an IPv6 address its network of 64 bits. Over QUIC alone.
         idle_timeout: seconds of silence after which a connection counts as lost.
         keepalive_interval: seconds of silence after which an idle peer is asked for a sign of life; at the most a third of ``idle_timeout`` is used.
         debug: whether callers see the type and text of a handler's unexpected exception.
@@ -95,6 +97,8 @@ class AsterServer:
         max_connection_buffer: int = 536_870_912,
         max_concurrent_calls: int = 1_000,
         max_sessions: int = 256,
+        max_connections: int = 4_096,
+        max_connections_per_address: int = 1_024,
         idle_timeout: float = 30.0,
         keepalive_interval: float = 10.0,
         debug: bool = False,
@@ -108,6 +112,8 @@ class AsterServer:
             max_connection_buffer=max_connection_buffer,
             max_concurrent_calls=max_concurrent_calls,
             max_sessions=max_sessions,
+            max_connections=max_connections,
+            max_connections_per_address=max_connections_per_address,
             idle_timeout=idle_timeout,
             keepalive_interval=keepalive_interval,
             cleanup_budget=cleanup_budget,

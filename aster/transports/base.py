@@ -36,6 +36,7 @@ __all__ = [
     "Transport",
     "checked_transport",
     "listen_error",
+    "server_full",
     "tell_lost",
 ]
 
@@ -51,12 +52,16 @@ class ConnectionOptions:
         keepalive: seconds of silence after which this side sends something that must be acknowledged.
         max_streams: how many streams the peer may have open at a time.
         handshake_timeout: seconds that a handshake may take on the listening side before it is dropped.
+        max_connections: how many connections a listener has at a time. One without a call takes some 100 KB.
+        max_connections_per_address: how many of them come from one address, of an IPv6 address its network of 64 bits; for transports with addresses.
     """
 
     idle_timeout: float = 30.0
     keepalive: float = 10.0
     max_streams: int = 1257
     handshake_timeout: float = 10.0
+    max_connections: int = 4096
+    max_connections_per_address: int = 1024
 
 
 class StreamSink(Protocol):
@@ -212,7 +217,7 @@ class Transport(ABC):
             UnreachableError: nothing is there, or the handshake got no answer.
             IdentityError: the peer's key is not the one in the address.
             IncompatiblePeerError: something else answers there.
-            RefusedError: the server turned this client away during the handshake.
+            RefusedError: the server turned this client away during the handshake, as when it has as many connections as it takes.
         """
 
 
@@ -226,6 +231,11 @@ def checked_transport(transport: object) -> Transport:
         return transport
     got = transport.__name__ if isinstance(transport, type) else repr(transport)
     raise TypeError(f"transport must be an instance of a Transport, not {got}; write QuicTransport() or MemoryTransport(), or leave it out for QUIC")
+
+
+def server_full(most: int) -> str:
+    """Why a listener that has ``most`` connections refuses another client."""
+    return f"the server is at its max_connections of {most}"
 
 
 def tell_lost(owner: StreamSink | ConnectionHandler, error: AsterError) -> None:

@@ -28,6 +28,7 @@ from aster.transports.base import (
     StreamSink,
     Transport,
     listen_error,
+    server_full,
     tell_lost,
 )
 from aster.trust import Address, Identity
@@ -314,6 +315,8 @@ class MemoryTransport(Transport):
             )
         if listener.refusing:
             raise RefusedError(f"the server at {address.host}:{address.port} takes no new connections: it is closing")
+        if len(listener.connections) >= listener.options.max_connections:
+            raise RefusedError(f"{address.host}:{address.port} refused this client: {server_full(listener.options.max_connections)}")
         client = _MemoryConnection(Peer(address.endpoint_id, f"{address.host}:{address.port}"), reactor, options, is_client=True)
         server = _MemoryConnection(Peer(identity.endpoint_id, "memory"), listener.reactor, listener.options, is_client=False)
         client.other, server.other = server, client

@@ -14,7 +14,8 @@ from aioquic.quic.packet import QuicErrorCode, QuicHeader, encode_quic_version_n
 
 from aster.testing.recorders import TransportPair, open_pair
 from aster.transports.base import ConnectionOptions
-from aster.transports.quic import QuicTransport, engine, listener, packets
+from aster.transports.quic import QuicTransport, admission, engine, listener, packets
+from aster.transports.quic.connection import Datagrams, QuicConnection
 from aster.trust import Address, Identity
 from tests.quic.raw import RawPeer, handshakes_at, raw_configuration
 
@@ -220,9 +221,14 @@ async def test_an_engine_that_fails_to_send_ends_its_connection_and_no_other(mon
         victim = await pair.connect()
         await pair.until(lambda: len(pair.accepted) == 2, "the victim was accepted")
 
-        def fail(self: engine.Engine, now: float) -> None:
-            monkeypatch.undo()
-            raise AssertionError("the engine has a bug")
+        send = engine.Engine.datagrams_to_send
+        assert isinstance(victim.connection, QuicConnection)
+        broken = victim.connection.engine
+
+        def fail(self: engine.Engine, now: float) -> Datagrams:
+            if self is broken:
+                raise AssertionError("the engine has a bug")
+            return send(self, now)
 
         monkeypatch.setattr(engine.Engine, "datagrams_to_send", fail)
         pair.open(victim).write(b"x")
@@ -232,7 +238,7 @@ async def test_an_engine_that_fails_to_send_ends_its_connection_and_no_other(mon
 
 
 async def test_above_a_number_of_handshakes_clients_must_prove_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "RETRY_ABOVE", 0)
+    monkeypatch.setattr(admission, "RETRY_ABOVE", 0)
     retries: list[bytes] = []
     retry = packets.retry
 
@@ -248,7 +254,7 @@ async def test_above_a_number_of_handshakes_clients_must_prove_their_address(mon
 
 
 async def test_above_a_number_of_unfinished_handshakes_alone_clients_are_asked_to_return(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "RETRY_ABOVE", 3)
+    monkeypatch.setattr(admission, "RETRY_ABOVE", 3)
     asked: list[bytes] = []
     retry = packets.retry
 
@@ -312,7 +318,7 @@ async def test_above_another_number_of_handshakes_nobody_is_answered(monkeypatch
         raw = RawPeer(raw_configuration(is_client=True, identity=Identity.generate()), (pair.listener.host, pair.listener.port))
         try:
             with monkeypatch.context() as patch:
-                patch.setattr(listener, "MAX_HANDSHAKES", 0)
+                patch.setattr(admission, "MAX_HANDSHAKES", 0)
                 patch.setattr(listener.QuicListener, "_stranger", note_arrival)
                 patch.setattr(listener.QuicListener, "_send_one", note_answer)
                 raw.flush()

@@ -18,7 +18,7 @@ from aster.transports.quic.check import engine_configuration
 from aster.transports.quic.client import ClientConnection
 from aster.transports.quic.listener import QuicListener
 
-__all__ = ["DELAY", "VirtualNetwork", "VirtualSocket", "connected_pair"]
+__all__ = ["DELAY", "VirtualNetwork", "VirtualSocket", "connected_pair", "listening_pair", "new_client"]
 
 DELAY = 0.01
 """Seconds that a datagram is under way."""
@@ -164,22 +164,33 @@ class VirtualNetwork(Reactor):
         self.run(condition=ended)
 
 
+def listening_pair(
+    options: ConnectionOptions, on_data: Callable[[StreamRecorder, bytes], None] | None = None
+) -> tuple[VirtualNetwork, TransportPair, VirtualSocket]:
+    """A listener without clients, and its socket."""
+    network = VirtualNetwork()
+    pair = TransportPair(QuicTransport(), network, options, on_data)
+    sock = network.socket()
+    far: Any = sock
+    configuration = engine_configuration(pair.server_identity, is_client=False, idle_timeout=options.idle_timeout, datagram_size=1_200)
+    pair.listener = QuicListener(far, (configuration, configuration), pair.accept, network, options)
+    return network, pair, sock
+
+
+def new_client(network: VirtualNetwork, pair: TransportPair, options: ConnectionOptions) -> tuple[ClientConnection, VirtualSocket]:
+    """A client of the listener that has not begun, and its socket."""
+    sock = network.socket(peer=pair.listener.port)
+    near: Any = sock
+    configuration = engine_configuration(pair.client_identity, is_client=True, idle_timeout=options.idle_timeout, datagram_size=1_200)
+    return ClientConnection(near, ("127.0.0.1", pair.listener.port), pair.address, configuration, network, options), sock
+
+
 def connected_pair(
     options: ConnectionOptions, on_data: Callable[[StreamRecorder, bytes], None] | None = None
 ) -> tuple[VirtualNetwork, TransportPair, VirtualSocket, VirtualSocket]:
     """A listener and a client that are connected, and the sockets of both."""
-    network = VirtualNetwork()
-    pair = TransportPair(QuicTransport(), network, options, on_data)
-    server, client = network.socket(), network.socket(peer=1)
-    near: Any = client
-    far: Any = server
-
-    def configuration(is_client: bool) -> Any:
-        identity = pair.client_identity if is_client else pair.server_identity
-        return engine_configuration(identity, is_client=is_client, idle_timeout=options.idle_timeout, datagram_size=1_200)
-
-    pair.listener = QuicListener(far, (configuration(False), configuration(False)), pair.accept, network, options)
-    connection = ClientConnection(near, server.getsockname(), pair.address, configuration(True), network, options)
+    network, pair, server = listening_pair(options, on_data)
+    connection, client = new_client(network, pair, options)
     network.complete(connection.establish())
     owner = HandlerRecorder(pair.watch)
     owner.connection = connection

@@ -15,6 +15,7 @@ from aster._reactor import Reactor
 from aster.errors import AddressError
 from aster.transports.base import Accept, ConnectionHandler, ConnectionOptions, Listener
 from aster.transports.quic import packets
+from aster.transports.quic.admission import Admission, Answer, Visit
 from aster.transports.quic.check import engine_class
 from aster.transports.quic.connection import Datagrams, QuicConnection, logger
 from aster.transports.quic.engine import CONNECTION_ID_LENGTH, Engine
@@ -23,21 +24,19 @@ from aster.transports.quic.sockets import BURST, RECEIVE_SIZE, SMALLEST_DATAGRAM
 from aster.trust import endpoint_id_of, join_host_port
 from aster.types import Peer
 
-__all__ = ["MAX_HANDSHAKES", "RETRY_ABOVE", "QuicListener", "ServerConnection"]
+__all__ = ["QuicListener", "ServerConnection"]
 
-RETRY_ABOVE = 64
-"""Unfinished handshakes from which on a new client must first show that it receives at its address: each costs signatures and memory here, and nothing there.
-Below, connecting saves the round trip."""
-
-MAX_HANDSHAKES = 1024
-"""Unfinished handshakes above which new clients are not answered at all; one holds some 50 KB, for no longer than the handshake timeout."""
+_CLOSING = "the server takes no new connections"
 
 
 class ServerConnection(QuicConnection):
     """A connection that shares its listener's socket."""
 
-    def __init__(self, listener: QuicListener, engine: Engine, first_id: bytes, addr: SocketAddress, reactor: Reactor, options: ConnectionOptions) -> None:
+    def __init__(
+        self, listener: QuicListener, engine: Engine, first_id: bytes, addr: SocketAddress, visit: Visit, reactor: Reactor, options: ConnectionOptions
+    ) -> None:
         super().__init__(engine, reactor, options)
+        self.visit = visit
         self._listener = listener
         self._addr = addr
         self._ids = {first_id, engine.host_cid}
@@ -73,10 +72,13 @@ class ServerConnection(QuicConnection):
             # aioquic lets a client pass that shows no certificate.
             self._turn_away(NO_CERTIFICATE, "a certificate over an Ed25519 key is required")
             return
+        # Others may have finished their handshakes since this one began.
+        refusal = self._listener.refusal(self._addr)
+        if refusal:
+            self._turn_away(QuicErrorCode.CONNECTION_REFUSED, refusal)
+            return
         self._peer = Peer(endpoint_id, join_host_port(self._addr[0], self._addr[1]))
         self._handler = self._listener.accepted(self)
-        if self._handler is None:
-            self._turn_away(QuicErrorCode.CONNECTION_REFUSED, "the server takes no new connections")
 
     def _turn_away(self, code: int, reason: str) -> None:
         """Close before anything of the peer was dispatched, what has arrived together with its handshake included."""
@@ -103,7 +105,7 @@ class QuicListener(Listener):
         self._options = options
         self._routes: dict[bytes, ServerConnection] = {}
         self._connections: set[ServerConnection] = set()
-        self._handshakes: set[ServerConnection] = set()
+        self._admission = Admission(options)
         self._tokens = QuicRetryTokenHandler()
         self._refusing = False
         self._closed = False
@@ -120,7 +122,7 @@ class QuicListener(Listener):
     @property
     def pending_handshakes(self) -> int:
         """How many clients have begun a handshake and not finished it; for tests and statistics."""
-        return len(self._handshakes)
+        return self._admission.handshakes
 
     def refuse(self) -> None:
         self._refusing = True
@@ -157,15 +159,19 @@ class QuicListener(Listener):
         """Packets with this id are for nobody any more."""
         self._routes.pop(connection_id, None)
 
-    def accepted(self, connection: ServerConnection) -> ConnectionHandler | None:
-        """A peer has proved its identity: its owner, or None when it came too late."""
-        self._handshakes.discard(connection)
-        return None if self._refusing else self._accept(connection)
+    def refusal(self, addr: SocketAddress) -> str:
+        """Why a client at an address is turned away; empty when it is not."""
+        return _CLOSING if self._refusing else self._admission.full(addr)
+
+    def accepted(self, connection: ServerConnection) -> ConnectionHandler:
+        """A peer has proved its identity: its owner."""
+        self._admission.connect(connection.visit)
+        return self._accept(connection)
 
     def forget(self, connection: ServerConnection) -> None:
         """The connection has ended."""
         self._connections.discard(connection)
-        self._handshakes.discard(connection)
+        self._admission.leave(connection.visit)
         for connection_id in connection.ids:
             self.unroute(connection_id)
 
@@ -207,19 +213,25 @@ class QuicListener(Listener):
             return None
         if not packets.is_first_packet(header, data):
             return None
-        if self._refusing:
-            self._send_one(packets.refusal(header, QuicErrorCode.CONNECTION_REFUSED), addr)
+        refusal = self.refusal(addr)
+        if refusal:
+            self._send_one(packets.refusal(header, QuicErrorCode.CONNECTION_REFUSED, refusal), addr)
             return None
-        if len(self._handshakes) >= MAX_HANDSHAKES:
+        original_id: bytes | None = None
+        if header.token:
+            try:
+                original_id = self._tokens.validate_token(address=addr, destination_cid=header.destination_cid, token=header.token, now=now)
+            except ValueError:
+                self._send_one(packets.refusal(header, QuicErrorCode.INVALID_TOKEN), addr)
+                return None
+        answer = self._admission.answer(addr, now, proved=original_id is not None)
+        if answer is Answer.RETURN:
+            self._ask_to_return(header, addr, now)
+        if answer is not Answer.BEGIN:
             return None
         # A client fills its first datagram to the size that it thinks the way carries. Large ones are for one host, and only if this one got through.
         large = len(data) > SMALLEST_DATAGRAM and is_same_host(addr, self._own_address)
-        if header.token:
-            return self._returned_with_token(header, addr, large, now)
-        if len(self._handshakes) >= RETRY_ABOVE:
-            self._ask_to_return(header, addr, now)
-            return None
-        return self._new_connection(header, addr, large)
+        return self._new_connection(header, addr, large, original_id, now)
 
     def _ask_to_return(self, header: QuicHeader, addr: SocketAddress, now: float) -> None:
         source_id = os.urandom(CONNECTION_ID_LENGTH)
@@ -228,15 +240,7 @@ class QuicListener(Listener):
         )
         self._send_one(packets.retry(header, source_id=source_id, token=token), addr)
 
-    def _returned_with_token(self, header: QuicHeader, addr: SocketAddress, large: bool, now: float) -> ServerConnection | None:
-        try:
-            original_id = self._tokens.validate_token(address=addr, destination_cid=header.destination_cid, token=header.token, now=now)
-        except ValueError:
-            self._send_one(packets.refusal(header, QuicErrorCode.INVALID_TOKEN), addr)
-            return None
-        return self._new_connection(header, addr, large, original_id)
-
-    def _new_connection(self, header: QuicHeader, addr: SocketAddress, large: bool, original_id: bytes | None = None) -> ServerConnection:
+    def _new_connection(self, header: QuicHeader, addr: SocketAddress, large: bool, original_id: bytes | None, now: float) -> ServerConnection:
         """``original_id``: what the client called this end before it was asked to return, if it was."""
         engine = engine_class()(
             self._same_host_configuration if large else self._configuration,
@@ -244,9 +248,9 @@ class QuicListener(Listener):
             original_destination_connection_id=header.destination_cid if original_id is None else original_id,
             retry_source_connection_id=None if original_id is None else header.destination_cid,
         )
-        connection = ServerConnection(self, engine, header.destination_cid, addr, self._reactor, self._options)
+        visit = self._admission.begin(addr, now, proved=original_id is not None)
+        connection = ServerConnection(self, engine, header.destination_cid, addr, visit, self._reactor, self._options)
         self._connections.add(connection)
-        self._handshakes.add(connection)
         for connection_id in connection.ids:
             self.route(connection_id, connection)
         return connection

@@ -73,8 +73,9 @@ def retry(header: QuicHeader, *, source_id: bytes, token: bytes) -> bytes:
     )
 
 
-def refusal(header: QuicHeader, code: QuicErrorCode) -> bytes:
-    """The datagram that closes a connection before there is one: an Initial packet with CONNECTION_CLOSE, under keys that anyone can derive."""
+def refusal(header: QuicHeader, code: QuicErrorCode, reason: str = "") -> bytes:
+    """The datagram that closes a connection before there is one: an Initial packet with CONNECTION_CLOSE, under keys that anyone can derive. ``reason``: some
+    hundred bytes at the most, since the answer to a forged address should be no weapon."""
     assert header.version is not None, "a first packet has a long header"
     keys = CryptoPair()
     keys.setup_initial(cid=header.destination_cid, is_client=False, version=header.version)
@@ -86,8 +87,10 @@ def refusal(header: QuicHeader, code: QuicErrorCode) -> bytes:
         max_datagram_size=SMALLEST_MAX_DATAGRAM_SIZE,
     )
     builder.start_packet(QuicPacketType.INITIAL, keys)
-    frame = builder.start_frame(QuicFrameType.TRANSPORT_CLOSE, capacity=TRANSPORT_CLOSE_FRAME_CAPACITY)
+    phrase = reason.encode()
+    frame = builder.start_frame(QuicFrameType.TRANSPORT_CLOSE, capacity=TRANSPORT_CLOSE_FRAME_CAPACITY + len(phrase))
     frame.push_uint_var(code)
     frame.push_uint_var(QuicFrameType.PADDING)  # the frame that is to blame: none
-    frame.push_uint_var(0)  # no reason phrase
+    frame.push_uint_var(len(phrase))
+    frame.push_bytes(phrase)
     return builder.flush()[0][0]

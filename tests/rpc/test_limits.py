@@ -1,0 +1,136 @@
+"""What a server does about more clients than it takes, and about those that connect and say nothing."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import pytest
+
+import aster
+from aster._connection import EndpointOptions
+from aster._protocol.events import Hello
+from aster._protocol.frames import encode_hello
+from aster.testing.orphans import live_connections
+from aster.transports.base import ConnectionOptions, Transport
+from aster.transports.memory import MemoryTransport
+from aster.transports.quic import QuicTransport
+from tests.rpc.conftest import Running
+from tests.rpc.echo import Echo, Item
+from tests.rpc.probes import backend_for, until
+from tests.rpc.raw import CLIENT_SETTINGS, RawStream, raw_connection
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest, transport: Transport) -> tuple[str, dict[str, Any]]:
+    """Virtual time over memory; over QUIC packets come in real time."""
+    return backend_for(request.param, transport)
+
+
+async def _works(client: aster.AsterClient) -> None:
+    tasks = await client.client(Echo)
+    assert await tasks.same(Item(1)) == Item(1)
+
+
+async def test_a_client_above_max_connections_is_refused_and_disturbs_nobody(running: Running, transport: Transport) -> None:
+    async with running(Echo(), max_connections=2) as (server, first), aster.connect(server.address, transport=transport) as second:
+        for _ in range(3):
+            with pytest.raises(aster.RefusedError, match="refused this client: the server is at its max_connections of 2"):
+                await aster.connect(server.address, transport=transport).__aenter__()
+        await _works(first)
+        await _works(second)
+
+
+async def test_a_place_is_free_again_once_its_client_is_gone(running: Running, transport: Transport) -> None:
+    async with running(Echo(), max_connections=2) as (server, first):
+        for _ in range(5):
+            async with aster.connect(server.address, transport=transport) as second:
+                await _works(second)
+                gone = second.endpoint_id
+            await until(lambda gone=gone: all(connection.peer.endpoint_id != gone for connection in live_connections()))
+        await _works(first)
+
+
+@pytest.mark.parametrize("transport", [QuicTransport()], ids=["quic"])
+async def test_a_client_above_max_connections_per_address_is_refused(running: Running, transport: Transport) -> None:
+    async with running(Echo(), max_connections_per_address=2) as (server, first), aster.connect(server.address, transport=transport):
+        with pytest.raises(aster.RefusedError, match="the server is at its max_connections_per_address of 2 for this client's address"):
+            await aster.connect(server.address, transport=transport).__aenter__()
+        await _works(first)
+
+
+async def test_a_server_takes_many_clients_by_default(running: Running, transport: Transport) -> None:
+    async with running(Echo()) as (server, _), AsyncExitStack() as stack:
+        for _ in range(70):
+            await stack.enter_async_context(aster.connect(server.address, transport=transport))
+
+
+@pytest.mark.parametrize("option", ["max_connections", "max_connections_per_address"])
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (None, TypeError), (True, TypeError)])
+def test_a_number_of_connections_is_a_positive_whole_number(option: str, value: object, error: type[Exception], transport: Transport) -> None:
+    options: dict[str, Any] = {option: value}
+    with pytest.raises(error, match=option):
+        aster.serve([Echo()], transport=transport, **options)
+
+
+# The hello
+
+
+_HELLO = encode_hello(Hello((1,), CLIENT_SETTINGS))
+
+
+@pytest.fixture
+def hello_timeout(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Short over QUIC, where time is real."""
+    if isinstance(transport, MemoryTransport):
+        return ConnectionOptions().handshake_timeout
+    for_transport = EndpointOptions.for_transport
+
+    def impatient(self: EndpointOptions) -> ConnectionOptions:
+        return replace(for_transport(self), handshake_timeout=0.3)
+
+    monkeypatch.setattr(EndpointOptions, "for_transport", impatient)
+    return 0.3
+
+
+@pytest.mark.parametrize("said", [b"", _HELLO[:1], _HELLO[:-1]], ids=["nothing", "one byte", "all but one byte"])
+async def test_a_client_that_stops_within_its_hello_is_closed_once_its_time_is_over(
+    running: Running, transport: Transport, hello_timeout: float, said: bytes
+) -> None:
+    async with running(Echo()) as (server, honest), raw_connection(server.address, transport) as (connection, owner):
+        began = anyio.current_time()
+        connection.open_stream(RawStream()).write(said)
+        await owner.lost.wait()
+        assert "no HELLO in time" in owner.why
+        if isinstance(transport, MemoryTransport):
+            assert anyio.current_time() - began == pytest.approx(hello_timeout)
+        await _works(honest)
+
+
+async def test_a_hello_that_trickles_in_does_not_get_more_time(running: Running, transport: Transport, hello_timeout: float) -> None:
+    async with running(Echo()) as (server, honest), raw_connection(server.address, transport) as (connection, owner):
+        began = anyio.current_time()
+        stream = connection.open_stream(RawStream())
+        for index in range(len(_HELLO) - 1):
+            stream.write(_HELLO[index : index + 1])
+            with anyio.move_on_after(hello_timeout / 3):
+                await owner.lost.wait()
+                break
+        assert "no HELLO in time" in owner.why
+        if isinstance(transport, MemoryTransport):
+            assert anyio.current_time() - began == pytest.approx(hello_timeout)
+        await _works(honest)
+
+
+async def test_a_client_that_never_says_hello_keeps_its_place_no_longer_than_that(running: Running, transport: Transport, hello_timeout: float) -> None:
+    async with running(Echo(), max_connections=2) as (server, _):
+        async with raw_connection(server.address, transport) as (_, owner):
+            with pytest.raises(aster.RefusedError):
+                await aster.connect(server.address, transport=transport).__aenter__()
+            await owner.lost.wait()
+        async with aster.connect(server.address, transport=transport) as client:
+            await _works(client)
