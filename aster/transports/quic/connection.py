@@ -37,6 +37,9 @@ _TICK = 0.000_001
 """Seconds that pass at least before the engine's timer fires again. By a rounding error it can find at the due time that nothing is due yet; on a virtual
 clock, which jumps to that time exactly and stays there, it would do so for ever."""
 
+_MANY_EVENTS = 1024
+"""Events of the engine above which they are passed on before the next datagram is read. A large one can bring some ten thousand."""
+
 _PING_ID = 0
 """aioquic wants an id a PING, to tell when it is acknowledged; nobody asks."""
 
@@ -201,6 +204,8 @@ class QuicConnection(Connection):
             self.engine.receive_datagram(data, addr, now)
         except Exception as exc:
             self._engine_failed(exc)
+        if len(self.engine.event_queue) > _MANY_EVENTS:
+            self.settle()
 
     def settle(self) -> None:
         """Tell the owner what the datagrams that were just received mean."""

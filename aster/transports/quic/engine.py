@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from aioquic.quic.events import QuicEvent
 from aioquic.quic.packet import QuicErrorCode, QuicHeader, QuicPacketType, QuicProtocolVersion
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicPacketBuilderStop
 from aioquic.quic.rangeset import RangeSet
+from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -53,6 +55,22 @@ _MAX_CRYPTO_PIECES = 32
 
 _MAX_ACK_RANGES = 512
 """Ranges of an acknowledgement, whose cost is quadratic in aioquic: tenths of a second for as many as a datagram can hold. aioquic sends 64 at most."""
+
+_MAX_IN_FLIGHT = 4096
+"""Packets that ask for an acknowledgement and have none. Their bytes are bounded by the congestion window, their number is not: a peer that acknowledges much
+widens the window, and could then have it filled with the smallest packets, each of which takes half a kilobyte here. As many full ones carry a window of
+Aster's."""
+
+_MAX_BARE_ACKS = 128
+"""Packets with nothing but an acknowledgement that are remembered, to learn what the peer has heard. It need not acknowledge those, and one that only asks for
+acknowledgements never does."""
+
+_MAX_ISLANDS = 256
+"""Acknowledged pieces of a stream behind the first gap, above which nothing new of it is sent until gaps are closed. Each costs time at each later
+acknowledgement: 7,000 of them took a second. Pieces that were under way already come on top."""
+
+_MAX_ID_NUMBERS = 64
+"""Numbers of the peer's connection ids, in use or retired, that are remembered one by one. Eight can be in use."""
 
 _MAX_REASON = 256
 """Bytes of a close reason: the whole frame must fit into one packet of 1,200 bytes next to a second and third copy for the handshake's keys."""
@@ -130,6 +148,7 @@ class Engine(QuicConnection):
         self._delivered = 0
         self._raise_connection_at = configuration.max_data // 4
         self._heard_at = -math.inf
+        self._newest_id_sent = 0
         self.event_queue: deque[QuicEvent] = self._events
 
     def _initialize(self, peer_cid: bytes) -> None:
@@ -151,13 +170,86 @@ class Engine(QuicConnection):
             self._heard_at = now
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
-        if not self._close_pending or self._network_paths[0].is_validated:
-            return super().datagrams_to_send(now)
-        # aioquic keeps to the limit of RFC 9000, section 8.1, but for its close. Whoever wrote from a forged address need not be told.
         path = self._network_paths[0]
-        room = 3 * path.bytes_received - path.bytes_sent
-        datagrams = super().datagrams_to_send(now)
-        return datagrams if sum(len(data) for data, _ in datagrams) <= room else []
+        datagrams = self._datagrams_in_bounds(now)
+        # aioquic keeps to three times what came from an address that is not proved (RFC 9000, section 8.1), but for the close of the connection. Whoever
+        # wrote from a forged address need not be told.
+        return datagrams if path.is_validated or path.bytes_sent <= 3 * path.bytes_received else []
+
+    def _datagrams_in_bounds(self, now: float) -> list[tuple[bytes, Any]]:
+        """What there is to send, with no more in flight than is kept a record of."""
+        congestion = self._loss._cc
+        window = congestion.congestion_window
+        room = self._room_in_flight() * self._max_datagram_size
+        if room < window - congestion.bytes_in_flight:
+            congestion.congestion_window = congestion.bytes_in_flight + room
+        try:
+            return super().datagrams_to_send(now)
+        finally:
+            congestion.congestion_window = window
+            for space in self._loss.spaces:
+                if len(space.sent_packets) - space.ack_eliciting_in_flight > 2 * _MAX_BARE_ACKS:
+                    self._forget_bare_acks(space)
+
+    def _room_in_flight(self) -> int:
+        """How many packets more may ask for an acknowledgement."""
+        return max(0, _MAX_IN_FLIGHT - sum(space.ack_eliciting_in_flight for space in self._loss.spaces))
+
+    def _forget_bare_acks(self, space: QuicPacketSpace) -> None:
+        """Forget the older packets that nobody need acknowledge."""
+        bare = [packet for packet in space.sent_packets.values() if not packet.is_ack_eliciting][:-_MAX_BARE_ACKS]
+        self._loss._cc.on_packets_expired(packets=[packet for packet in bare if packet.in_flight])
+        for packet in bare:
+            del space.sent_packets[packet.packet_number]
+
+    def _send_probing_frames(self, network_path: Any, now: float) -> list[tuple[bytes, Any]]:
+        # aioquic sends these whatever is in flight.
+        return super()._send_probing_frames(network_path, now) if self._room_in_flight() else []
+
+    def _write_stream_frame(self, builder: QuicPacketBuilder, space: Any, stream: QuicStream, max_offset: int) -> int:
+        islands = stream.sender._acked
+        if len(islands) >= _MAX_ISLANDS:
+            max_offset = min(max_offset, islands[-1].stop)  # what is missing between them still goes
+        return super()._write_stream_frame(builder=builder, space=space, stream=stream, max_offset=max_offset)
+
+    def _handle_stop_sending_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
+        start = buf.tell()
+        stream = self._streams.get(buf.pull_uint_var())
+        if stream is not None and (stream.sender.is_finished or stream.sender._reset_error_code is not None):
+            buf.pull_uint_var()  # there is nothing to stop any more, and aioquic would make an event of each frame
+            return
+        buf.seek(start)
+        super()._handle_stop_sending_frame(context, frame_type, buf)
+
+    def _handle_new_connection_id_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
+        super()._handle_new_connection_id_frame(context, frame_type, buf)
+        numbers = self._peer_cid_sequence_numbers
+        if len(numbers) > _MAX_ID_NUMBERS:
+            # aioquic forgets those of retired ids only when the peer asks it to retire.
+            in_use = [self._peer_cid, *self._peer_cid_available, *(path.peer_cid for path in self._network_paths if path.peer_cid is not None)]
+            oldest = min(connection_id.sequence_number or 0 for connection_id in in_use)
+            self._peer_retire_prior_to = max(self._peer_retire_prior_to, oldest)
+            self._peer_cid_sequence_numbers = numbers = {number for number in numbers if number >= oldest}
+            if len(numbers) > _MAX_ID_NUMBERS:
+                raise QuicConnectionError(QuicErrorCode.CONNECTION_ID_LIMIT_ERROR, frame_type, "too many connection ids after one that stays in use")
+
+    def _write_new_connection_id_frame(self, builder: QuicPacketBuilder, connection_id: Any) -> None:
+        super()._write_new_connection_id_frame(builder=builder, connection_id=connection_id)
+        self._newest_id_sent = max(self._newest_id_sent, connection_id.sequence_number)
+
+    def _handle_retire_connection_id_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
+        start = buf.tell()
+        number = buf.pull_uint_var()
+        buf.seek(start)
+        if number > self._newest_id_sent:
+            # aioquic makes a new id for each that is retired, sent or not, and would go on so through a whole datagram.
+            raise QuicConnectionError(QuicErrorCode.PROTOCOL_VIOLATION, frame_type, "the peer retires a connection id that it was not given")
+        super()._handle_retire_connection_id_frame(context, frame_type, buf)
+
+    def _on_ping_delivery(self, delivery: QuicDeliveryState, uids: Sequence[int]) -> None:
+        # Nobody asks which PING was acknowledged, and one that was lost need be sent again only once.
+        if delivery is not QuicDeliveryState.ACKED:
+            self._ping_pending[:] = self._ping_pending or uids[:1]
 
     def _handle_ack_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
         start = buf.tell()
