@@ -10,7 +10,7 @@ from collections.abc import Collection
 from enum import Enum
 from itertools import pairwise
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aioquic.buffer import encode_uint_var
@@ -175,8 +175,8 @@ def held(root: object) -> Counter[str]:
         if isinstance(thing, bytearray):
             counts[path] += len(thing)
         elif isinstance(thing, dict | list | tuple | set | frozenset | deque):
-            things: Any = thing
-            items: Collection[object] = things.values() if isinstance(thing, dict) else things
+            things = cast("dict[Any, object] | Collection[object]", thing)
+            items = things.values() if isinstance(things, dict) else things
             counts[path] += len(items)
             waiting += [(path + "[]", item) for item in items]
         elif hasattr(thing, "__dict__") and not isinstance(thing, MethodType | FunctionType):

@@ -173,7 +173,7 @@ def test_the_packets_and_pieces_of_a_transfer_that_wait_for_acknowledgement_are_
     size = 20_000
     server.send_stream_data(0, bytes(size))
     stream = state["_streams"][0]
-    sender: dict[str, Any] = vars(stream.sender)
+    sender: Any = stream.sender
     recovery = state["_loss"]
     most_in_flight = most_pieces = 0
     # Its window is as wide as that of a peer that has acknowledged much, and it lets the server send one byte at a time.
@@ -188,7 +188,7 @@ def test_the_packets_and_pieces_of_a_transfer_that_wait_for_acknowledgement_are_
         network.now += 0.000_1
         server.datagrams_to_send(network.now)
         most_in_flight = max(most_in_flight, sum(space.ack_eliciting_in_flight for space in recovery.spaces))
-        most_pieces = max(most_pieces, len(sender["_acked"]))
+        most_pieces = max(most_pieces, len(sender._acked))
     assert most_in_flight <= 4_096
     assert most_pieces <= 256 + 4_096 // 2
     assert most_pieces >= 256 if acknowledges else most_in_flight == 4_096, "the bound was not reached"
@@ -197,7 +197,7 @@ def test_the_packets_and_pieces_of_a_transfer_that_wait_for_acknowledgement_are_
         send_frames(network, frame(2, last, 0, 0, last) + frame(0x11, 0, size))
         network.now += 0.1
         server.datagrams_to_send(network.now)
-    assert sender["_buffer_start"] == size, "it goes on once the peer acknowledges"
+    assert sender._buffer_start == size, "it goes on once the peer acknowledges"
     assert server.end() is None
 
 
