@@ -24,9 +24,9 @@ from aster.transports.quic.check import engine_configuration
 from aster.transports.quic.engine import ActiveEngine, Engine
 from aster.trust import Identity
 
-__all__ = ["ADDRESSES", "BOTH_ENGINES", "Network", "ack_frame", "connected", "crypto_frame", "data_frame", "frame", "held", "reset_frame", "send_frames"]
+__all__ = ["ADDRESSES", "BOTH_ENGINES", "KEYS", "Network", "ack_frame", "connected", "crypto_frame", "data_frame", "frame", "held", "reset_frame", "send_frames"]
 
-_KEYS = Identity.generate(), Identity.generate()
+KEYS = Identity.generate(), Identity.generate()
 ADDRESSES = ("client", 1), ("server", 1)
 
 BOTH_ENGINES = pytest.mark.parametrize("kind", [Engine, ActiveEngine])
@@ -39,7 +39,7 @@ class Network:
         self._chance = random.Random(seed)
         self._loss = loss
         self.now = 0.0
-        configuration = [engine_configuration(key, is_client=index == 0, idle_timeout=10_000.0, datagram_size=1_200) for index, key in enumerate(_KEYS)]
+        configuration = [engine_configuration(key, is_client=index == 0, idle_timeout=10_000.0, datagram_size=1_200) for index, key in enumerate(KEYS)]
         self.client = kind(configuration[0], max_streams=0)
         self.client.connect(ADDRESSES[1], 0.0)
         self.server = kind(configuration[1], max_streams=max_streams, original_destination_connection_id=self.client.original_destination_connection_id)

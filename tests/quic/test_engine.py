@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aster.transports.quic import check
-from aster.transports.quic.check import check_engine, engine_class
+from aster.transports.quic.check import check_engine, engine_class, engine_configuration
 from aster.transports.quic.engine import CONNECTION_WINDOW, STREAM_WINDOW, ActiveEngine, Engine
-from tests.quic.engines import BOTH_ENGINES, Network, ack_frame, connected, crypto_frame, data_frame, reset_frame, send_frames
+from tests.quic.engines import ADDRESSES, BOTH_ENGINES, KEYS, Network, ack_frame, connected, crypto_frame, data_frame, reset_frame, send_frames
 
 
 def test_the_installed_aioquic_does_what_both_engines_need() -> None:
@@ -276,11 +276,11 @@ def test_an_address_that_was_not_validated_gets_three_times_what_came_from_it_at
             max_streams=1,
             original_destination_connection_id=None if is_client else b"original",
         )
-        for key, is_client in zip(_KEYS, (True, False), strict=True)
+        for key, is_client in zip(KEYS, (True, False), strict=True)
     )
-    client.connect(_ADDRESSES[1], 0.0)
+    client.connect(ADDRESSES[1], 0.0)
     [(first, _)] = client.datagrams_to_send(0.0)
-    server.receive_datagram(first, _ADDRESSES[0], 0.0)
+    server.receive_datagram(first, ADDRESSES[0], 0.0)
     now, sent = 0.0, 0
     for _ in range(probes):
         sent += sum(len(data) for data, _ in server.datagrams_to_send(now))

@@ -149,6 +149,7 @@ class Engine(QuicConnection):
         self._raise_connection_at = configuration.max_data // 4
         self._heard_at = -math.inf
         self._newest_id_sent = 0
+        self._proved_address: Any = None
         self.event_queue: deque[QuicEvent] = self._events
 
     def _initialize(self, peer_cid: bytes) -> None:
@@ -161,13 +162,25 @@ class Engine(QuicConnection):
         self._version_mismatch = self._close_event is not None
 
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
-        idle_at = self._close_at
+        idle_at, shaking_hands = self._close_at, not self._handshake_complete
         try:
             super().receive_datagram(data, addr, now)
         except _TooManyPieces:
             self._logger.debug("A packet that would leave too many gaps was dropped")
         if self._close_at != idle_at:  # set for each packet that is the peer's beyond doubt
             self._heard_at = now
+        if shaking_hands and not self._configuration.is_client:
+            self._doubt_addresses()
+
+    def _doubt_addresses(self) -> None:
+        """Let the handshake prove the address that it took place with, and none if there were several: what proves one address may have been sent to another,
+        and so a client could name a stranger's. Such an address is proved by a challenge, as any later one (RFC 9000, sections 8.1 and 9.3)."""
+        paths = self._network_paths
+        if len(paths) == 1:
+            self._proved_address = paths[0].addr if paths[0].is_validated else None
+        else:
+            for path in paths:
+                path.is_validated &= path.addr == self._proved_address
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         path = self._network_paths[0]
