@@ -3,6 +3,7 @@
 Arguments after ``--`` go to pytest, to the benchmark, or to what the session says.
 Arguments after ``--`` go to pytest, to the benchmark or to the soak.
 Arguments after ``--`` go to pytest, to the benchmark or to the fuzzer.
+Arguments after ``--`` go to pytest, to the benchmark or to the hostile peers.
 """
 
 from __future__ import annotations
@@ -109,3 +110,10 @@ def soak(session: nox.Session) -> None:
     """Make a hundred thousand calls and ten thousand that fail on each backend, over QUIC and over memory, and show that nothing of them stays."""
     session.install("-e", ".[test]")
     session.run("python", "-m", "tests.soak", *session.posargs)
+
+
+def hostile(session: nox.Session) -> None:
+    """Measure what hostile peers do to an honest client and to its server, on both backends."""
+    session.install("-e", ".[test]")
+    for backend in ("asyncio", "trio"):
+        session.run("python", "-m", "tests.hostile", "--backend", backend, *session.posargs)

@@ -13,18 +13,27 @@ from types import FunctionType, MethodType
 from typing import Any, cast
 
 import pytest
-from aioquic.buffer import encode_uint_var
-from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.events import StreamDataReceived, StreamReset
-from aioquic.quic.packet import QuicPacketType
-from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.tls import Epoch
 
 from aster.transports.quic.check import engine_configuration
 from aster.transports.quic.engine import ActiveEngine, Engine
 from aster.trust import Identity
+from tests.quic.raw import frame_of, packet_of
 
-__all__ = ["ADDRESSES", "BOTH_ENGINES", "KEYS", "Network", "ack_frame", "connected", "crypto_frame", "data_frame", "frame", "held", "reset_frame", "send_frames"]
+__all__ = [
+    "ADDRESSES",
+    "BOTH_ENGINES",
+    "KEYS",
+    "Network",
+    "ack_frame",
+    "connected",
+    "crypto_frame",
+    "data_frame",
+    "held",
+    "reset_frame",
+    "send_frames",
+]
 
 KEYS = Identity.generate(), Identity.generate()
 ADDRESSES = ("client", 1), ("server", 1)
@@ -100,26 +109,22 @@ class Network:
                 self.endings[index, event.stream_id] = f"reset {event.error_code}"
 
 
-def frame(*items: int | bytes) -> bytes:
-    return b"".join(encode_uint_var(item) if isinstance(item, int) else item for item in items)
-
-
 def crypto_frame(offset: int, data: bytes) -> bytes:
-    return frame(6, offset, len(data), data)
+    return frame_of(6, offset, len(data), data)
 
 
 def data_frame(stream_id: int, offset: int, data: bytes) -> bytes:
-    return frame(0xE, stream_id, offset, len(data), data)
+    return frame_of(0xE, stream_id, offset, len(data), data)
 
 
 def reset_frame(stream_id: int, final_size: int) -> bytes:
-    return frame(4, stream_id, 7, final_size)
+    return frame_of(4, stream_id, 7, final_size)
 
 
 def ack_frame(*packets: int) -> bytes:
     """For single packets, none next to another, from the highest to the lowest."""
-    gaps = [frame(after - packet - 2, 0) for after, packet in pairwise(packets)]
-    return frame(2, packets[0], 0, len(gaps), 0, *gaps)
+    gaps = [frame_of(after - packet - 2, 0) for after, packet in pairwise(packets)]
+    return frame_of(2, packets[0], 0, len(gaps), 0, *gaps)
 
 
 def send_frames(
@@ -134,25 +139,7 @@ def send_frames(
 ) -> None:
     """Give one end a packet of the other's keys that the other's engine knows nothing of, to an id and from an address of its choice."""
     sender, receiver = (network.server, network.client) if by_server else (network.client, network.server)
-    state = vars(sender)
-    keys = state["_cryptos"][Epoch.ONE_RTT]
-    if epoch is Epoch.INITIAL:
-        keys = CryptoPair()
-        keys.setup_initial(cid=sender.original_destination_connection_id, is_client=True, version=1)
-    builder = QuicPacketBuilder(
-        host_cid=sender.host_cid,
-        peer_cid=to or state["_peer_cid"].cid,
-        version=1,
-        is_client=not by_server,
-        max_datagram_size=16_000,
-        packet_number=state["_packet_number"],
-    )
-    builder.start_packet(QuicPacketType.INITIAL if epoch is Epoch.INITIAL else QuicPacketType.ONE_RTT, keys)
-    builder.start_frame(first).push_bytes(frames)  # behind a PING, unless they are to begin with another type
-    datagrams, _ = builder.flush()
-    state["_packet_number"] = builder.packet_number
-    assert len(datagrams) == 1
-    receiver.receive_datagram(datagrams[0], source or ADDRESSES[by_server], network.now)
+    receiver.receive_datagram(packet_of(sender, frames, epoch, to=to, first=first), source or ADDRESSES[by_server], network.now)
 
 
 def connected(kind: type[Engine]) -> Network:

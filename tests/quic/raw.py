@@ -9,11 +9,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-from aioquic.buffer import Buffer  # pyright: ignore[reportPrivateImportUsage] # its documented place
+from aioquic.buffer import Buffer, encode_uint_var  # pyright: ignore[reportPrivateImportUsage] # their documented place
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
+from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
-from aioquic.quic.packet import pull_quic_header
+from aioquic.quic.packet import QuicPacketType, pull_quic_header
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.tls import Epoch
 from anyio.abc import TaskGroup
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -24,7 +27,7 @@ from aster.transports.quic.certificates import certificate_for
 from aster.transports.quic.listener import QuicListener
 from aster.trust import Identity
 
-__all__ = ["Forwarder", "RawPeer", "Translator", "ec_credentials", "handshakes_at", "raw_configuration", "translated"]
+__all__ = ["Forwarder", "RawPeer", "Translator", "ec_credentials", "frame_of", "handshakes_at", "packet_of", "raw_configuration", "translated"]
 
 
 def raw_configuration(*, is_client: bool, identity: Identity | None = None, **changes: Any) -> QuicConfiguration:
@@ -44,6 +47,33 @@ def ec_credentials() -> dict[str, Any]:
     like = certificate_for(Identity.generate())
     builder = x509.CertificateBuilder(like.subject, like.subject, key.public_key(), 1, like.not_valid_before_utc, like.not_valid_after_utc)
     return {"certificate": builder.sign(key, hashes.SHA256()), "private_key": key}
+
+
+def frame_of(*items: int | bytes) -> bytes:
+    """A frame of QUIC (RFC 9000, section 19) of variable-length integers and plain bytes."""
+    return b"".join(encode_uint_var(item) if isinstance(item, int) else item for item in items)
+
+
+def packet_of(sender: QuicConnection, frames: bytes, epoch: Epoch = Epoch.ONE_RTT, *, to: bytes | None = None, first: int = 1) -> bytes:
+    """A datagram with frames of a connection that its own engine knows nothing of, behind a PING or another first type; to an id of choice."""
+    state = vars(sender)
+    keys = state["_cryptos"][Epoch.ONE_RTT]
+    if epoch is Epoch.INITIAL:
+        keys = CryptoPair()
+        keys.setup_initial(cid=sender.original_destination_connection_id, is_client=True, version=1)
+    builder = QuicPacketBuilder(
+        host_cid=sender.host_cid,
+        peer_cid=to or state["_peer_cid"].cid,
+        version=1,
+        is_client=state["_is_client"],
+        max_datagram_size=16_000,
+        packet_number=state["_packet_number"],
+    )
+    builder.start_packet(QuicPacketType.INITIAL if epoch is Epoch.INITIAL else QuicPacketType.ONE_RTT, keys)
+    builder.start_frame(first).push_bytes(frames)
+    (datagram,), _ = builder.flush()
+    state["_packet_number"] = builder.packet_number
+    return datagram
 
 
 def handshakes_at(pair: TransportPair) -> int:

@@ -145,15 +145,13 @@ _steps: st.SearchStrategy[_Step] = st.one_of(
 )
 
 
-@pytest.mark.timeout(120)  # an example shakes hands several times, each 10 ms of cryptography and more
-@pytest.mark.parametrize("retry_above", [admission.RETRY_ABOVE, 0], ids=["at once", "after a retry"])
-@given(st.lists(_steps, max_size=20), st.sampled_from(([], _CHAIN)))
+@given(st.lists(_steps, max_size=12), st.sampled_from(([], _CHAIN)), st.sampled_from((admission.RETRY_ABOVE, 0)))
 # The beginning of a handshake and nothing more; its end claimed from elsewhere; its beginning as well; a request from elsewhere, later.
-@example([_say(1)], [])
-@example([_say(0), _pause(0.05), _Liar.hear, _say(1), _pause(0.05)], [])
-@example([_say(1), _pause(0.5), _say(0), _pause(0.5), _Liar.hear, _say(1), _pause(0.05)], [])
-@example([_say(0), _pause(0.05), _Liar.hear, _say(0), _pause(0.05), _Liar.hear, _say(1), _pause(0.05), _say(2)], [])
-def test_who_never_answers_is_sent_at_most_three_times_what_came_from_there(retry_above: int, steps: list[_Step], chain: list[Certificate]) -> None:
+@example([_say(1)], [], admission.RETRY_ABOVE)
+@example([_say(0), _pause(0.05), _Liar.hear, _say(1), _pause(0.05)], [], admission.RETRY_ABOVE)
+@example([_say(1), _pause(0.5), _say(0), _pause(0.5), _Liar.hear, _say(1), _pause(0.05)], [], admission.RETRY_ABOVE)
+@example([_say(0), _pause(0.05), _Liar.hear, _say(0), _pause(0.05), _Liar.hear, _say(1), _pause(0.05), _say(2)], [], admission.RETRY_ABOVE)
+def test_who_never_answers_is_sent_at_most_three_times_what_came_from_there(steps: list[_Step], chain: list[Certificate], retry_above: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(admission, "RETRY_ABOVE", retry_above)
         liar = _Liar(chain)

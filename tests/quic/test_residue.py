@@ -13,7 +13,8 @@ from aioquic.tls import AlertDescription, Epoch
 
 from aster.transports.quic import engine
 from aster.transports.quic.engine import ActiveEngine, Engine
-from tests.quic.engines import BOTH_ENGINES, Network, ack_frame, connected, crypto_frame, data_frame, frame, held, reset_frame, send_frames
+from tests.quic.engines import BOTH_ENGINES, Network, ack_frame, connected, crypto_frame, data_frame, held, reset_frame, send_frames
+from tests.quic.raw import frame_of
 
 _WARM_UP = 400
 """Rounds after which all that is bounded has reached its bound."""
@@ -49,7 +50,7 @@ class _Flood:
 
 
 def _new_id(number: int, retire_prior_to: int) -> bytes:
-    return frame(0x18, number, retire_prior_to) + b"\x08" + number.to_bytes(8) + bytes(16)
+    return frame_of(0x18, number, retire_prior_to) + b"\x08" + number.to_bytes(8) + bytes(16)
 
 
 def _ticket(n: int) -> bytes:
@@ -90,22 +91,22 @@ _FLOODS = {
     "PING, all acknowledged": _Flood(acknowledges=True),
     "ACK of every other packet": _Flood(lambda n: ack_frame(*range(200 + n, n, -2))),
     "RESET_STREAM": _Flood(lambda n: reset_frame(0, 4) * 20),
-    "STOP_SENDING": _Flood(lambda n: frame(5, 0, 7) * 20),
-    "STOP_SENDING of several streams": _Flood(lambda n: frame(5, 4 * (n % 50), 7) * 20),
+    "STOP_SENDING": _Flood(lambda n: frame_of(5, 0, 7) * 20),
+    "STOP_SENDING of several streams": _Flood(lambda n: frame_of(5, 4 * (n % 50), 7) * 20),
     "CRYPTO in pieces": _Flood(lambda n: crypto_frame(1 + 2 * (n % 9_000), b"x")),
     "CRYPTO with sense": _Flood(lambda n: crypto_frame(100 * n, _ticket(n)), by_server=True, ends=QuicErrorCode.CRYPTO_BUFFER_EXCEEDED),
     "CRYPTO without sense": _Flood(lambda n: crypto_frame(0, b"\x63\0\0\1x"), ends=QuicErrorCode.CRYPTO_ERROR + int(AlertDescription.unexpected_message)),
-    "NEW_TOKEN": _Flood(lambda n: frame(7, 50, bytes(50)) * 20, by_server=True),
-    "NEW_TOKEN of a client": _Flood(lambda n: frame(7, 5, b"token"), ends=QuicErrorCode.PROTOCOL_VIOLATION),
+    "NEW_TOKEN": _Flood(lambda n: frame_of(7, 50, bytes(50)) * 20, by_server=True),
+    "NEW_TOKEN of a client": _Flood(lambda n: frame_of(7, 5, b"token"), ends=QuicErrorCode.PROTOCOL_VIOLATION),
     "STREAM in pieces": _Flood(lambda n: data_frame(0, 1 + 2 * (n % 100_000), b"x")),
     "STREAM again": _Flood(lambda n: data_frame(0, 0, b"x") * 20),
     "streams that are opened and reset": _Flood(lambda n: data_frame(4 * n + 4, 0, b"x") + reset_frame(4 * n + 4, 1), acknowledges=True, each=_end_stream),
-    "MAX_DATA": _Flood(lambda n: frame(0x10, n) * 20),
-    "MAX_STREAM_DATA": _Flood(lambda n: frame(0x11, 4 * (n % 50), n) * 20),
-    "MAX_STREAMS": _Flood(lambda n: (frame(0x12, n) + frame(0x13, n)) * 20),
-    "DATA_BLOCKED": _Flood(lambda n: frame(0x14, n) * 20),
-    "STREAM_DATA_BLOCKED": _Flood(lambda n: frame(0x15, 4 * (n % 50), n) * 20),
-    "STREAMS_BLOCKED": _Flood(lambda n: (frame(0x16, n) + frame(0x17, n)) * 20),
+    "MAX_DATA": _Flood(lambda n: frame_of(0x10, n) * 20),
+    "MAX_STREAM_DATA": _Flood(lambda n: frame_of(0x11, 4 * (n % 50), n) * 20),
+    "MAX_STREAMS": _Flood(lambda n: (frame_of(0x12, n) + frame_of(0x13, n)) * 20),
+    "DATA_BLOCKED": _Flood(lambda n: frame_of(0x14, n) * 20),
+    "STREAM_DATA_BLOCKED": _Flood(lambda n: frame_of(0x15, 4 * (n % 50), n) * 20),
+    "STREAMS_BLOCKED": _Flood(lambda n: (frame_of(0x16, n) + frame_of(0x17, n)) * 20),
     "NEW_CONNECTION_ID": _Flood(lambda n: _new_id(10 + n, 0), ends=QuicErrorCode.CONNECTION_ID_LIMIT_ERROR),
     "NEW_CONNECTION_ID that retires the others": _Flood(lambda n: _new_id(10 + n, 10 + n), ends=QuicErrorCode.CONNECTION_ID_LIMIT_ERROR),
     "NEW_CONNECTION_ID that retires the others, all acknowledged": _Flood(lambda n: _new_id(10 + n, 10 + n), acknowledges=True),
@@ -114,16 +115,16 @@ _FLOODS = {
     "a change of all connection ids but one": _Flood(
         lambda n: _new_id(8 + n, 0) if n > 1 else b"", acknowledges=True, to=_first_two, each=_keep_one_id, ends=QuicErrorCode.CONNECTION_ID_LIMIT_ERROR
     ),
-    "RETIRE_CONNECTION_ID": _Flood(lambda n: frame(0x19, 1 + n), acknowledges=True),
-    "RETIRE_CONNECTION_ID, nothing acknowledged": _Flood(lambda n: frame(0x19, 1 + n), ends=QuicErrorCode.PROTOCOL_VIOLATION),
-    "RETIRE_CONNECTION_ID of ids to come": _Flood(lambda n: b"".join(frame(0x19, 1 + i) for i in range(500)), ends=QuicErrorCode.PROTOCOL_VIOLATION),
-    "PATH_CHALLENGE": _Flood(lambda n: (frame(0x1A) + n.to_bytes(8)) * 20),
-    "PATH_CHALLENGE from everywhere": _Flood(lambda n: (frame(0x1A) + n.to_bytes(8)) * 20, source=lambda n: (f"client {n}", 1)),
-    "PATH_CHALLENGE from two addresses": _Flood(lambda n: frame(0x1A) + n.to_bytes(8), source=lambda n: (f"client {n % 2}", 1), each=_validate_paths),
-    "PATH_RESPONSE": _Flood(lambda n: (frame(0x1B) + n.to_bytes(8)) * 20),
+    "RETIRE_CONNECTION_ID": _Flood(lambda n: frame_of(0x19, 1 + n), acknowledges=True),
+    "RETIRE_CONNECTION_ID, nothing acknowledged": _Flood(lambda n: frame_of(0x19, 1 + n), ends=QuicErrorCode.PROTOCOL_VIOLATION),
+    "RETIRE_CONNECTION_ID of ids to come": _Flood(lambda n: b"".join(frame_of(0x19, 1 + i) for i in range(500)), ends=QuicErrorCode.PROTOCOL_VIOLATION),
+    "PATH_CHALLENGE": _Flood(lambda n: (frame_of(0x1A) + n.to_bytes(8)) * 20),
+    "PATH_CHALLENGE from everywhere": _Flood(lambda n: (frame_of(0x1A) + n.to_bytes(8)) * 20, source=lambda n: (f"client {n}", 1)),
+    "PATH_CHALLENGE from two addresses": _Flood(lambda n: frame_of(0x1A) + n.to_bytes(8), source=lambda n: (f"client {n % 2}", 1), each=_validate_paths),
+    "PATH_RESPONSE": _Flood(lambda n: (frame_of(0x1B) + n.to_bytes(8)) * 20),
     "PING from everywhere": _Flood(source=lambda n: (f"client {n}", 1)),
-    "HANDSHAKE_DONE": _Flood(lambda n: frame(0x1E) * 20, by_server=True),
-    "DATAGRAM": _Flood(lambda n: frame(0x31, 1, b"x"), ends=QuicErrorCode.PROTOCOL_VIOLATION),
+    "HANDSHAKE_DONE": _Flood(lambda n: frame_of(0x1E) * 20, by_server=True),
+    "DATAGRAM": _Flood(lambda n: frame_of(0x31, 1, b"x"), ends=QuicErrorCode.PROTOCOL_VIOLATION),
     "updates of keys": _Flood(each=_update_keys),
 }
 
@@ -139,7 +140,7 @@ def test_no_frame_makes_an_engine_hold_more_and_more(name: str) -> None:
     before = held(victim)
     for n in range(_WARM_UP + _ROUNDS):
         flood.each(network, n)
-        acknowledgement = frame(2, vars(victim)["_packet_number"] - 1, 0, 0, 0) if flood.acknowledges else b""
+        acknowledgement = frame_of(2, vars(victim)["_packet_number"] - 1, 0, 0, 0) if flood.acknowledges else b""
         send_frames(network, acknowledgement + flood.frames(n), by_server=flood.by_server, to=flood.to(victim, n), source=flood.source(n))
         assert len(victim.event_queue) <= 100, "one packet leads to a few events"
         victim.event_queue.clear()
@@ -180,7 +181,7 @@ def test_the_packets_and_pieces_of_a_transfer_that_wait_for_acknowledgement_are_
     recovery._cc.congestion_window = 1 << 30
     stream.max_stream_data_remote = 0
     for n in range(9_000):
-        send_frames(network, frame(0x11, 0, n + 1))
+        send_frames(network, frame_of(0x11, 0, n + 1))
         if acknowledges and n % 3_000 == 2_999:
             last = state["_packet_number"] - 1
             for highest in range(last, last - 3_000, -1_000):
@@ -194,7 +195,7 @@ def test_the_packets_and_pieces_of_a_transfer_that_wait_for_acknowledgement_are_
     assert most_pieces >= 256 if acknowledges else most_in_flight == 4_096, "the bound was not reached"
     for _ in range(200):
         last = state["_packet_number"] - 1
-        send_frames(network, frame(2, last, 0, 0, last) + frame(0x11, 0, size))
+        send_frames(network, frame_of(2, last, 0, 0, last) + frame_of(0x11, 0, size))
         network.now += 0.1
         server.datagrams_to_send(network.now)
     assert sender._buffer_start == size, "it goes on once the peer acknowledges"
@@ -205,7 +206,7 @@ def test_one_packet_full_of_requests_to_stop_leads_to_one_event() -> None:
     network = connected(ActiveEngine)
     network.client.send_stream_data(0, b"open")
     network.run(until=2.0)
-    send_frames(network, frame(5, 0, 7) * 5_000)
+    send_frames(network, frame_of(5, 0, 7) * 5_000)
     assert list(network.server.event_queue) == [StopSendingReceived(error_code=7, stream_id=0)]
 
 
@@ -216,7 +217,7 @@ def test_unanswered_keepalives_do_not_add_up() -> None:
         server.send_ping(0)
         server.datagrams_to_send(network.now)
         network.now += 0.001
-    send_frames(network, frame(2, vars(server)["_packet_number"] - 1, 0, 0, 0))
+    send_frames(network, frame_of(2, vars(server)["_packet_number"] - 1, 0, 0, 0))
     assert server.end() is None
     assert len(vars(server)["_ping_pending"]) == 1, "those before the one that was acknowledged are taken for lost"
 
