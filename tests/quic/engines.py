@@ -6,7 +6,6 @@ import heapq
 import logging
 import random
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection
 from enum import Enum
 from itertools import pairwise
 from types import FunctionType, MethodType
@@ -162,8 +161,8 @@ def held(root: object) -> Counter[str]:
         if isinstance(thing, bytearray):
             counts[path] += len(thing)
         elif isinstance(thing, dict | list | tuple | set | frozenset | deque):
-            things = cast("dict[Any, object] | Collection[object]", thing)
-            items = things.values() if isinstance(things, dict) else things
+            things = cast("Any", thing)
+            items: list[object] = list(things.values() if isinstance(thing, dict) else things)
             counts[path] += len(items)
             waiting += [(path + "[]", item) for item in items]
         elif hasattr(thing, "__dict__") and not isinstance(thing, MethodType | FunctionType):
