@@ -291,7 +291,10 @@ async def one_byte_at_a_time(peer: Intruder) -> None:
     streams = [peer.open(b"") for _ in range(100)]
     for byte in itertools.chain(HEADERS["total"], itertools.cycle(encode_frame(FrameKind.PART, b"x"))):
         for stream_id in streams:
-            peer.engine.send_stream_data(stream_id, bytes([byte]))
+            try:
+                peer.engine.send_stream_data(stream_id, bytes([byte]))
+            except RuntimeError:  # the server has had enough of this call
+                return
             peer.target.blows += 1
         await peer.step(0.05)
 

@@ -17,6 +17,7 @@ from aster.transports.quic.connection import Datagrams, QuicConnection
 from aster.transports.quic.engine import EngineEnd
 from aster.transports.quic.failures import CERTIFICATE_REFUSED, connect_error
 from aster.transports.quic.sockets import BURST, RECEIVE_SIZE, SocketAddress
+from aster.transports.quic.turns import TURN
 from aster.trust import Address, endpoint_id_of, join_host_port
 from aster.types import Peer
 
@@ -75,8 +76,11 @@ class ClientConnection(QuicConnection):
         if self.has_ended:
             return
         now = self._reactor.now()
+        end = now + TURN
         receive = self._socket.recv
         for _ in range(BURST):
+            if now > end:  # the rest after this program's tasks have had theirs
+                break
             try:
                 data = receive(RECEIVE_SIZE)
             except (BlockingIOError, InterruptedError):
@@ -85,6 +89,7 @@ class ClientConnection(QuicConnection):
                 self._network_error(exc)
                 break
             self.receive(data, self._addr, now)
+            now = self._reactor.now()
         self.settle()
 
     def _network_error(self, exc: OSError) -> None:

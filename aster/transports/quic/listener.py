@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import deque
 
 import anyio.lowlevel
 from aioquic.quic.configuration import QuicConfiguration
@@ -21,6 +22,7 @@ from aster.transports.quic.connection import Datagrams, QuicConnection, logger
 from aster.transports.quic.engine import CONNECTION_ID_LENGTH, Engine
 from aster.transports.quic.failures import NO_CERTIFICATE
 from aster.transports.quic.sockets import BURST, RECEIVE_SIZE, SMALLEST_DATAGRAM, SocketAddress, is_same_host
+from aster.transports.quic.turns import Inbox, Turns
 from aster.trust import endpoint_id_of, join_host_port
 from aster.types import Peer
 
@@ -39,6 +41,7 @@ class ServerConnection(QuicConnection):
         self.visit = visit
         self._listener = listener
         self._addr = addr
+        self.inbox: Inbox = deque()
         self._ids = {first_id, engine.host_cid}
         self._handshake_at = reactor.now() + options.handshake_timeout
 
@@ -86,6 +89,27 @@ class ServerConnection(QuicConnection):
         self.engine.event_queue.clear()
 
 
+class _Strangers:
+    """All who have no connection, who take their turns as one: a flood of beginnings costs those who are there no more than one of them could."""
+
+    def __init__(self, listener: QuicListener) -> None:
+        self.inbox: Inbox = deque()
+        self._listener = listener
+        self._begun: dict[ServerConnection, None] = {}
+
+    def receive(self, data: bytes, addr: SocketAddress, now: float) -> None:
+        # An earlier datagram of this turn may have begun the connection.
+        connection = self._listener.connection_of(data) or self._listener.received_from_stranger(data, addr, now)
+        if connection is not None:
+            connection.receive(data, addr, now)
+            self._begun[connection] = None
+
+    def settle(self) -> None:
+        begun, self._begun = self._begun, {}
+        for connection in begun:
+            connection.settle()
+
+
 class QuicListener(Listener):
     """Receives for all connections. Whatever arrives, the listener lives: each engine's failure ends its own connection."""
 
@@ -103,6 +127,8 @@ class QuicListener(Listener):
         self._accept = accept
         self._reactor = reactor
         self._options = options
+        self._turns = Turns(reactor)
+        self._strangers = _Strangers(self)
         self._routes: dict[bytes, ServerConnection] = {}
         self._connections: set[ServerConnection] = set()
         self._admission = Admission(options)
@@ -134,6 +160,7 @@ class QuicListener(Listener):
                 connection.close(reason="the server is closed")
                 connection.tell_lost()
             self._closed = True
+            self._turns.close()
             self._reactor.remove_reader(self._socket)
             self._socket.close()
         await anyio.lowlevel.checkpoint()
@@ -170,6 +197,7 @@ class QuicListener(Listener):
 
     def forget(self, connection: ServerConnection) -> None:
         """The connection has ended."""
+        connection.inbox.clear()
         self._connections.discard(connection)
         self._admission.leave(connection.visit)
         for connection_id in connection.ids:
@@ -180,22 +208,25 @@ class QuicListener(Listener):
     def _on_readable(self) -> None:
         if self._closed:
             return
-        now = self._reactor.now()
         receive = self._socket.recvfrom
-        touched: dict[ServerConnection, None] = {}
         for _ in range(BURST):
             try:
                 data, addr = receive(RECEIVE_SIZE)
             except OSError:  # nothing more to read; or, on some systems, the fate of a datagram sent earlier
                 break
-            connection = self._routes.get(packets.destination_id(data)) or self._new_or_none(data, addr, now)
+            connection = self.connection_of(data)
             if connection is not None:
-                connection.receive(data, addr, now)
-                touched[connection] = None
-        for connection in touched:
-            connection.settle()
+                self._turns.add(connection, data, addr)
+            elif packets.may_begin(data):
+                self._turns.add(self._strangers, data, addr)
+        self._turns.take()
 
-    def _new_or_none(self, data: bytes, addr: SocketAddress, now: float) -> ServerConnection | None:
+    def connection_of(self, data: bytes) -> ServerConnection | None:
+        """The connection that a datagram is for."""
+        return self._routes.get(packets.destination_id(data))
+
+    def received_from_stranger(self, data: bytes, addr: SocketAddress, now: float) -> ServerConnection | None:
+        """A datagram for no connection: that which it begins, if it does."""
         try:
             return self._stranger(data, addr, now)
         except Exception:
@@ -203,8 +234,7 @@ class QuicListener(Listener):
             return None
 
     def _stranger(self, data: bytes, addr: SocketAddress, now: float) -> ServerConnection | None:
-        """A datagram for no connection: the first of a new one, or nothing that matters."""
-        header = packets.read_header(data) if data and data[0] >= 0x80 else None
+        header = packets.read_header(data)
         if header is None:
             return None
         if packets.wants_other_version(header):

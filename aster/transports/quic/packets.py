@@ -19,10 +19,13 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 
 from aster.transports.quic.engine import CONNECTION_ID_LENGTH, VERSIONS
 
-__all__ = ["destination_id", "is_first_packet", "read_header", "refusal", "retry", "version_negotiation", "wants_other_version"]
+__all__ = ["destination_id", "is_first_packet", "may_begin", "read_header", "refusal", "retry", "version_negotiation", "wants_other_version"]
 
 _SMALLEST_PACKET = 21
 """Bytes of the smallest packet that can be decrypted (RFC 9000, section 10.3)."""
+
+_VERSION = slice(1, 5)
+"""Where a long header has QUIC's version."""
 
 _SHORTEST_FIRST_ID = 8
 """Bytes of the id that a client gives a server which has not yet chosen one."""
@@ -35,6 +38,11 @@ def destination_id(datagram: bytes) -> bytes:
     if datagram[0] < 0x80:  # a short header, by its first bit: the id follows at once, and its length is ours
         return datagram[1 : 1 + CONNECTION_ID_LENGTH]
     return datagram[6 : 6 + datagram[5]]
+
+
+def may_begin(datagram: bytes) -> bool:
+    """Whether a stranger's datagram is worth a look: its first packet has a long header, and is no version negotiation, which only a client is to read."""
+    return len(datagram) > _VERSION.stop and datagram[0] >= 0x80 and any(datagram[_VERSION])
 
 
 def read_header(datagram: bytes) -> QuicHeader | None:
