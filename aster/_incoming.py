@@ -447,7 +447,7 @@ class _MetadataSender:
     def __call__(self, metadata: Metadata) -> None:
         try:
             if self.call is None:
-                raise LocalProtocolError("the call is over")
+                raise RuntimeError("metadata cannot be sent any more: the call of this context is over")
             self.call.send_metadata(metadata)
         except LocalProtocolError as exc:
             raise RuntimeError("metadata can be sent once, ahead of the first response; what is known later goes into add_trailer") from exc

@@ -63,5 +63,5 @@ async def test_metadata_cannot_be_sent_once_the_call_is_over(running: Running) -
         await (await client.client(Echo)).same(Item(1))
         await calls_are_over(client)
         context = keeper.kept[0].run(aster.current_call)
-        with pytest.raises(RuntimeError, match="ahead of the first response"):
+        with pytest.raises(RuntimeError, match="cannot be sent any more"):
             context.send_metadata({"late": "yes"})
