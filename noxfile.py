@@ -1,9 +1,6 @@
 """The project's chores: ``nox`` runs the checks, ``nox -s <name>`` one of them, ``nox -l`` lists them all.
 
-Arguments after ``--`` go to pytest, to the benchmark, or to what the session says.
-Arguments after ``--`` go to pytest, to the benchmark or to the soak.
-Arguments after ``--`` go to pytest, to the benchmark or to the fuzzer.
-Arguments after ``--`` go to pytest, to the benchmark or to the hostile peers.
+Arguments after ``--`` go to pytest, or to the program that the session runs.
 """
 
 from __future__ import annotations
@@ -112,6 +109,7 @@ def soak(session: nox.Session) -> None:
     session.run("python", "-m", "tests.soak", *session.posargs)
 
 
+@nox.session
 def hostile(session: nox.Session) -> None:
     """Measure what hostile peers do to an honest client and to its server, on both backends."""
     session.install("-e", ".[test]")
