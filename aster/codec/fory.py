@@ -36,9 +36,11 @@ def make_codec(mode: SerializationMode, tags: Mapping[type, str]) -> Codec:
             have the tag of their own, or the automatic one.
 
     Raises:
-        TypeError: a field's type cannot be sent; names class and field.
+        TypeError: a field's type cannot be sent; names class and field. Or the mode is no SerializationMode, such as its number.
         ValueError: two types share a tag, or a tag is too long or not ASCII; or the mode is ROW, which is not available.
     """
+    if not isinstance(mode, SerializationMode):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
+        raise TypeError(f"mode must be a SerializationMode such as SerializationMode.XLANG, not {mode!r}")
     if mode is SerializationMode.ROW:
         raise ValueError("SerializationMode.ROW is not available yet; use XLANG or NATIVE")
     types = wire_types(tags)

@@ -265,7 +265,7 @@ def _time_problem(value: datetime.time) -> str | None:
 
 
 def _timedelta_problem(value: datetime.timedelta) -> str | None:
-    return None if abs(value) <= _MAX_DURATION else "is longer than 292,471 years, which does not fit in 64 bits of microseconds"
+    return None if abs(value) <= _MAX_DURATION else f"is longer than {_MAX_DURATION.days:,} days, which does not fit in 64 bits of microseconds"
 
 
 _LIMITS: Mapping[type, Callable[[Any], str | None]] = {

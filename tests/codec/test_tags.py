@@ -185,6 +185,12 @@ def test_row_mode_is_refused() -> None:
         make_codec(SerializationMode.ROW, {Plain: "a/B"})
 
 
+@pytest.mark.parametrize("mode", [1, 2, "XLANG", None])
+def test_a_mode_that_is_only_its_number_or_its_name_is_refused(mode: Any) -> None:
+    with pytest.raises(TypeError, match=r"mode must be a SerializationMode such as SerializationMode\.XLANG, not"):
+        make_codec(mode, {Plain: "a/B"})
+
+
 def test_a_message_names_its_type_by_namespace_and_name() -> None:
     codec = make_codec(SerializationMode.XLANG, {TaskRequest: "myapp/TaskRequest"})
     same = make_codec(SerializationMode.XLANG, {TaskRequest: "myapp.TaskRequest"})
