@@ -27,7 +27,7 @@ RETRY_ABOVE = 64
 Below, connecting saves the round trip. So whoever forges addresses holds this many at the most."""
 
 MAX_HANDSHAKES = 1024
-"""Unfinished handshakes above which new clients are not answered at all; one holds some 50 KB, for no longer than the handshake timeout."""
+"""Unfinished handshakes above which new clients are not answered at all; one holds some 90 KB, for no longer than the handshake timeout."""
 
 MAX_HANDSHAKES_PER_ADDRESS = MAX_HANDSHAKES // 4
 """Unfinished handshakes of clients that showed that they receive at one address, above which that address is not answered. Others do not count, since
