@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tests.fuzz.target import Target, input_of
+from tests.memory import resident
 
 __all__ = ["MOST_GROWTH", "Figures", "Finding", "measure"]
 
@@ -95,12 +94,12 @@ def _measure(target: Target, seed: int, inputs: range, watch: _Watch, progress: 
                     progress(index)
                     _one(target, seed, index, run, watch, figures)
                     if index == warm_at:
-                        figures.warm = _resident()
+                        figures.warm = resident()
         except Exception as exc:
             raise Finding(_reproducer(target, seed, index, exc)) from exc
     figures.seconds = time.process_time() - began
     figures.inputs = len(inputs)
-    figures.growth = _resident() - figures.warm
+    figures.growth = resident() - figures.warm
     figures.level = watch.highest
     return figures
 
@@ -122,11 +121,3 @@ def _reproducer(target: Target, seed: int, index: int, exc: Exception) -> str:
         f"see it again with: python -m tests.fuzz --target {target.name!r} --seed {seed} --index {index}\n"
         f"the input, {len(data)} bytes: {data[:_SHOWN].hex()}"
     )
-
-
-def _resident() -> int:
-    try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except OSError:
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")

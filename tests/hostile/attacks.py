@@ -18,14 +18,11 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import encode_quic_version_negotiation
 
 from aster._protocol.frames import CHUNK_SIZE, FrameKind, encode_frame, encode_message, encode_varint
-from aster.codec import make_codec
-from aster.decorators import service_info
 from aster.trust import Identity
-from aster.types import SerializationMode
-from tests.hostile.peers import HEADERS, HELLO, Closed, Intruder, Target
+from tests.hostile.peers import Closed, Intruder, Target
 from tests.quic.raw import frame_of, packet_of, raw_configuration
-from tests.rpc.echo import Echo, Item
-from tests.rpc.raw import END
+from tests.rpc.echo import Item, encode_item
+from tests.rpc.raw import END, HELLO, header_of
 
 __all__ = ["ATTACKS"]
 
@@ -37,7 +34,7 @@ ATTACKS: dict[str, Attack] = {}
 _BURST = 16
 """Blows between two looks at what comes back: more would mostly be dropped by the sockets' buffers."""
 
-_ENDLESS = encode_message(make_codec(SerializationMode.XLANG, service_info(Echo).wire_tags).encoder(Item)(Item(1 << 40)))
+_ENDLESS = encode_message(encode_item(Item(1 << 40)))
 """A request for a stream of responses without end."""
 
 
@@ -211,7 +208,7 @@ async def connection_ids_retired(peer: Intruder) -> None:
 
 @_by_a_client
 async def data_with_a_gap_after_every_byte(peer: Intruder) -> None:
-    stream_id = peer.open(HEADERS["total"])
+    stream_id = peer.open(header_of("total"))
     await _send_frames(peer, lambda number: b"".join(frame_of(0xE, stream_id, 1_000 + (200 * number + 2 * piece) % 1_000_000, 1, b"x") for piece in range(100)))
 
 
@@ -256,7 +253,7 @@ async def calls_begun_and_reset(peer: Intruder) -> None:
         peer.flush()
         peer.engine.reset_stream(stream_id, 1)
 
-    await _open_calls(peer, HEADERS["chat"], then=reset)
+    await _open_calls(peer, header_of("chat"), then=reset)
 
 
 @_by_a_client
@@ -266,12 +263,12 @@ async def streams_opened_and_nothing_more(peer: Intruder) -> None:
 
 @_by_a_client
 async def headers_and_nothing_more(peer: Intruder) -> None:
-    await _open_calls(peer, HEADERS["chat"])
+    await _open_calls(peer, header_of("chat"))
 
 
 @_by_a_client
 async def requests_of_nonsense(peer: Intruder) -> None:
-    await _open_calls(peer, HEADERS["same"] + encode_message(bytes(range(200))) + END)
+    await _open_calls(peer, header_of("same") + encode_message(bytes(range(200))) + END)
 
 
 @_by_a_client
@@ -280,7 +277,7 @@ async def frames_of_nonsense(peer: Intruder) -> None:
     while True:
         for _ in range(_BURST):
             if peer.may_open:
-                peer.open(chance.choice([b"", HEADERS["chat"]]) + chance.randbytes(200))
+                peer.open(chance.choice([b"", header_of("chat")]) + chance.randbytes(200))
                 peer.target.blows += 1
         await peer.step()
 
@@ -289,7 +286,7 @@ async def frames_of_nonsense(peer: Intruder) -> None:
 async def one_byte_at_a_time(peer: Intruder) -> None:
     """A hundred calls at once; real time between the bytes, since slowness is the attack."""
     streams = [peer.open(b"") for _ in range(100)]
-    for byte in itertools.chain(HEADERS["total"], itertools.cycle(encode_frame(FrameKind.PART, b"x"))):
+    for byte in itertools.chain(header_of("total"), itertools.cycle(encode_frame(FrameKind.PART, b"x"))):
         for stream_id in streams:
             try:
                 peer.engine.send_stream_data(stream_id, bytes([byte]))
@@ -304,7 +301,7 @@ async def requests_beyond_all_credit(peer: Intruder) -> None:
     while True:
         while not peer.may_open:
             await peer.step()
-        stream_id = peer.open(HEADERS["total"] + encode_message(bytes(CHUNK_SIZE)) * 64)
+        stream_id = peer.open(header_of("total") + encode_message(bytes(CHUNK_SIZE)) * 64)
         peer.target.blows += 1
         while peer.unsent(stream_id):
             await peer.step()
@@ -314,7 +311,7 @@ async def requests_beyond_all_credit(peer: Intruder) -> None:
 async def responses_never_read(peer: Intruder) -> None:
     """Nor acknowledged: nothing is taken from the socket any more."""
     for _ in range(100):
-        peer.open(HEADERS["count"] + _ENDLESS + END)
+        peer.open(header_of("count") + _ENDLESS + END)
     peer.target.blows += 100
     for _ in range(10):
         peer.flush()

@@ -13,7 +13,8 @@ import anyio
 
 from tests.hostile.attacks import ATTACKS
 from tests.hostile.peers import Target
-from tests.hostile.scene import Scene, Work, loud_records, resident, scene
+from tests.hostile.scene import Scene, Work, loud_records, scene
+from tests.memory import resident
 
 __all__ = ["Findings", "suffer"]
 

@@ -11,19 +11,11 @@ import anyio
 from aioquic.quic.events import ConnectionTerminated, StreamDataReceived
 from aioquic.quic.stream import QuicStream
 
-from aster._protocol.events import Hello
-from aster._protocol.frames import encode_header, encode_header_start, encode_hello
 from aster.trust import Address, Identity
-from aster.types import Metadata, RpcPattern
 from tests.quic.raw import RawPeer, raw_configuration
-from tests.rpc.raw import CLIENT_SETTINGS, target_of
+from tests.rpc.raw import HELLO
 
-__all__ = ["HEADERS", "HELLO", "Closed", "Intruder", "Target"]
-
-HELLO = encode_hello(Hello((1,), CLIENT_SETTINGS))
-_PATTERNS = {"same": RpcPattern.UNARY, "count": RpcPattern.SERVER_STREAM, "total": RpcPattern.CLIENT_STREAM, "chat": RpcPattern.BIDI_STREAM}
-HEADERS = {name: encode_header(encode_header_start(target_of(name, pattern=pattern)), None, Metadata()) for name, pattern in _PATTERNS.items()}
-"""The header of a call of each method of ``Echo``."""
+__all__ = ["Closed", "Intruder", "Target"]
 
 _IDLE = 1.0
 """Seconds after which a server forgets a hostile client that has vanished: both ends of a connection use the smaller idle timeout."""

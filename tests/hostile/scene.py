@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import aster
 from aster.decorators import client_stream, server_stream
 from tests.rpc.echo import Echo, Item, numbers_of
 
-__all__ = ["Scene", "Work", "loud_records", "resident", "scene"]
+__all__ = ["Scene", "Work", "loud_records", "scene"]
 
 _STREAM_EVERY = 10
 _MESSAGES = 50
@@ -85,12 +84,6 @@ async def scene() -> AsyncGenerator[Scene]:
     """Serve over QUIC, with one client connected."""
     async with aster.serve([Post()], drain_grace=0) as server, aster.connect(server.address) as client:
         yield Scene(server, await client.client(Echo))
-
-
-def resident() -> int:
-    """Bytes of memory that this process has now. On Linux."""
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager

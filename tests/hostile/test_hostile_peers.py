@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import sys
-
 import anyio
 import pytest
 
 from aster.testing import assert_no_orphans
 from tests.hostile.attacks import ATTACKS
 from tests.hostile.peers import Target
-from tests.hostile.scene import Work, loud_records, resident, scene
+from tests.hostile.scene import Work, loud_records, scene
+from tests.memory import resident
 
 pytestmark = pytest.mark.anyio
 
@@ -31,12 +30,11 @@ _MOST_GROWTH = 96 * 1024 * 1024
 async def test_calls_of_an_honest_client_succeed_while_another_attacks(name: str) -> None:
     with loud_records() as loud:
         async with assert_no_orphans(), scene() as at:
-            target, work, before = Target.at(at.server.address, _HANDSHAKES), Work(), resident() if sys.platform == "linux" else 0
+            target, work, before = Target.at(at.server.address, _HANDSHAKES), Work(), resident()
             async with anyio.create_task_group() as group:
                 group.start_soon(ATTACKS[name], target)
                 await work.go_on(at.echo, lambda: len(work.seconds) >= _CALLS and target.blows >= _BLOWS)
-                if sys.platform == "linux":
-                    assert resident() - before < _MOST_GROWTH
+                assert resident() - before < _MOST_GROWTH
                 group.cancel_scope.cancel()
             await at.alone()
             await at.serves_newcomers()

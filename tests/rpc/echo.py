@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import anyio
 import anyio.lowlevel
 
-from aster.codec import wire_type
-from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
+from aster.codec import make_codec, wire_type
+from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service, service_info
+from aster.types import SerializationMode
 
-__all__ = ["Brief", "Echo", "Item", "Nothing", "OpenEnded", "Requests", "numbers_of"]
+__all__ = ["PATTERNS", "Brief", "Echo", "Item", "Nothing", "OpenEnded", "Requests", "encode_item", "numbers_of"]
 
 
 @wire_type("tests.rpc/Item")
@@ -60,6 +61,13 @@ class Echo:
         """Each item itself, as it comes."""
         async for item in items:
             yield item
+
+
+PATTERNS = {name: method.pattern for name, method in service_info(Echo).methods.items() if name != "nothing"}
+"""A method of ``Echo`` for each pattern."""
+
+encode_item = make_codec(SerializationMode.XLANG, service_info(Echo).wire_tags).encoder(Item)
+"""The bytes of an item in a message."""
 
 
 async def numbers_of(items: AsyncIterable[Item], into: list[int] | None = None) -> list[int]:

@@ -31,6 +31,7 @@ __all__ = [
     "backend_for",
     "calls_are_over",
     "cancelled_at_every_step",
+    "error_of",
     "on_asyncio",
     "until",
 ]
@@ -58,6 +59,13 @@ async def _chat(echo: Echo) -> None:
 
 CALLS: dict[str, Call] = {"unary": _same, "server stream": _count, "client stream": _total, "bidi stream": _chat}
 """A complete call of each pattern."""
+
+
+async def error_of(call: Awaitable[object]) -> aster.RpcError:
+    """What a call fails with."""
+    with pytest.raises(aster.RpcError) as caught:
+        await call
+    return caught.value
 
 
 def backend_for(name: str, transport: Transport) -> tuple[str, dict[str, Any]]:

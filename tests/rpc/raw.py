@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
+import aster
 from aster._protocol.call import ClientCall
 from aster._protocol.events import Header, Hello, MethodEntry, ServiceEntry, Setting, Target, Trailer
 from aster._protocol.frames import (
@@ -15,6 +16,7 @@ from aster._protocol.frames import (
     FrameReader,
     decode_header,
     decode_hello,
+    decode_trailer,
     encode_frame,
     encode_header,
     encode_header_start,
@@ -27,16 +29,21 @@ from aster.transports.base import Connection, ConnectionOptions, Stream, StreamS
 from aster.trust import Address, Identity
 from aster.types import Metadata, RpcPattern, SerializationMode
 from tests.protocol.pair import limits_of
+from tests.rpc.echo import PATTERNS
+from tests.rpc.probes import until
 
 __all__ = [
     "CLIENT_SETTINGS",
     "END",
+    "HELLO",
     "LIMITS",
+    "Raw",
     "RawClient",
     "RawOwner",
     "RawStream",
     "header_of",
     "manifest_of",
+    "raw",
     "raw_client",
     "raw_connection",
     "raw_server",
@@ -51,6 +58,9 @@ LIMITS = limits_of(window=1 << 24, peer_window=1 << 24, message=1 << 24, metadat
 CLIENT_SETTINGS: Mapping[int, int] = {Setting.WINDOW: LIMITS.window, Setting.MESSAGE_LIMIT: LIMITS.message, Setting.METADATA_LIMIT: LIMITS.metadata}
 """What a raw client says of itself; a server says besides how many calls it takes."""
 
+HELLO = encode_hello(Hello((1,), CLIENT_SETTINGS))
+"""A raw client's."""
+
 _SERVER_SETTINGS: Mapping[int, int] = {**CLIENT_SETTINGS, Setting.CALL_LIMIT: 1000}
 _OPTIONS = ConnectionOptions()
 
@@ -64,6 +74,7 @@ class RawStream:
     ended: anyio.Event = field(default_factory=anyio.Event)
     reset_code: int | None = None
     on_reset: Callable[[int], None] = lambda code: None
+    stop_code: int | None = None
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -78,10 +89,23 @@ class RawStream:
         self.on_reset(code)
 
     def was_stopped(self, code: int) -> None:
-        """Raw peers go on."""
+        self.stop_code = code  # raw peers go on
 
     def connection_lost(self, error: AsterError) -> None:
         self.ended.set()
+
+    def frames(self) -> list[tuple[int, bytes]]:
+        """What arrived so far, on the control stream or as responses."""
+        limits = {**LIMITS.responses, FrameKind.HELLO: 1 << 20, FrameKind.GO_AWAY: 1 << 20}
+        return list(FrameReader(limits).feed(bytes(self.received)))
+
+    async def trailer(self) -> Trailer:
+        """The outcome, once it has arrived."""
+        await self.ended.wait()
+        assert self.reset_code is None, "an outcome is a trailer, never a reset"
+        kind, payload = self.frames()[-1]
+        assert kind == FrameKind.TRAILER
+        return decode_trailer(payload, 1 << 20)
 
 
 class RawOwner:
@@ -158,6 +182,47 @@ async def raw_client(address: str, transport: Transport, settings: Mapping[int, 
         yield RawClient(connection, decode_hello(payload))
 
 
+@dataclass
+class Raw:
+    """A client that has opened the control stream, and said what it was told to."""
+
+    connection: Connection
+    control: Stream
+    heard: RawStream
+    owner: RawOwner
+
+    @property
+    def lost(self) -> anyio.Event:
+        """Set once the connection is gone."""
+        return self.owner.lost
+
+    @property
+    def why(self) -> str:
+        """What ended the connection."""
+        return self.owner.why
+
+    def call(self, data: bytes) -> tuple[Stream, RawStream]:
+        """Open a stream and write to it."""
+        sink = RawStream()
+        stream = self.connection.open_stream(sink)
+        stream.write(data)
+        return stream, sink
+
+    async def said_hello(self) -> None:
+        """Wait for the server's hello."""
+        await until(self.heard.frames)
+
+
+@asynccontextmanager
+async def raw(server: aster.AsterServer, transport: Transport, hello: bytes = HELLO) -> AsyncGenerator[Raw]:
+    async with raw_connection(server.address, transport) as (connection, owner):
+        heard = RawStream()
+        peer = Raw(connection, connection.open_stream(heard), heard, owner)
+        if hello:
+            peer.control.write(hello)
+        yield peer
+
+
 def manifest_of(service: type) -> ServiceEntry:
     """What a server that serves ``service`` says of it."""
     info = service_info(service)
@@ -214,6 +279,6 @@ def target_of(
     return Target(service, version, method, pattern, mode)
 
 
-def header_of(method: str) -> bytes:
-    """The header of a call of a unary method of ``Echo``."""
-    return encode_header(encode_header_start(target_of(method)), None, Metadata())
+def header_of(method: str, timeout: float | None = None) -> bytes:
+    """The header of a call of a method of ``Echo``, or of a unary one that it has not."""
+    return encode_header(encode_header_start(target_of(method, pattern=PATTERNS.get(method, RpcPattern.UNARY))), timeout, Metadata())

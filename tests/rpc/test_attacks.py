@@ -13,23 +13,22 @@ from aioquic.quic.events import StreamDataReceived, StreamReset
 import aster
 from aster import RpcError, StatusCode
 from aster._protocol.events import Hello, Setting
-from aster._protocol.frames import FrameKind, encode_header, encode_header_start, encode_hello, encode_message, encode_varint
+from aster._protocol.frames import FrameKind, encode_hello, encode_message, encode_varint
 from aster.client import LONGEST_CLEANUP, ROUND_TRIP_ALLOWANCE
 from aster.decorators import client_stream, rpc, server_stream, service
 from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport
 from aster.trust import Address, Identity
-from aster.types import Metadata, RpcPattern
 from tests.quic.raw import RawPeer, raw_configuration
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
 from tests.rpc.probes import backend_for, calls_are_over
-from tests.rpc.raw import END, RawStream, manifest_of, raw_client, raw_connection, raw_server, target_of
+from tests.rpc.raw import END, RawStream, header_of, manifest_of, raw_client, raw_connection, raw_server
 
 pytestmark = pytest.mark.anyio
 
-_SAME = encode_header(encode_header_start(target_of("same")), None, Metadata())
-_TOTAL = encode_header(encode_header_start(target_of("total", pattern=RpcPattern.CLIENT_STREAM)), None, Metadata())
+_SAME = header_of("same")
+_TOTAL = header_of("total")
 
 
 def _above_info(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -9,18 +9,16 @@ import anyio.lowlevel
 import pytest
 
 from aster._protocol.events import ResetCode
-from aster._protocol.frames import encode_header, encode_header_start
 from aster.decorators import bidi_stream
 from aster.transports.base import Transport
-from aster.types import Metadata, RpcPattern
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
 from tests.rpc.probes import Witness, until
-from tests.rpc.raw import RawStream, raw_client, target_of
+from tests.rpc.raw import RawStream, header_of, raw_client
 
 pytestmark = pytest.mark.anyio
 
-_CHAT = encode_header(encode_header_start(target_of("chat", pattern=RpcPattern.BIDI_STREAM)), None, Metadata())
+_CHAT = header_of("chat")
 _LIMIT = 5
 _ROUNDS = 10
 

@@ -25,6 +25,7 @@ from aster.trust import Address
 from tests.quic.raw import RawPeer, raw_configuration
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
+from tests.rpc.probes import error_of
 from tests.rpc.raw import RawStream
 
 pytestmark = pytest.mark.anyio
@@ -65,10 +66,9 @@ async def error_of_connecting(address: str, transport: Transport, **options: Any
 
 
 async def error_of_calling(call: Awaitable[object]) -> RpcError:
-    with pytest.raises(RpcError) as caught:
-        await call
-    assert_documented(caught.value)
-    return caught.value
+    error = await error_of(call)
+    assert_documented(error)
+    return error
 
 
 # Addresses

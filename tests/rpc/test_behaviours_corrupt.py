@@ -17,24 +17,19 @@ from aster import RpcError, RpcPattern, StatusCode
 from aster._connection import CloseCode
 from aster._protocol.events import SUCCESS, GoAway, Header, Hello, TrailerOrigin
 from aster._protocol.frames import FrameKind, encode_credit, encode_frame, encode_go_away, encode_hello, encode_message, encode_trailer
-from aster.codec import make_codec
-from aster.decorators import service_info
 from aster.transports.base import Stream, Transport
 from aster.transports.memory import MemoryTransport
 from aster.transports.quic import QuicTransport
-from aster.types import SerializationMode
 from tests.protocol import wire_decoder
 from tests.protocol.vectors import rows
 from tests.rpc.conftest import Running
-from tests.rpc.echo import Echo, Item
+from tests.rpc.echo import PATTERNS, Echo, Item, encode_item
 from tests.rpc.probes import Endless, until
-from tests.rpc.raw import CLIENT_SETTINGS, END, RawClient, manifest_of, raw_client, raw_server
-from tests.rpc.test_raw_clients import PATTERNS, Raw, Sink, header, raw
+from tests.rpc.raw import CLIENT_SETTINGS, END, Raw, RawClient, RawStream, header_of, manifest_of, raw, raw_client, raw_server
 
 pytestmark = pytest.mark.anyio
 
-_ENCODE = make_codec(SerializationMode.XLANG, service_info(Echo).wire_tags).encoder(Item)
-ONE = encode_message(_ENCODE(Item(1)))
+ONE = encode_message(encode_item(Item(1)))
 
 UNKNOWN = b"\x20\x00"
 """A frame of no kind that there is."""
@@ -47,7 +42,7 @@ AS_FIRST_BYTES = {half: {why: data for why, where, data in _ON_THE_PAGE if where
 AS_FIRST_BYTES["responses"]["more credit than is outstanding"] = encode_credit(1 << 40)
 
 LATER_ON = {
-    "a second header": header("chat"),
+    "a second header": header_of("chat"),
     "an unknown kind": UNKNOWN,
     "a message of more than a chunk": bytes([FrameKind.MESSAGE]) + b"\x80\x00\x40\x01",
     "a part of a size of its own": encode_frame(FrameKind.PART, b"abc"),
@@ -80,16 +75,16 @@ class RawNeighbour:
     """A call of ``Echo.chat`` on a raw client's own connection, which goes on whatever else happens there."""
 
     def __init__(self, client: RawClient | Raw) -> None:
-        self._sink = Sink()
+        self._sink = RawStream()
         self._stream = client.connection.open_stream(self._sink)
-        self._stream.write(header("chat"))
+        self._stream.write(header_of("chat"))
         self._exchanged = 0
 
     async def exchange(self) -> None:
         """Send a request and wait for its echo."""
         self._exchanged += 1
         self._stream.write(ONE)
-        await until(lambda: self._sink.frames().count((FrameKind.MESSAGE, _ENCODE(Item(1)))) == self._exchanged)
+        await until(lambda: self._sink.frames().count((FrameKind.MESSAGE, encode_item(Item(1)))) == self._exchanged)
 
     async def end(self) -> None:
         """It ends as well as any."""
@@ -106,7 +101,7 @@ def above_info(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def _failed_by(client: RawClient, data: bytes) -> StatusCode:
-    sink = Sink()
+    sink = RawStream()
     stream = client.connection.open_stream(sink)
     stream.write(data)
     trailer = await sink.trailer()
@@ -125,7 +120,7 @@ async def test_requests_that_begin_with_what_the_page_refuses_fail_their_call_al
         await neighbour.exchange()
         expected = StatusCode.RESOURCE_EXHAUSTED if why == "header above its limit" else StatusCode.INTERNAL
         # What follows is dropped, whatever it is.
-        for behind in (b"", header("same") + ONE + END, bytes(100)):
+        for behind in (b"", header_of("same") + ONE + END, bytes(100)):
             assert await _failed_by(peer, data + behind) is expected
             await neighbour.exchange()
         await neighbour.end()
@@ -141,9 +136,9 @@ async def test_a_broken_frame_behind_a_request_cancels_its_handler_and_no_other(
     async with running(endless) as (server, _), raw_client(server.address, transport) as peer:
         neighbour = RawNeighbour(peer)
         await neighbour.exchange()
-        sink = Sink()
+        sink = RawStream()
         stream = peer.connection.open_stream(sink)
-        stream.write(header(method) + ONE)
+        stream.write(header_of(method) + ONE)
         streams = PATTERNS[method].streams_requests
         await until(lambda: endless.witness.began == 1 + streams)
         stream.write(LATER_ON[why])
@@ -160,7 +155,7 @@ async def test_a_broken_frame_behind_a_request_cancels_its_handler_and_no_other(
 def corrupted(draw: st.DrawFn) -> bytes:
     """The bytes of a sound call's requests, some of them changed, removed, added or repeated."""
     method = draw(st.sampled_from(sorted(PATTERNS)))
-    data = bytearray(header(method) + ONE * draw(st.integers(1, 3)) + END)
+    data = bytearray(header_of(method) + ONE * draw(st.integers(1, 3)) + END)
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(data)))
         to = min(len(data), at + draw(st.integers(1, 8)))
@@ -188,9 +183,9 @@ async def test_whatever_a_call_is_corrupted_to_it_has_one_outcome_and_its_neighb
         untouched(client) as exchange,
     ):
         neighbour = RawNeighbour(peer)
-        sinks = list[Sink]()
+        sinks = list[RawStream]()
         for data in calls:
-            sinks.append(Sink())
+            sinks.append(RawStream())
             stream = peer.connection.open_stream(sinks[-1])
             stream.write(data)
             # Those that wait for more get the end of it.
@@ -270,7 +265,7 @@ async def test_a_streamed_response_that_is_corrupt_comes_behind_those_that_were_
 AT_THE_SERVER: dict[str, Callable[[Stream], None]] = {
     "a second hello": lambda control: control.write(encode_hello(Hello((1,), CLIENT_SETTINGS))),
     "a go-away of the client's": lambda control: control.write(encode_go_away(GoAway(0, "no"))),
-    "a frame of a call": lambda control: control.write(header("same")),
+    "a frame of a call": lambda control: control.write(header_of("same")),
     "an unknown kind": lambda control: control.write(UNKNOWN),
     "a hello of more than a client may say": lambda control: control.write(bytes([FrameKind.HELLO]) + b"\x80\x01\x00\x01"),
     "lines of text": lambda control: control.write(b"\r\n\r\n"),
@@ -288,7 +283,7 @@ async def test_a_corrupt_control_stream_costs_a_client_its_connection_and_no_oth
     async with running(endless) as (server, client), untouched(client) as exchange, raw(server, transport) as peer:
         await peer.said_hello()
         for method in ("total", "chat"):
-            peer.call(header(method) + ONE)
+            peer.call(header_of(method) + ONE)
         await until(lambda: endless.witness.began == 3)
         AT_THE_SERVER[why](peer.control)
         await peer.lost.wait()

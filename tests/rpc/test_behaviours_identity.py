@@ -24,8 +24,7 @@ from tests.quic.raw import RawPeer, ec_credentials, raw_configuration
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
 from tests.rpc.probes import Endless
-from tests.rpc.raw import CLIENT_SETTINGS, END
-from tests.rpc.test_raw_clients import header
+from tests.rpc.raw import CLIENT_SETTINGS, END, header_of
 
 pytestmark = pytest.mark.anyio
 
@@ -129,7 +128,7 @@ async def test_a_client_that_proves_no_key_of_its_own_is_refused_and_no_handler_
         with closing(RawPeer(raw_configuration(is_client=True, **CLIENTS[who]()), (address.host, address.port))) as peer:
             # Hello and a call leave with the end of its handshake, and so ahead of the server's word on it.
             peer.engine.send_stream_data(0, encode_hello(Hello((1,), CLIENT_SETTINGS)))
-            peer.engine.send_stream_data(4, header("total") + encode_message(b"") + END)
+            peer.engine.send_stream_data(4, header_of("total") + encode_message(b"") + END)
             await peer.run(lambda: peer.closed)
         assert peer.closed is not None
         assert not peer.seen(StreamDataReceived), "it was told nothing"

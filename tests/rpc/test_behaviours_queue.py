@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -120,6 +121,11 @@ async def call_with(echo: Echo, number: int) -> None:
             assert await _interactively(echo, number) == [number]
 
 
+async def call_within(scope: anyio.CancelScope, echo: Echo, number: int) -> None:
+    with scope:
+        await call_with(echo, number)
+
+
 def client_end_of(server: aster.AsterServer) -> Connection:
     """The client's end of the only connection to a server."""
     (end,) = (connection for connection in live_connections() if connection.peer.endpoint_id == server.endpoint_id)
@@ -180,17 +186,12 @@ async def test_who_calls_again_and_again_does_not_overtake_those_who_wait(runnin
 
 
 async def test_who_gives_up_waiting_costs_nothing_and_keeps_nobody_from_a_turn(running: Running, limit: Limit) -> None:
-    gated, scopes = Gated(), dict[int, anyio.CancelScope]()
-
-    async def call(number: int) -> None:
-        with scopes.setdefault(number, anyio.CancelScope()):
-            await call_with(echo, number)
-
+    gated, scopes = Gated(), defaultdict[int, anyio.CancelScope](anyio.CancelScope)
     async with running(gated, **limit(2)) as (server, client):
         echo = await client.client(Echo)
         async with anyio.create_task_group() as group:
             for number in range(22):
-                group.start_soon(call, number)
+                group.start_soon(call_within, scopes[number], echo, number)
                 await anyio.wait_all_tasks_blocked()
             await until(lambda: gated.running == 2)
             streams = client_end_of(server).open_streams
@@ -212,17 +213,12 @@ async def test_who_gives_up_waiting_costs_nothing_and_keeps_nobody_from_a_turn(r
 
 
 async def test_those_who_wait_may_be_cancelled_in_any_order_and_the_rest_keep_theirs(running: Running, limit: Limit) -> None:
-    gated, scopes = Gated(), dict[int, anyio.CancelScope]()
-
-    async def call(number: int) -> None:
-        with scopes.setdefault(number, anyio.CancelScope()):
-            await call_with(echo, number)
-
+    gated, scopes = Gated(), defaultdict[int, anyio.CancelScope](anyio.CancelScope)
     async with running(gated, **limit(1)) as (_, client):
         echo = await client.client(Echo)
         async with anyio.create_task_group() as group:
             for number in range(12):
-                group.start_soon(call, number)
+                group.start_soon(call_within, scopes[number], echo, number)
                 await anyio.wait_all_tasks_blocked()
             for number in (11, 1, 5, 6, 2):
                 scopes[number].cancel()

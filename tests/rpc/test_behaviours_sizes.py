@@ -17,17 +17,14 @@ from aster.codec import make_codec, wire_type
 from aster.codec.engine import MAX_GRAPH_BYTES
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service, service_info
 from aster.transports.base import Stream, Transport
-from aster.types import RpcPattern, SerializationMode
+from aster.types import SerializationMode
 from tests.rpc.conftest import Running
-from tests.rpc.echo import Echo, Item
+from tests.rpc.echo import PATTERNS, Echo, Item, encode_item
 from tests.rpc.raw import END, manifest_of, raw_client, raw_server, target_of
 
 pytestmark = pytest.mark.anyio
 
-_ENCODE = make_codec(SerializationMode.XLANG, service_info(Echo).wire_tags).encoder(Item)
 _SMALL = Item(1)
-
-PATTERNS = {"same": RpcPattern.UNARY, "count": RpcPattern.SERVER_STREAM, "total": RpcPattern.CLIENT_STREAM, "chat": RpcPattern.BIDI_STREAM}
 
 each_limit = pytest.mark.parametrize("limit", [1_000, CHUNK_SIZE, 40_000], ids=["within a chunk", "exactly a chunk", "several chunks"])
 each_place = pytest.mark.parametrize("before", [0, 2], ids=["first", "later"])
@@ -36,11 +33,11 @@ each_place = pytest.mark.parametrize("before", [0, 2], ids=["first", "later"])
 def item_of(size: int) -> Item:
     """An item of exactly so many bytes on the wire."""
     # What its fields add to the data differs by the bytes of the data's own length.
-    return next(item for spare in range(40, 60) if len(_ENCODE(item := Item(data=bytes(size - spare)))) == size)
+    return next(item for spare in range(40, 60) if len(encode_item(item := Item(data=bytes(size - spare)))) == size)
 
 
 def size_of(item: Item) -> int:
-    return len(_ENCODE(item))
+    return len(encode_item(item))
 
 
 class Sized(Echo):
@@ -128,14 +125,14 @@ async def test_a_request_at_the_servers_limit_passes_and_one_byte_more_is_never_
 @each_limit
 @each_place
 async def test_a_server_refuses_a_request_above_its_limit_whoever_sends_it(running: Running, transport: Transport, limit: int, before: int) -> None:
-    sized, small = Sized(), encode_message(_ENCODE(_SMALL))
+    sized, small = Sized(), encode_message(encode_item(_SMALL))
     async with running(sized, max_message_size=limit) as (server, client), raw_client(server.address, transport) as raw:
         for name, pattern in PATTERNS.items():
             if before and not pattern.streams_requests:
                 continue
             target = target_of(name, pattern=pattern)
-            at = await raw.outcome_of(target, small * before + encode_message(_ENCODE(item_of(limit))) + END)
-            above = await raw.outcome_of(target, small * before + encode_message(_ENCODE(item_of(limit + 1))) + END)
+            at = await raw.outcome_of(target, small * before + encode_message(encode_item(item_of(limit))) + END)
+            above = await raw.outcome_of(target, small * before + encode_message(encode_item(item_of(limit + 1))) + END)
             assert at.status is StatusCode.OK
             assert (above.status, above.origin) == (StatusCode.RESOURCE_EXHAUSTED, TrailerOrigin.SERVER)
             assert f"larger than the limit of {limit} bytes" in above.message
@@ -192,7 +189,7 @@ async def test_a_client_refuses_a_response_above_its_limit_whoever_sends_it(tran
 
     def answer(stream: Stream, header: Header) -> None:
         sizes = [*[60] * before, last] if header.target.pattern.streams_responses else [last]
-        stream.write(b"".join(encode_message(_ENCODE(item_of(size))) for size in sizes) + encode_trailer(SUCCESS))
+        stream.write(b"".join(encode_message(encode_item(item_of(size))) for size in sizes) + encode_trailer(SUCCESS))
         stream.finish()
 
     async with raw_server((manifest_of(Echo),), transport, answer) as address, aster.connect(address, transport=transport, max_message_size=limit) as client:

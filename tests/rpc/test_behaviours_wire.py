@@ -9,23 +9,21 @@ import anyio.lowlevel
 import pytest
 
 import aster
-from aster import Metadata, RpcError, SerializationMode, StatusCode
+from aster import Metadata, SerializationMode, StatusCode
 from aster._protocol.events import SUCCESS, Header, Trailer, TrailerOrigin
 from aster._protocol.frames import CHUNK_SIZE, FrameKind, encode_frame, encode_message, encode_metadata, encode_trailer
 from aster.codec import make_codec
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service, service_info
 from aster.transports.base import Stream, Transport
 from tests.rpc.conftest import Running
-from tests.rpc.echo import Echo, Item, Nothing, numbers_of
-from tests.rpc.probes import Endless, until
-from tests.rpc.raw import END, RawClient, RawStream, manifest_of, raw_client, raw_server, target_of
-from tests.rpc.test_raw_clients import PATTERNS, Sink, header
+from tests.rpc.echo import PATTERNS, Echo, Item, Nothing, encode_item, numbers_of
+from tests.rpc.probes import Endless, error_of, until
+from tests.rpc.raw import END, RawClient, RawStream, header_of, manifest_of, raw_client, raw_server, target_of
 
 pytestmark = pytest.mark.anyio
 
-_ENCODE = make_codec(SerializationMode.XLANG, service_info(Echo).wire_tags).encoder(Item)
 
-ONE = encode_message(_ENCODE(Item(1)))
+ONE = encode_message(encode_item(Item(1)))
 """A request, or a response."""
 
 PART = encode_frame(FrameKind.PART, bytes(CHUNK_SIZE))
@@ -46,12 +44,6 @@ def call_of(echo: Echo, method: str, got: list[int]) -> Awaitable[object]:
             return echo.total([Item(1)])
         case _:
             return numbers_of(echo.chat([Item(1)]), got)
-
-
-async def error_of(call: Awaitable[object]) -> RpcError:
-    with pytest.raises(RpcError) as caught:
-        await call
-    return caught.value
 
 
 # Modes
@@ -147,9 +139,9 @@ async def test_a_server_refuses_any_number_of_requests_but_one_where_one_is_due(
 ) -> None:
     endless = Endless()
     async with running(endless) as (server, client), raw_client(server.address, transport) as raw:
-        sink = Sink()
+        sink = RawStream()
         stream = raw.connection.open_stream(sink)
-        data = header(method) + frames
+        data = header_of(method) + frames
         for piece in [data] if at_once else [data[at : at + 1] for at in range(min(len(data), 200))] + [data[200:]]:
             stream.write(piece)
             if not at_once:
@@ -234,7 +226,7 @@ class Finishing(Echo):
 
 async def _outcome_of_all(raw: RawClient, data: bytes) -> Trailer:
     """The outcome of a call whose requests are these bytes and FIN."""
-    sink = Sink()
+    sink = RawStream()
     stream = raw.connection.open_stream(sink)
     stream.write(data)
     stream.finish()
@@ -244,7 +236,7 @@ async def _outcome_of_all(raw: RawClient, data: bytes) -> Trailer:
 @each_method
 async def test_requests_that_are_cut_short_anywhere_are_an_error_and_no_handler_sees_their_end(running: Running, transport: Transport, method: str) -> None:
     finishing = Finishing()
-    whole = header(method) + ONE * (2 if PATTERNS[method].streams_requests else 1) + END
+    whole = header_of(method) + ONE * (2 if PATTERNS[method].streams_requests else 1) + END
     async with running(finishing) as (server, client), raw_client(server.address, transport) as raw:
         for cut in range(len(whole)):
             trailer = await _outcome_of_all(raw, whole[:cut])
@@ -309,7 +301,7 @@ async def test_a_handler_that_waits_when_its_requests_break_off_is_cancelled(run
     async with running(endless) as (server, client), raw_client(server.address, transport) as raw:
         sink = RawStream()
         stream = raw.connection.open_stream(sink)
-        stream.write(header(method) + ONE)
+        stream.write(header_of(method) + ONE)
         if PATTERNS[method].streams_requests:
             await until(lambda: endless.witness.began)
         stream.finish()

@@ -11,8 +11,6 @@ import pytest
 
 import aster
 from aster._connection import EndpointOptions
-from aster._protocol.events import Hello
-from aster._protocol.frames import encode_hello
 from aster.testing.orphans import live_connections
 from aster.transports.base import ConnectionOptions, Transport
 from aster.transports.memory import MemoryTransport
@@ -20,7 +18,7 @@ from aster.transports.quic import QuicTransport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item
 from tests.rpc.probes import backend_for, until
-from tests.rpc.raw import CLIENT_SETTINGS, RawStream, raw_connection
+from tests.rpc.raw import HELLO, RawStream, raw_connection
 
 pytestmark = pytest.mark.anyio
 
@@ -80,9 +78,6 @@ def test_a_number_of_connections_is_a_positive_whole_number(option: str, value: 
 # The hello
 
 
-_HELLO = encode_hello(Hello((1,), CLIENT_SETTINGS))
-
-
 @pytest.fixture
 def hello_timeout(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> float:
     """Short over QUIC, where time is real."""
@@ -97,7 +92,7 @@ def hello_timeout(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> floa
     return 0.3
 
 
-@pytest.mark.parametrize("said", [b"", _HELLO[:1], _HELLO[:-1]], ids=["nothing", "one byte", "all but one byte"])
+@pytest.mark.parametrize("said", [b"", HELLO[:1], HELLO[:-1]], ids=["nothing", "one byte", "all but one byte"])
 async def test_a_client_that_stops_within_its_hello_is_closed_once_its_time_is_over(
     running: Running, transport: Transport, hello_timeout: float, said: bytes
 ) -> None:
@@ -115,8 +110,8 @@ async def test_a_hello_that_trickles_in_does_not_get_more_time(running: Running,
     async with running(Echo()) as (server, honest), raw_connection(server.address, transport) as (connection, owner):
         began = anyio.current_time()
         stream = connection.open_stream(RawStream())
-        for index in range(len(_HELLO) - 1):
-            stream.write(_HELLO[index : index + 1])
+        for index in range(len(HELLO) - 1):
+            stream.write(HELLO[index : index + 1])
             with anyio.move_on_after(hello_timeout / 3):
                 await owner.lost.wait()
                 break

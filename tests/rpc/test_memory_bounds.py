@@ -16,25 +16,19 @@ from aster._protocol.frames import (
     FrameKind,
     encode_credit,
     encode_frame,
-    encode_header,
-    encode_header_start,
     encode_hello,
     encode_message,
 )
-from aster.codec import make_codec
-from aster.decorators import client_stream, server_stream, service_info
+from aster.decorators import client_stream, server_stream
 from aster.transports.base import Transport
 from aster.trust import Address, Identity
-from aster.types import Metadata, RpcPattern, SerializationMode
 from tests.quic.raw import RawPeer, raw_configuration
 from tests.rpc.conftest import Running
-from tests.rpc.echo import Echo, Item, Nothing
+from tests.rpc.echo import Echo, Item, Nothing, encode_item
 from tests.rpc.probes import Endless, calls_are_over, until
-from tests.rpc.raw import END, RawStream, raw_client, target_of
+from tests.rpc.raw import END, RawStream, header_of, raw_client
 
 pytestmark = pytest.mark.anyio
-
-_ENCODE = make_codec(SerializationMode.XLANG, service_info(Echo).wire_tags).encoder(Item)
 
 
 class Unread(Echo):
@@ -106,7 +100,7 @@ async def test_messages_that_never_end_count_as_well(running: Running, transport
         sinks = list[RawStream]()
         for _ in range(10):
             sinks.append(RawStream())
-            head = encode_header(encode_header_start(target_of("total", pattern=RpcPattern.CLIENT_STREAM)), None, Metadata())
+            head = header_of("total")
             raw.connection.open_stream(sinks[-1]).write(head + encode_frame(FrameKind.PART, bytes(CHUNK_SIZE)) * 3)
         await until(lambda: sum(sink.ended.is_set() for sink in sinks) == 4)  # six times three fit
         assert await (await client.client(Echo)).nothing(Nothing()) == Nothing()
@@ -141,11 +135,11 @@ async def test_a_peer_that_grants_credit_for_what_it_has_not_received_fails_its_
         settings: dict[int, int] = {Setting.WINDOW: 262_144, Setting.MESSAGE_LIMIT: 1 << 22, Setting.METADATA_LIMIT: 8_192}
         peer.engine.send_stream_data(0, encode_hello(Hello((1,), settings)))
         await peer.run(lambda: peer.seen(StreamDataReceived))
-        head = encode_header(encode_header_start(target_of("count", pattern=RpcPattern.SERVER_STREAM)), None, Metadata())
-        peer.engine.send_stream_data(4, head + encode_message(_ENCODE(Item(size))) + END)
+        head = header_of("count")
+        peer.engine.send_stream_data(4, head + encode_message(encode_item(Item(size))) + END)
         await peer.run(lambda: torrent.yielded >= 3)  # the window, and one message on
         while not torrent.witness.unwound:
-            peer.engine.send_stream_data(4, encode_credit(len(_ENCODE(Item(data=bytes(size)))) + MESSAGE_CHARGE))
+            peer.engine.send_stream_data(4, encode_credit(len(encode_item(Item(data=bytes(size)))) + MESSAGE_CHARGE))
             with anyio.move_on_after(0.01):  # real: datagrams take real time; a grant that is not waited for is one more of the next round
                 await peer.run(lambda: torrent.witness.unwound)
             assert torrent.yielded * size < 2 * 262_144 + size

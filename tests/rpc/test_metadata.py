@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 
 import anyio
 import pytest
@@ -20,6 +20,7 @@ from aster.transports.memory import MemoryTransport
 from aster.types import MetadataLike
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, numbers_of
+from tests.rpc.probes import error_of
 from tests.rpc.raw import END, manifest_of, raw_client, raw_server, target_of
 
 pytestmark = pytest.mark.anyio
@@ -80,12 +81,6 @@ class Mirror:
 
 def start(stub: Mirror, method: str) -> aster.InteractiveCall[Item, Item]:
     return aster.open_call(getattr(stub, method))
-
-
-async def error_of(call: Awaitable[object]) -> RpcError:
-    with pytest.raises(RpcError) as caught:
-        await call
-    return caught.value
 
 
 def of_size(size: int) -> Metadata:

@@ -14,17 +14,16 @@ import aster
 from aster._connection import ClientConnection, CloseCode
 from aster._outgoing import OutgoingCall
 from aster._protocol.events import Header, ResetCode
-from aster._protocol.frames import FrameKind, encode_frame, encode_header, encode_header_start, encode_message
+from aster._protocol.frames import FrameKind, encode_frame, encode_message
 from aster.codec import wire_type
 from aster.decorators import client_stream, rpc, server_stream, service
 from aster.testing import live_connections
 from aster.transports.base import Stream, Transport
 from aster.transports.memory import MemoryTransport
-from aster.types import Metadata, RpcPattern
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
 from tests.rpc.probes import CALLS, Call, Endless, Witness, backend_for, on_asyncio, until
-from tests.rpc.raw import RawStream, manifest_of, raw_client, raw_server, target_of
+from tests.rpc.raw import RawStream, header_of, manifest_of, raw_client, raw_server
 
 pytestmark = pytest.mark.anyio
 
@@ -89,7 +88,7 @@ async def test_a_server_whose_requests_end_without_end_fails_the_call(running: R
     async with running(endless) as (server, client), raw_client(server.address, transport) as raw:
         sink = RawStream()
         stream = raw.connection.open_stream(sink)
-        stream.write(encode_header(encode_header_start(target_of("total", pattern=RpcPattern.CLIENT_STREAM)), None, Metadata()))
+        stream.write(header_of("total"))
         await until(lambda: endless.witness.began)
         stream.finish()
         await sink.ended.wait()

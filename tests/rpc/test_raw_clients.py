@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -13,106 +12,22 @@ import pytest
 import aster
 from aster import StatusCode
 from aster._connection import CloseCode, EndpointOptions, ServerConnection
-from aster._protocol.events import GoAway, Hello, ResetCode, Trailer, TrailerOrigin
-from aster._protocol.frames import (
-    FrameKind,
-    FrameReader,
-    decode_go_away,
-    decode_trailer,
-    encode_header,
-    encode_header_start,
-    encode_hello,
-    encode_message,
-)
+from aster._protocol.events import GoAway, ResetCode, TrailerOrigin
+from aster._protocol.frames import FrameKind, decode_go_away, encode_message
 from aster.decorators import client_stream
-from aster.transports.base import Connection, ConnectionOptions, Stream, Transport
+from aster.transports.base import ConnectionOptions, Transport
 from aster.transports.memory import MemoryTransport
-from aster.types import Metadata, RpcPattern
-from tests.rpc.echo import Echo, Item
+from tests.rpc.echo import PATTERNS, Echo, Item
 from tests.rpc.probes import Endless, Witness, backend_for, until
-from tests.rpc.raw import CLIENT_SETTINGS, END, LIMITS, RawOwner, RawStream, raw_connection, target_of
+from tests.rpc.raw import END, HELLO, header_of, raw
 
 pytestmark = pytest.mark.anyio
-
-PATTERNS = {"same": RpcPattern.UNARY, "count": RpcPattern.SERVER_STREAM, "total": RpcPattern.CLIENT_STREAM, "chat": RpcPattern.BIDI_STREAM}
-"""The methods of ``Echo``."""
-
-_HELLO = encode_hello(Hello((1,), CLIENT_SETTINGS))
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest, transport: Transport) -> tuple[str, dict[str, Any]]:
     """Virtual time over memory; over QUIC packets come in real time."""
     return backend_for(request.param, transport)
-
-
-@dataclass
-class Sink(RawStream):
-    """Also knows whether the server asked to stop."""
-
-    stop_code: int | None = None
-
-    def was_stopped(self, code: int) -> None:
-        self.stop_code = code
-
-    def frames(self) -> list[tuple[int, bytes]]:
-        """What arrived so far, on the control stream or as responses."""
-        limits = {**LIMITS.responses, FrameKind.HELLO: 1 << 20, FrameKind.GO_AWAY: 1 << 20}
-        return list(FrameReader(limits).feed(bytes(self.received)))
-
-    async def trailer(self) -> Trailer:
-        """The outcome, once it has arrived."""
-        await self.ended.wait()
-        assert self.reset_code is None, "an outcome is a trailer, never a reset"
-        kind, payload = self.frames()[-1]
-        assert kind == FrameKind.TRAILER
-        return decode_trailer(payload, 1 << 20)
-
-
-@dataclass
-class Raw:
-    """A client that has opened the control stream, and said what it was told to."""
-
-    connection: Connection
-    control: Stream
-    heard: Sink
-    owner: RawOwner
-
-    @property
-    def lost(self) -> anyio.Event:
-        """Set once the connection is gone."""
-        return self.owner.lost
-
-    @property
-    def why(self) -> str:
-        """What ended the connection."""
-        return self.owner.why
-
-    def call(self, data: bytes) -> tuple[Stream, Sink]:
-        """Open a stream and write to it."""
-        sink = Sink()
-        stream = self.connection.open_stream(sink)
-        stream.write(data)
-        return stream, sink
-
-    async def said_hello(self) -> None:
-        """Wait for the server's hello."""
-        await until(self.heard.frames)
-
-
-@asynccontextmanager
-async def raw(server: aster.AsterServer, transport: Transport, hello: bytes = _HELLO) -> AsyncGenerator[Raw]:
-    async with raw_connection(server.address, transport) as (connection, owner):
-        heard = Sink()
-        peer = Raw(connection, connection.open_stream(heard), heard, owner)
-        if hello:
-            peer.control.write(hello)
-        yield peer
-
-
-def header(method: str, timeout: float | None = None) -> bytes:
-    """The header of a call of ``Echo``."""
-    return encode_header(encode_header_start(target_of(method, pattern=PATTERNS[method])), timeout, Metadata())
 
 
 ITEM = encode_message(b"")
@@ -125,7 +40,7 @@ ITEM = encode_message(b"")
 async def test_a_call_before_the_hello_closes_the_connection_and_begins_no_handler(transport: Transport) -> None:
     endless = Endless()
     async with aster.serve([endless], transport=transport) as server, raw(server, transport, hello=b"") as peer:
-        peer.call(header("total"))
+        peer.call(header_of("total"))
         await peer.lost.wait()
         assert "the client opened a call before its HELLO" in peer.why
         assert isinstance(transport, MemoryTransport) or f"(code {CloseCode.PROTOCOL})" in peer.why
@@ -135,7 +50,7 @@ async def test_a_call_before_the_hello_closes_the_connection_and_begins_no_handl
 async def test_a_second_hello_closes_the_connection(transport: Transport) -> None:
     async with aster.serve([Echo()], transport=transport) as server, raw(server, transport) as peer:
         await peer.said_hello()
-        peer.control.write(_HELLO)
+        peer.control.write(HELLO)
         await peer.lost.wait()
         assert "the peer sent a second HELLO" in peer.why
         assert isinstance(transport, MemoryTransport) or f"(code {CloseCode.PROTOCOL})" in peer.why
@@ -171,7 +86,7 @@ async def test_a_client_that_says_no_hello_is_closed_with_the_code_for_that(tran
 async def test_a_drain_tells_clients_the_last_call_that_is_served(transport: Transport) -> None:
     async with aster.serve([Echo()], transport=transport) as server, raw(server, transport) as peer:
         await peer.said_hello()
-        stream, sink = peer.call(header("same") + ITEM + END)
+        stream, sink = peer.call(header_of("same") + ITEM + END)
         await sink.trailer()
         stream.finish()
         await server.drain(0)
@@ -179,7 +94,7 @@ async def test_a_drain_tells_clients_the_last_call_that_is_served(transport: Tra
         kind, payload = peer.heard.frames()[1]
         assert kind == FrameKind.GO_AWAY
         assert decode_go_away(payload) == GoAway(stream.id, "the server is draining")
-        _, late = peer.call(header("same") + ITEM + END)
+        _, late = peer.call(header_of("same") + ITEM + END)
         trailer = await late.trailer()
         assert (trailer.status, trailer.origin) == (StatusCode.UNAVAILABLE, TrailerOrigin.REFUSED)
 
@@ -187,7 +102,7 @@ async def test_a_drain_tells_clients_the_last_call_that_is_served(transport: Tra
 async def test_a_client_whose_hello_comes_during_the_drain_is_told_at_once(transport: Transport) -> None:
     async with aster.serve([Echo()], transport=transport) as server, raw(server, transport, hello=b"") as peer:
         await server.drain(0)
-        peer.control.write(_HELLO)
+        peer.control.write(HELLO)
         await until(lambda: len(peer.heard.frames()) == 2)
         (first, _), (second, payload) = peer.heard.frames()
         assert (first, second) == (FrameKind.HELLO, FrameKind.GO_AWAY)
@@ -198,9 +113,9 @@ async def test_calls_that_a_drain_stops_are_refused_when_no_handler_saw_them(tra
     endless = Endless()
     async with aster.serve([endless], transport=transport) as server, raw(server, transport) as peer:
         await peer.said_hello()
-        _, without_header = peer.call(header("same")[:3])
-        _, without_request = peer.call(header("same"))
-        _, running = peer.call(header("total"))
+        _, without_header = peer.call(header_of("same")[:3])
+        _, without_request = peer.call(header_of("same"))
+        _, running = peer.call(header_of("total"))
         await until(lambda: endless.witness.began)
         await server.drain(0)
         trailers = [await sink.trailer() for sink in (without_header, without_request, running)]
@@ -231,8 +146,8 @@ async def test_a_call_that_is_over_before_its_task_takes_a_step_begins_no_handle
     endless = Endless()
     async with aster.serve([endless], transport=transport) as server, raw(server, transport) as peer:
         await peer.said_hello()
-        _, refused = peer.call(header("total"))
-        cancelled_stream, cancelled = peer.call(header("chat"))
+        _, refused = peer.call(header_of("total"))
+        cancelled_stream, cancelled = peer.call(header_of("chat"))
         await anyio.sleep(late_tasks / 2)
         cancelled_stream.reset(ResetCode.CANCELLED)
         await server.drain(0)
@@ -250,7 +165,7 @@ async def test_a_call_whose_time_is_over_when_it_arrives_begins_no_handler(trans
     endless = Endless()
     async with aster.serve([endless], transport=transport) as server, raw(server, transport) as peer:
         await peer.said_hello()
-        _, sink = peer.call(header(method, 0.0) + ITEM + END)
+        _, sink = peer.call(header_of(method, 0.0) + ITEM + END)
         trailer = await sink.trailer()
         assert (trailer.status, trailer.origin) == (StatusCode.DEADLINE_EXCEEDED, TrailerOrigin.DEADLINE)
     assert endless.witness.began == 0
@@ -262,8 +177,8 @@ async def test_a_deadline_counts_from_the_headers_arrival_however_late_its_task_
     async with aster.serve([endless], transport=transport) as server, raw(server, transport) as peer:
         await peer.said_hello()
         began = anyio.current_time()
-        _, short = peer.call(header("total", late_tasks - 1))
-        _, long = peer.call(header("total", late_tasks + 1))
+        _, short = peer.call(header_of("total", late_tasks - 1))
+        _, long = peer.call(header_of("total", late_tasks + 1))
         for sink in (short, long):
             trailer = await sink.trailer()
             assert (trailer.status, trailer.origin) == (StatusCode.DEADLINE_EXCEEDED, TrailerOrigin.DEADLINE)
@@ -279,9 +194,9 @@ async def test_a_client_that_opens_more_calls_than_it_may_has_those_refused(tran
     async with aster.serve([endless], transport=transport, max_concurrent_calls=2) as server, raw(server, transport) as peer:
         await peer.said_hello()
         for _ in range(2):
-            peer.call(header("total"))
+            peer.call(header_of("total"))
         await until(lambda: endless.witness.began == 2)
-        _, third = peer.call(header("total"))
+        _, third = peer.call(header_of("total"))
         trailer = await third.trailer()
         assert (trailer.status, trailer.origin) == (StatusCode.RESOURCE_EXHAUSTED, TrailerOrigin.REFUSED)
         assert endless.witness.running == 2
@@ -305,7 +220,7 @@ async def test_a_reset_is_echoed_with_its_code_once_the_handler_has_unwound(tran
 
     async with aster.serve([Slow()], transport=transport) as server, raw(server, transport) as peer:
         await peer.said_hello()
-        stream, sink = peer.call(header("total"))
+        stream, sink = peer.call(header_of("total"))
         await until(lambda: witness.began)
         stream.reset(code)
         await peer.connection.wait_acknowledged()
@@ -321,7 +236,7 @@ async def test_a_reset_is_echoed_with_its_code_once_the_handler_has_unwound(tran
 async def test_the_reset_of_a_call_without_a_header_is_echoed_with_its_code_too(transport: Transport) -> None:
     async with aster.serve([Echo()], transport=transport) as server, raw(server, transport) as peer:
         await peer.said_hello()
-        stream, sink = peer.call(header("same")[:3])
+        stream, sink = peer.call(header_of("same")[:3])
         await peer.connection.wait_acknowledged()
         stream.reset(77)
         await sink.ended.wait()
@@ -337,14 +252,14 @@ async def test_a_handler_that_returns_before_its_requests_end_has_their_sender_s
 
     async with aster.serve([Early()], transport=transport) as server, raw(server, transport) as peer:
         await peer.said_hello()
-        _, unended = peer.call(header("total"))
+        _, unended = peer.call(header_of("total"))
         assert (await unended.trailer()).status is StatusCode.OK
         await until(lambda: unended.stop_code is not None)
         assert unended.stop_code == ResetCode.NOT_NEEDED
         # Where all requests have come there is nobody to stop.
-        _, ended = peer.call(header("total") + END)
+        _, ended = peer.call(header_of("total") + END)
         assert (await ended.trailer()).status is StatusCode.OK
         await peer.connection.wait_acknowledged()
-        _, later = peer.call(header("total") + END)
+        _, later = peer.call(header_of("total") + END)
         await later.trailer()
         assert ended.stop_code is None

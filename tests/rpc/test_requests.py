@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aster
-from aster import RpcError, StatusCode
+from aster import StatusCode
 from aster._protocol.events import SUCCESS, Header
 from aster._protocol.frames import encode_message, encode_trailer
 from aster.codec import wire_type
@@ -22,6 +22,7 @@ from aster.transports.memory import MemoryTransport
 from aster.types import RpcPattern
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing, numbers_of
+from tests.rpc.probes import error_of
 from tests.rpc.raw import END, manifest_of, raw_client, raw_server, target_of
 
 pytestmark = pytest.mark.anyio
@@ -173,12 +174,6 @@ def responses_of(make: Callable[[], object]) -> object:
             yield wrong(make())
 
     return Wrong()
-
-
-async def error_of(call: Awaitable[object]) -> RpcError:
-    with pytest.raises(RpcError) as caught:
-        await call
-    return caught.value
 
 
 @pytest.mark.parametrize(("make", "names"), [(make, names) for make, _, names in WRONG])

@@ -20,6 +20,7 @@ from aster.transports.memory import MemoryTransport
 from aster.transports.quic import QuicTransport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, numbers_of
+from tests.rpc.probes import error_of
 
 pytestmark = pytest.mark.anyio
 
@@ -80,12 +81,6 @@ def calls_of(stub: Failing) -> list[Callable[[Item], Awaitable[object]]]:
         return [response async for response in stub.talk([item])]
 
     return [stub.single, stream, lambda item: stub.collect([item]), talk]
-
-
-async def error_of(call: Awaitable[object]) -> RpcError:
-    with pytest.raises(RpcError) as caught:
-        await call
-    return caught.value
 
 
 async def test_every_status_code_arrives_on_unary_and_on_streaming_calls(running: Running) -> None:

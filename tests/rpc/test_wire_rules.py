@@ -17,7 +17,7 @@ from aster.types import Metadata, RpcPattern, SerializationMode
 from tests.protocol.vectors import rows
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, OpenEnded
-from tests.rpc.raw import END, RawStream, raw_client, target_of
+from tests.rpc.raw import END, RawStream, header_of, raw_client, target_of
 
 pytestmark = pytest.mark.anyio
 
@@ -90,7 +90,7 @@ async def test_a_client_that_grants_by_half_of_the_smaller_window_gets_all_respo
         window = min(of_client, raw.hello.settings[Setting.WINDOW])
         chat = _Chat(window, list(messages))
         chat.stream = raw.connection.open_stream(chat.sink)
-        chat.stream.write(encode_header(encode_header_start(target_of("chat", pattern=RpcPattern.BIDI_STREAM)), None, Metadata()))
+        chat.stream.write(header_of("chat"))
         chat.send()
         await chat.sink.ended.wait()
         chat.stream.finish()

@@ -18,6 +18,7 @@ from typing import Any, cast
 import anyio
 
 from aster.testing import live_connections
+from tests.memory import resident
 
 __all__ = ["Census", "count_everything", "resident_memory"]
 
@@ -33,7 +34,6 @@ _PLAIN = frozenset({AsyncGeneratorType, CoroutineType, GeneratorType, TracebackT
 
 _CONTAINERS = (list, dict, set, frozenset, deque, bytearray)
 _DESCRIPTORS = Path("/dev/fd")
-_STATUS = Path("/proc/self/status")
 
 
 def count_everything() -> Census:
@@ -63,10 +63,7 @@ def resident_memory() -> int | None:
     """Bytes of this process that are in memory, once the allocator has given back what it can; None where the system does not say."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-    if not _STATUS.exists():
-        return None
-    (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) * 1024
+    return resident() or None
 
 
 def _is_counted(module: object) -> bool:
