@@ -15,7 +15,7 @@ from aster._protocol import frames
 from aster.codec import engine as codec_engine
 from aster.codec import fields, fory, hints, serializers, walk
 from aster.transports.base import ConnectionOptions
-from aster.transports.quic import admission, engine, turns
+from aster.transports.quic import admission, bounds, turns
 
 _DOCS = Path(__file__).parent.parent / "docs"
 
@@ -47,7 +47,7 @@ def test_an_option_has_the_default_that_the_page_of_limits_gives(row: str) -> No
     assert _LIMITS[row] == expected
 
 
-_quic: Any = vars(engine)
+_quic: Any = vars(bounds)
 _walk: Any = vars(walk)
 
 _NUMBERS: Mapping[str, str] = {
@@ -71,7 +71,7 @@ _NUMBERS: Mapping[str, str] = {
     "a peer's turn": f"{turns.TURN * 1000:g} ms",
     "the turns of all peers that always have more, together": "half of the time, while others are there",
     "datagrams that wait for a peer's turn": f"{turns.LARGEST_INBOX}",
-    "bytes under way of one stream, and of all streams": f"{_size(engine.STREAM_WINDOW)}, {_size(engine.CONNECTION_WINDOW)}",
+    "bytes under way of one stream, and of all streams": f"{_size(bounds.STREAM_WINDOW)}, {_size(bounds.CONNECTION_WINDOW)}",
     "pieces of a stream behind its first gap, and of the handshake": f"{_quic['_MAX_PIECES']}, {_quic['_MAX_CRYPTO_PIECES']}",
     "ranges of an acknowledgement": f"{_quic['_MAX_ACK_RANGES']}",
     "acknowledged pieces of a stream behind its first gap": f"{_quic['_MAX_ISLANDS']}",

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aster.transports.quic import check
+from aster.transports.quic.bounds import CONNECTION_WINDOW, STREAM_WINDOW
 from aster.transports.quic.check import check_engine, engine_class, engine_configuration
-from aster.transports.quic.engine import CONNECTION_WINDOW, STREAM_WINDOW, ActiveEngine, Engine
+from aster.transports.quic.engine import ActiveEngine, Engine
 from tests.quic.engines import ADDRESSES, BOTH_ENGINES, KEYS, Network, ack_frame, connected, crypto_frame, data_frame, reset_frame, send_frames
 
 

@@ -11,7 +11,7 @@ from aioquic.quic.events import StopSendingReceived
 from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import AlertDescription, Epoch
 
-from aster.transports.quic import engine
+from aster.transports.quic import bounds
 from aster.transports.quic.engine import ActiveEngine, Engine
 from tests.quic.engines import BOTH_ENGINES, Network, ack_frame, connected, crypto_frame, data_frame, held, reset_frame, send_frames
 from tests.quic.raw import frame_of
@@ -223,7 +223,7 @@ def test_unanswered_keepalives_do_not_add_up() -> None:
 
 
 def test_answers_to_a_client_that_probes_an_address_count_as_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_MAX_IN_FLIGHT", 100)
+    monkeypatch.setattr(bounds, "_MAX_IN_FLIGHT", 100)
     network = connected(ActiveEngine)
     elsewhere = ("elsewhere", 1)
     for n in range(300):

@@ -11,8 +11,9 @@ import aioquic
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import HandshakeCompleted, QuicEvent, StopSendingReceived, StreamDataReceived, StreamReset
 
+from aster.transports.quic.bounds import CONNECTION_WINDOW, STREAM_WINDOW
 from aster.transports.quic.certificates import certificate_for
-from aster.transports.quic.engine import ALPN, CONNECTION_ID_LENGTH, CONNECTION_WINDOW, STREAM_WINDOW, VERSIONS, ActiveEngine, Engine, EngineEnd
+from aster.transports.quic.engine import ALPN, CONNECTION_ID_LENGTH, VERSIONS, ActiveEngine, Engine, EngineEnd
 from aster.trust import Identity, endpoint_id_of
 
 __all__ = ["TESTED_VERSIONS", "check_engine", "engine_class", "engine_configuration"]
