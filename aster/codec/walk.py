@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import inspect
 import reprlib
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
@@ -82,7 +83,7 @@ class Walk:
             except Mismatch as exc:
                 exc.path.append(f".{field.name}")
                 raise
-            if new is not old:
+            if new is not old or (not self._decoding and _is_on_the_class_alone(value, field.name)):
                 changed[field.name] = new
         return self._replaced(cls, value, changed) if changed else value
 
@@ -180,6 +181,12 @@ class Walk:
 
 
 _ABSENT = object()
+
+
+def _is_on_the_class_alone(value: object, name: str) -> bool:
+    """Whether an attribute is the class's, as a default without ``init`` is: Fory looks for it in the instance, and in slots, which are descriptors."""
+    return name not in getattr(value, "__dict__", ()) and not hasattr(inspect.getattr_static(type(value), name, _ABSENT), "__get__")
+
 
 # What Fory may hand back in place of these: it has no frozenset, and no tuple where the element types are not declared.
 _WIRE_TYPES: Mapping[type, type] = {tuple: list, frozenset: set}

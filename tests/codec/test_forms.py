@@ -111,6 +111,21 @@ class Fields:
         self.computed = self.shown * 2
 
 
+@dataclass(frozen=True)
+class OnTheClass:
+    """A default without ``init`` that nothing sets: the instance has no attribute of its own."""
+
+    a: int = 1
+    b: int = field(init=False, default=5)
+
+
+@dataclass
+class HoldsOnTheClass:
+    first: OnTheClass
+    table: dict[OnTheClass, list[OnTheClass]]
+    c: str = field(init=False, default="c")
+
+
 @dataclass(init=False, eq=False, repr=False)
 class OwnInit:
     a: int
@@ -212,6 +227,8 @@ INSTANCES: list[Any] = [
     Referable(1),
     Strict(a=1, again=Strict(a=2)),
     Fields(1, [2], named=3),
+    OnTheClass(2),
+    HoldsOnTheClass(OnTheClass(3), {OnTheClass(4): [OnTheClass(5)]}),
     OwnInit(a=1),
     OwnNew(1),
     OwnAccess(1),
