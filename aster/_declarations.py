@@ -197,7 +197,7 @@ class _Declaration:
         try:
             registered_names(tags)
         except ValueError as exc:
-            raise ValueError(f"{self._where}: {exc}") from exc
+            raise ValueError(f"{self._where}: {exc}") from exc.__cause__
         return tags
 
     def _message_classes(self, method: MethodInfo) -> tuple[type, ...]:
@@ -205,7 +205,7 @@ class _Declaration:
             return wire_types((method.request_type, method.response_type), localns=self._namespace(method.name))
         except TypeError as exc:
             kind = _UnknownName if isinstance(exc.__cause__, NameError) else TypeError
-            raise kind(f"{self._where}.{method.name}: {exc}") from exc
+            raise kind(f"{self._where}.{method.name}: {exc}") from exc.__cause__
         except RecursionError as exc:
             raise TypeError(f"{self._where}.{method.name}: the type of a field contains itself without end; make a dataclass of it, which may") from exc
 

@@ -119,7 +119,7 @@ def check_seconds(value: object, option: str, *, zero: bool = False, none: bool 
     except OverflowError:  # an int that no clock can count to
         seconds = math.inf
     if not math.isfinite(seconds) or seconds < 0 or (seconds == 0 and not zero):
-        mend = "; for no limit leave it out" if none else ""
+        mend = "; for no limit use None" if none else ""
         raise ValueError(f"{option} must be {'zero or more' if zero else 'positive'} and finite, not {seconds!r}{mend}")
 
 

@@ -201,7 +201,7 @@ def check_override(function: _Function, pattern: RpcPattern, expected: tuple[typ
     try:
         check_handler(function, pattern, where)
     except TypeError as exc:
-        raise TypeError(f"{exc}, like {base}, which it overrides") from exc
+        raise TypeError(f"{exc}, like {base}, which it overrides") from exc.__cause__
     parameter = request_parameter(function, where)
     sides = ((parameter, pattern.streams_requests, expected[0]), ("return", pattern.streams_responses, expected[1]))
     for name, streams, declared in sides:

@@ -22,7 +22,7 @@ from aster._stub import Unset, interactive_call, make_stub, with_settings
 from aster.errors import AddressError, ConnectionLost, RefusedError, RpcError, StatusCode, UnreachableError
 from aster.transports.base import Transport, checked_transport
 from aster.transports.quic import QuicTransport
-from aster.trust import Address, Identity, identity_from
+from aster.trust import Address, Identity, identity_from, join_host_port
 from aster.types import Metadata, MetadataLike, SerializationMode, ServiceInfo
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class AsterClient:
         return self
 
     async def _connect(self, connection: ClientConnection) -> None:
-        where = f"{self._address.host}:{self._address.port}"
+        where = join_host_port(self._address.host, self._address.port)
         with CancelScope(deadline=anyio.current_time() + self._connect_timeout) as scope:
             transport = await self._transport.connect(
                 self._address,
@@ -237,7 +237,7 @@ def _parse_address(address: str | None) -> Address:
     try:
         return Address.parse(from_environment)
     except AddressError as exc:
-        raise AddressError(f"the environment variable {ADDRESS_VARIABLE} is set to a malformed address: {exc}") from exc
+        raise AddressError(f"the environment variable {ADDRESS_VARIABLE} is set to a malformed address: {exc}") from None
 
 
 def _check_manifest(info: ServiceInfo, hello: Hello) -> None:

@@ -103,6 +103,8 @@ class AsterServer:
         keepalive_interval: float = 10.0,
         debug: bool = False,
     ) -> None:
+        if not isinstance(debug, bool):  # pyright: ignore[reportUnnecessaryIsInstance] (a "false" from the environment would show callers everything)
+            raise TypeError(f"debug must be True or False, not {debug!r}")
         check_seconds(drain_grace, "drain_grace", zero=True)
         check_seconds(max_deadline, "max_deadline", none=True)
         options = EndpointOptions(

@@ -100,6 +100,7 @@ class Identity:
         replaces the link rather than what it leads to. Blocks for one small write.
 
         Raises:
+            TypeError: ``path`` is no path.
             KeyFileError: the file exists and ``overwrite`` is false, or it cannot be written; the message tells why.
         """
         target = _key_path(path)
@@ -129,6 +130,7 @@ class Identity:
         """Read a key that ``save`` wrote, or any unencrypted PEM file with an Ed25519 private key.
 
         Raises:
+            TypeError: ``path`` is no path.
             KeyFileError: the file is missing, cannot be read, may be read by others than its owner, or holds no Ed25519 private key; the message tells these
                 apart, and what else is in the file.
         """
@@ -166,6 +168,8 @@ def identity_from(identity: object) -> Identity:
 
 
 def _key_path(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance] (None, where a variable is not set)
+        raise TypeError(f"the path of a key file must be a str or a Path, not {type(path).__name__}")
     target = Path(path)
     if "-----BEGIN " in str(target):  # and the message must not repeat it
         raise KeyFileError("a private key itself was given where the path of its file belongs; save it in a file for its owner alone, and give the path")

@@ -171,8 +171,8 @@ class FieldReader:
 
     def _plain(self, hint: Any) -> Shape:
         if hint in (list, set, frozenset, dict, tuple):
-            example = "dict[str, int]" if hint is dict else f"{hint.__name__}[int]"
-            self._refuse(f"a bare {hint.__name__} does not say what is in it", f"write, for instance, {example}")
+            inside = "str, int" if hint is dict else "int, ..." if hint is tuple else "int"
+            self._refuse(f"a bare {hint.__name__} does not say what is in it", f"write, for instance, {hint.__name__}[{inside}]")
         if hint is Any or hint is object:
             self._refuse(f"{'Any' if hint is Any else 'object'} does not say what is in it", "name the type, or a Union of types")
         if hint is None or hint is type(None):

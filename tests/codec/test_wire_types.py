@@ -164,7 +164,7 @@ def _in_a_dict(hint: Any) -> Any:
         (None, "None alone carries nothing", "Optional"),
         (list, "a bare list", r"list\[int\]"),
         (dict, "a bare dict", r"dict\[str, int\]"),
-        (tuple, "a bare tuple", r"tuple\[int\]"),
+        (tuple, "a bare tuple", r"tuple\[int, ...\]"),
         (typing.List, "a bare list", r"list\[int\]"),  # noqa: UP006
         (complex, "complex is not supported", r"use tuple\[float, float\]"),
         (bytearray, "bytearray is not supported", "use bytes"),

@@ -225,8 +225,8 @@ _UNRESOLVABLE = {
         "class Base:\n    @rpc\n    async def find(self, ask: Ask) -> Answer: ...\n@service\nclass Shop(Base):\n    async def find(self, ask: 'Task Ask'): ...",
         ["Shop.find", "'Task Ask'", "cannot be resolved"],
     ),
-    "a type alias of a field that contains itself": (
-        "class TypeAliasType:\n    __value__ = property(lambda self: self)\n    def __call__(self): ...\ntree = TypeAliasType()\n"
+    "a type alias of a field that stands for another one without end": (
+        "class TypeAliasType:\n    __value__ = property(lambda self: TypeAliasType())\n    def __call__(self): ...\ntree = TypeAliasType()\n"
         "@wire_type('shop/Sea')\n@dataclass\nclass Sea:\n    wave: tree\n" + _request("Sea"),
         ["Shop.find", "a field contains itself", "dataclass"],
     ),
@@ -304,7 +304,7 @@ _METHOD_OPTIONS = {
 _VALUES = {
     "a timeout of zero": (_option("timeout=0"), ["Shop.find", "timeout", "positive", "0"]),
     "a negative timeout": (_option("timeout=-1.5"), ["Shop.find", "timeout", "positive", "-1.5"]),
-    "an infinite timeout": (_option("timeout=math.inf"), ["Shop.find", "timeout", "finite", "leave it out"]),
+    "an infinite timeout": (_option("timeout=math.inf"), ["Shop.find", "timeout", "finite", "for no limit use None"]),
     "a timeout that is not a number": (_option("timeout=math.nan"), ["Shop.find", "timeout", "finite", "nan"]),
     "an empty name": (_class_option("name=''"), ["Shop", "name", "1 to 128"]),
     "a name with a space": (_rpc().replace("@service", "@service('My Shop')"), ["Shop", "'My Shop'", "1 to 128"]),
@@ -351,6 +351,21 @@ def test_a_wrong_shape_is_a_type_error_that_names_the_culprit_and_the_mend(sourc
 @_table(_VALUES)
 def test_a_wrong_value_is_a_value_error_that_names_the_culprit_and_the_mend(source: str, parts: list[str]) -> None:
     _assert_refused(source, parts, ValueError)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        _ANNOTATIONS["a field of a type that cannot be sent"][0],
+        _CLASSES["a field of a type that is never defined"][0],
+        _CLASSES["an override that does not fit"][0],
+        _VALUES["two types with one tag"][0],
+    ],
+)
+def test_a_traceback_says_what_is_wrong_once(source: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        _run(source)
+    assert not isinstance(caught.value.__cause__, TypeError | ValueError)
 
 
 @pytest.mark.parametrize("decorator", ["rpc", "server_stream", "client_stream", "bidi_stream"])

@@ -185,6 +185,7 @@ def test_a_malformed_listen_address_is_refused(listen: str) -> None:
         ({"idle_timeout": math.inf}, ValueError),
         ({"idle_timeout": math.nan}, ValueError),
         ({"keepalive_interval": None}, TypeError),
+        ({"debug": "false"}, TypeError),  # as an environment variable would have it: true, were it not refused
     ],
 )
 def test_an_option_out_of_range_is_refused_by_name(options: dict[str, Any], error: type[Exception]) -> None:
@@ -346,6 +347,19 @@ async def test_a_place_that_never_answers_is_unreachable_once_the_connect_timeou
         with pytest.raises(UnreachableError, match=r"within 0\.05 s"):
             async with aster.connect(address, transport=QuicTransport(), connect_timeout=0.05):
                 pass
+
+
+class _SilentTransport(MemoryTransport):
+    async def connect(self, *_: object, **__: object) -> Any:
+        await anyio.sleep_forever()
+
+
+async def test_an_ipv6_server_that_never_answers_is_named_as_its_address_has_it() -> None:
+    """It waits for as long as the timeout, which is why that is short here."""
+    address = f"aster://{Identity.generate().endpoint_id}@[2001:db8::7]:4433"
+    with pytest.raises(UnreachableError, match=r"^\[2001:db8::7\]:4433 did not complete"):
+        async with aster.connect(address, transport=_SilentTransport(), connect_timeout=0.05):
+            pass
 
 
 async def test_a_server_with_another_key_than_the_addresss_is_an_identity_error(running: Running, transport: Transport) -> None:

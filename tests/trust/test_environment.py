@@ -18,6 +18,7 @@ _ADDRESS = f"aster://{Identity.generate().endpoint_id}@localhost:1"
 def _refusal(*given: str) -> str:
     with pytest.raises(aster.AddressError) as caught:
         aster.connect(*given)
+    assert caught.value.__cause__ is None, "a traceback says it twice"
     return str(caught.value)
 
 

@@ -283,3 +283,10 @@ def test_a_path_that_names_no_file_is_refused(path: str) -> None:
         Identity.generate().save(path)
     with pytest.raises(KeyFileError, match="names no file that a key could be in"):
         Identity.load(path)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"server.key"])
+def test_a_path_of_another_type_is_named_by_its_type(path: Any) -> None:
+    for use in (Identity.load, Identity.generate().save):
+        with pytest.raises(TypeError, match=f"^the path of a key file must be a str or a Path, not {type(path).__name__}$"):
+            use(path)
