@@ -18,6 +18,10 @@ __all__ = ["main"]
 
 _HEAD = "| attack | blows | honest calls | their rate | their slowest percent | MiB more at most | MiB more after |\n|---|---|---|---|---|---|---|"
 
+_LEGEND = """Of the honest client, beside an equal time without the attack: its calls a second as a part of those then, and the time of its slowest
+percent of calls as a multiple of that then. Of the server's process: resident memory above that before the attack.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the attacks that are asked for, all by default."""
@@ -30,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     names = [name for name in ATTACKS if not options.only or any(text in name for text in options.only)]
     if not names:
-        sys.exit("no attack has such a name")
+        sys.exit(f"no attack has such a name; there are {', '.join(ATTACKS)}")
+    print(_LEGEND)
     print(_HEAD, flush=True)
     for name in names:
         print(anyio.run(suffer, name, options.seconds, backend=options.backend).row(), flush=True)
