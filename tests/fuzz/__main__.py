@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="which inputs (default: 1)")
     parser.add_argument("--index", type=int, help="only the input of this number, after those of its batch before it")
     parser.add_argument("--coverage", action="store_true", help="let atheris look for inputs that reach new code, in one target; needs atheris")
-    parser.add_argument("--keep", metavar="DIRECTORY", help="with --coverage: where to keep what it finds (default: nowhere)")
+    parser.add_argument("--keep", metavar="DIRECTORY", help="with --coverage: where to keep what it finds (default: a temporary folder)")
     return parser
 
 

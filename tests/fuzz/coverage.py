@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,9 @@ def guided(name: str | None, inputs: int, seed: int, keep: str | None) -> None:
     if name not in targets:
         sys.exit(f"--coverage wants one --target of {', '.join(targets)}")
     target = targets[name]
-    directories = [str(Path(__file__).parent / "corpus" / target.corpus)]
-    if keep is not None:
-        Path(keep).mkdir(parents=True, exist_ok=True)
-        directories.insert(0, keep)  # new inputs go to the first
+    found = Path(keep or tempfile.mkdtemp(prefix="aster-fuzz-"))  # new inputs go to the first directory, which must not be the corpus
+    found.mkdir(parents=True, exist_ok=True)
+    directories = [str(found), str(Path(__file__).parent / "corpus" / target.corpus)]
     world = _Worlds(target)
     atheris.Setup([sys.argv[0], f"-runs={inputs}", f"-seed={seed}", f"-max_len={_LONGEST}", "-print_final_stats=1", *directories], world.run)
     atheris.Fuzz()
