@@ -59,6 +59,12 @@ _INSTANTS = [
     datetime.datetime.min.replace(tzinfo=_UTC),
     datetime.datetime.max.replace(tzinfo=_UTC),
 ]
+_CLOCK_TIMES = [
+    datetime.datetime(1970, 1, 1),  # noqa: DTZ001  # what a clock shows: no zone
+    datetime.datetime(2024, 10, 27, 2, 30, 0, 999_999, fold=1),  # noqa: DTZ001
+    datetime.datetime.min,  # noqa: DTZ901
+    datetime.datetime.max.replace(fold=1),  # noqa: DTZ901
+]
 _SUMS = ["0", "-12.50", "1E+5", "1E-10", str(2**62 - 1), str(2**62), str(-(2**62)), str(-(2**62) - 1), str(2**70), str(-(2**70))]
 
 FIXTURES: Mapping[str, Any] = {
@@ -80,6 +86,7 @@ FIXTURES: Mapping[str, Any] = {
     "days": Days(_DAYS[2], _DAYS),
     "spans": Spans(datetime.timedelta(hours=-1, microseconds=500), _SPANS),
     "instants": Instants(_INSTANTS[2], _INSTANTS),
+    "instants of a clock": Instants(_CLOCK_TIMES[1], _CLOCK_TIMES),
     "money": Money(decimal.Decimal("9.99"), [decimal.Decimal(text) for text in _SUMS]),
     "alike tuples": AlikeTuples((1, -2), ("a", "b")),
     "mixed tuples": MixedTuples((1, "a", Point(1, 2)), ()),

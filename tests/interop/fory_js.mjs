@@ -118,7 +118,7 @@ function structOf(fixture) {
   if (fixture.endsWith("address")) return "Address";
   if (fixture.startsWith("optionals")) return "Optionals";
   if (fixture.startsWith("named")) return "Named";
-  if (fixture.startsWith("naive")) return "Instants";
+  if (fixture.startsWith("instants")) return "Instants";
   return fixture.replace(/(^| )[a-z]/g, (letter) => letter.trim().toUpperCase());
 }
 

@@ -34,6 +34,9 @@ def neutral(value: Any, tags: Mapping[type, str]) -> Any:
             return Elements([neutral(item, tags) for item in cast("set[Any]", value)])
         case dict():
             return Entries([(neutral(key, tags), neutral(item, tags)) for key, item in cast("dict[Any, Any]", value).items()])
+        case datetime.datetime(tzinfo=None):  # its mark: a second less, a billion nanoseconds more, and one for the fold
+            since = value.replace(tzinfo=datetime.UTC) - _EPOCH
+            return Timestamp(since.days * 86_400 + since.seconds - 1, 10**9 + since.microseconds * 1000 + value.fold)
         case datetime.datetime():
             since = value - _EPOCH
             return Timestamp(since.days * 86_400 + since.seconds, since.microseconds * 1000)
