@@ -11,7 +11,7 @@ import threading
 import typing
 import uuid
 from dataclasses import dataclass, make_dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 from hypothesis import given, settings
@@ -136,6 +136,37 @@ def test_fields_of_other_types_are_decode_errors(mode: SerializationMode) -> Non
     data = make_codec(mode, {Claims: "tests.codec/TaskRequest"}).encoder(Claims)(Claims([1], {"a": "b"}))
     with pytest.raises(DecodeError):
         CODECS[mode].decoder(TaskRequest)(data)
+
+
+@modes
+@pytest.mark.parametrize(
+    ("declared", "theirs", "sent", "problem"),
+    [
+        (int | str, bytes | float, b"a", r"One\.v must be int \| str, not bytes"),
+        (int | str, int | bool, True, r"One\.v must be int \| str, not bool"),
+        (int | str | None, bytes | float, 1.5, r"One\.v must be int \| str, not float"),
+        (list[int | str], list[bytes | float], [b"a"], r"One\.v\[0\] must be int \| str, not bytes"),
+        (dict[str, int | str], dict[str, bytes | float], {"k": b"a"}, r"One\.v\['k'\] must be int \| str, not bytes"),
+        (list[int] | str, list[str] | int, ["a"], r"One\.v\[0\] must be int, not str"),
+        (dict[str, int] | str, dict[int, int] | int, {1: 1}, r"One\.v key 0 must be str, not int"),
+        (dict[str, int] | str, dict[str, str] | int, {"k": "a"}, r"One\.v\['k'\] must be int, not str"),
+        (frozenset[int] | str, frozenset[str] | int, frozenset("a"), r"One\.v element 0 must be int, not str"),
+        (tuple[int, str], tuple[int, str, int], (1, "a", 2), r"One\.v must be tuple\[int, str\], not 3 items"),
+        (tuple[int, int], tuple[int, int, int], (1, 2, 3), r"One\.v must be tuple\[int, int\], not 3 items"),
+        (tuple[int, str], tuple[str, int], ("a", 1), r"One\.v\[0\] must be int, not str"),
+        (Literal["a"], str, "b", r"One\.v must be one of 'a', not 'b'"),
+        (list[Literal[1, 2]], list[int], [1, 3], r"One\.v\[1\] must be one of 1, 2, not 3"),
+    ],
+    ids=str,
+)
+def test_what_fory_reads_but_the_declared_type_rules_out_is_a_decode_error(
+    mode: SerializationMode, declared: Any, theirs: Any, sent: Any, problem: str
+) -> None:
+    """Fory goes by the peer's definition, or by what each value says of itself; neither may get past ours."""
+    ours, peers = (make_dataclass("One", [("v", hint)]) for hint in (declared, theirs))
+    data = make_codec(mode, {peers: "tests/One"}).encoder(peers)(peers(sent))
+    with pytest.raises(DecodeError, match=problem):
+        make_codec(mode, {ours: "tests/One"}).decoder(ours)(data)
 
 
 _FIRST, _LAST = -62_135_596_800, 253_402_300_799
