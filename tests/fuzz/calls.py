@@ -149,7 +149,8 @@ def _run(data: bytes) -> str:
     script = Script(data)
     which, window = script.byte(), script.byte()
     end = _End(to_server=bool(which & 4), pattern=_PATTERNS[which & 3], window=_WINDOWS[window & 3])
-    refusal: RemoteProtocolError | None = None
+    # Not the error itself: it holds this frame, which would hold it, and all that the call has would wait for the garbage collector.
+    refused: StatusCode | None = None
     for step in script.steps():
         action = _ACTIONS[_NAMES[step % len(_NAMES)]]
         before = end.inbound.state, end.outbound.outstanding, len(end.inbound.inbox)
@@ -159,14 +160,14 @@ def _run(data: bytes) -> str:
             # A mistake of the application's changes nothing.
             assert (end.inbound.state, end.outbound.outstanding, len(end.inbound.inbox)) == before
         except RemoteProtocolError as exc:
-            refusal = refusal or exc
+            refused = refused or exc.code
             if action is not _peer_finishes:
                 end.call.receive_data(b"\x11\x00 whatever comes now is dropped")
         end.check()
     _check_leaving(end)
     where = "server" if end.to_server else "client"
-    if refusal is not None:
-        return f"{where}: {'too much' if refusal.code is StatusCode.RESOURCE_EXHAUSTED else 'refused'}"
+    if refused is not None:
+        return f"{where}: {'too much' if refused is StatusCode.RESOURCE_EXHAUSTED else 'refused'}"
     return f"{where}: {'whole' if end.inbound.state is State.ENDED else 'waiting'}"
 
 

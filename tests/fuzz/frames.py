@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from aster._protocol.events import Header
 from aster._protocol.events import Target as CallTarget
@@ -75,7 +75,15 @@ def _make(chance: random.Random) -> bytes:
     return bytes((kind % len(_READERS), chance.randrange(256))) + data
 
 
-def _read(limits: Mapping[int, int], data: bytes, most: int) -> tuple[list[tuple[int, bytes]], RemoteProtocolError | None]:
+class _Read(NamedTuple):
+    """What came of bytes: frames, and how a refusal put it, if there was one. Not the error itself: it would hold its frame, and that would hold it."""
+
+    frames: list[tuple[int, bytes]]
+    refused: StatusCode | None = None
+    reason: str = ""
+
+
+def _read(limits: Mapping[int, int], data: bytes, most: int) -> _Read:
     """The frames of ``data`` that comes in pieces of at most so many bytes, and what ended it."""
     reader, sizes = FrameReader(limits), random.Random(most)
     frames: list[tuple[int, bytes]] = []
@@ -87,24 +95,23 @@ def _read(limits: Mapping[int, int], data: bytes, most: int) -> tuple[list[tuple
             for frame in reader.feed(data[position : position + size]):
                 frames.append(frame)  # noqa: PERF402  # what came before a refusal counts
         except RemoteProtocolError as exc:
-            return frames, exc
+            return _Read(frames, exc.code, str(exc))
         position += size
-    return frames, None
+    return _Read(frames)
 
 
 def _run(data: bytes) -> str:
     script = Script(data)
     limits, most = _READERS[script.byte() % len(_READERS)], script.byte() + 1
     wire = script.rest()
-    frames, refusal = _read(limits, wire, most)
-    whole, same = _read(limits, wire, 1 << 30)
-    assert (frames, str(refusal)) == (whole, str(same)), "how bytes were cut made a difference"
-    malformed = [kind for kind, payload in frames if kind in _DECODERS and not _decodes(kind, payload)]
+    read = _read(limits, wire, most)
+    assert read == _read(limits, wire, 1 << 30), "how bytes were cut made a difference"
+    malformed = [kind for kind, payload in read.frames if kind in _DECODERS and not _decodes(kind, payload)]
     if malformed:
         return "malformed payload"
-    if refusal is not None:
-        return "too large" if refusal.code is StatusCode.RESOURCE_EXHAUSTED else "refused"
-    return "frames" if frames else "incomplete"
+    if read.refused is not None:
+        return "too large" if read.refused is StatusCode.RESOURCE_EXHAUSTED else "refused"
+    return "frames" if read.frames else "incomplete"
 
 
 def _decodes(kind: int, payload: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 from collections import Counter
@@ -36,6 +37,25 @@ def test_hostile_input_has_no_other_outcome_than_those_that_are_allowed(name: st
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_target_has_a_corpus(name: str) -> None:
     assert corpus_of(TARGETS[name].corpus)
+
+
+@pytest.mark.parametrize("name", ["frames", "calls", "xlang", "native"])
+def test_what_an_input_took_is_given_back_at_once_and_not_by_the_garbage_collector(name: str) -> None:
+    target = TARGETS[name]
+    with target.open() as run:
+        _feed(run, target, 300)  # and with it what is made once
+        gc.collect()
+        gc.disable()
+        try:
+            _feed(run, target, 300)
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
+
+
+def _feed(run: Run, target: Target, count: int) -> None:
+    for index in range(count):
+        run(input_of(target, _SEED, index))
 
 
 def test_an_input_is_what_its_seed_and_number_say() -> None:
