@@ -30,13 +30,18 @@ def _target(mode: SerializationMode) -> Target:
     def run(data: bytes) -> str:
         script = Script(data)
         cls = MESSAGES[script.byte() % len(MESSAGES)]
-        return "value" if decode_or_fail(codec, cls, script.rest()) else "decoding error"
+        payload = script.rest()
+        if not decode_or_fail(codec, cls, payload):
+            return "decoding error"
+        assert not decode_or_fail(codec, cls, payload + b"\x00"), "what follows a value was passed over"
+        return "value"
 
     @contextmanager
     def world() -> Generator[Run]:
         yield run
 
-    return Target(mode.name.lower(), mode.name.lower(), make, world, frozenset({"value", "decoding error"}), share=100)
+    name = mode.name.lower()
+    return Target(name, f"payloads, {mode.name}", name, make, world, frozenset({"value", "decoding error"}), share=100, cost=0.15)
 
 
 XLANG, NATIVE = _target(SerializationMode.XLANG), _target(SerializationMode.NATIVE)
