@@ -1,10 +1,23 @@
-"""``python -m tests.fuzz``: hostile input for every layer, each target in a process of its own. Ends with 1 when something was found."""
+"""``python -m tests.fuzz``: hostile input for every layer, each target in a process of its own, as many at once as there are cores.
+
+What was found of each is told as soon as it is over; at the end comes the table for ``docs/reference/security.md``. A million inputs take some ten minutes of
+processor time. Ends with 1 when anything was found: an input with another outcome than those that are allowed, a crash, a hang, growth, or an outcome that
+no input led to.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # Not at run time: with --coverage, Aster is to be instrumented on its way in.
+    from tests.fuzz.measure import Figures
+    from tests.fuzz.target import Target
 
 __all__ = ["main"]
 
@@ -13,27 +26,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the fuzzer."""
     options = _parser().parse_args(arguments)
     if options.coverage:
-        # Before anything of Aster is imported: it is instrumented on its way in.
         from tests.fuzz.coverage import guided
 
         guided(options.target, options.inputs, options.seed, options.keep)
         return
-    from tests.fuzz.apart import run_apart
     from tests.fuzz.targets import TARGETS
 
-    chosen = [TARGETS[name] for name in TARGETS if options.target in (None, name)]
+    chosen = [target for target in TARGETS.values() if options.target in (None, target.name)]
     if not chosen:
         sys.exit(f"there is no target {options.target!r}; there are {', '.join(TARGETS)}")
-    shares = sum(target.share for target in chosen)
+    sys.exit(_measure_all(chosen, options))
+
+
+def _measure_all(chosen: Sequence[Target], options: argparse.Namespace) -> bool:
+    """Run targets side by side, as many as there are cores; whether anything was found."""
+    from tests.fuzz.apart import measure_apart
+    from tests.fuzz.report import faults, table
+
+    # The dearest first, so that the cores are done at about the same time.
+    ordered = sorted(chosen, key=lambda target: target.cost * target.share, reverse=True)
+    results: dict[str, Figures] = {}
     found = False
-    for target in chosen:
-        if options.index is not None:
-            alone = target.batch > options.inputs
-            inputs = range(options.index if alone else options.index // target.batch * target.batch, options.index + 1)
-        else:
-            inputs = range(options.inputs * target.share // shares)
-        found |= run_apart(target.name, options.seed, inputs)
-    sys.exit(found)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        runs = {threads.submit(measure_apart, target.name, options.seed, _inputs(target, chosen, options)): target for target in ordered}
+        for run in as_completed(runs):
+            target, result = runs[run], run.result()
+            if isinstance(result, str):
+                wrong = [result]
+            else:
+                results[target.name] = result
+                wrong = faults(target, result)
+            found |= bool(wrong)
+            print(f"{target.name}: {'; '.join(wrong) or 'nothing'}", file=sys.stderr, flush=True)
+    shown = [target for target in chosen if target.name in results]
+    if shown:
+        print(table(shown, [results[target.name] for target in shown]), flush=True)
+    return found
+
+
+def _inputs(target: Target, chosen: Sequence[Target], options: argparse.Namespace) -> range:
+    """The numbers of a target's inputs: its share, or the one that is asked for, after those of its batch before it."""
+    if options.index is None:
+        return range(options.inputs * target.share // sum(each.share for each in chosen))
+    alone = target.batch > options.inputs
+    return range(options.index if alone else options.index // target.batch * target.batch, options.index + 1)
 
 
 def _parser() -> argparse.ArgumentParser:

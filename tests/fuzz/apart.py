@@ -1,25 +1,24 @@
-"""One target's run in a process of its own, and what to print about it."""
+"""One target's run in a process of its own."""
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import time
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tests.fuzz.measure import MOST_GROWTH, Finding, measure
+from tests.fuzz.measure import Figures, Finding, measure
 from tests.fuzz.targets import TARGETS
 
-__all__ = ["run_apart"]
+__all__ = ["measure_apart"]
 
 _HANG = 120.0
 """Seconds without a next input after which a run counts as hung: the slowest takes some tenths, and a loaded machine is some ten times as slow."""
 
 
-def run_apart(name: str, seed: int, inputs: range) -> bool:
-    """Measure in another process, since a crash of a library must not end this one, and memory is to be that of one target. Whether there was a finding."""
+def measure_apart(name: str, seed: int, inputs: range) -> Figures | str:
+    """Measure in another process, since a crash of a library must not end this one, and memory is to be that of one target. What was found, if anything was."""
     context = multiprocessing.get_context("spawn")
     at: Any = context.RawValue("q", inputs.start)
     receiver, sender = context.Pipe(duplex=False)
@@ -31,14 +30,13 @@ def run_apart(name: str, seed: int, inputs: range) -> bool:
         process.kill()
         process.join()
         how = f"ended with {process.exitcode}" if process.exitcode != -9 else f"was stopped after {_HANG:g} s without a next input"
-        verdict = True, f"{name}: the process {how}\nsee it again with: python -m tests.fuzz --target {name!r} --seed {seed} --index {at.value}"
+        return f"the process {how}\nsee it again with: python -m tests.fuzz --target {name!r} --seed {seed} --index {at.value}"
     process.join()
-    print(verdict[1], flush=True)
-    return verdict[0]
+    return verdict
 
 
-def _verdict(receiver: Connection, at: Any) -> tuple[bool, str] | None:
-    """Whether something was found, and what to print; None when the process has crashed or hangs."""
+def _verdict(receiver: Connection, at: Any) -> Figures | str | None:
+    """What the process says; None when it has crashed or hangs."""
     last, since = -1, time.monotonic()
     while True:
         try:
@@ -57,17 +55,6 @@ def _measure_here(name: str, seed: int, inputs: range, at: Any, sender: Connecti
         at.value = index
 
     try:
-        figures = measure(TARGETS[name], seed, inputs, progress)
+        sender.send(measure(TARGETS[name], seed, inputs, progress))
     except Finding:
-        sender.send((True, f"{name}:\n{traceback.format_exc()}"))
-        return
-    lines = [
-        f"{name}: {figures.inputs:,} inputs, {figures.seconds:.0f} s of processor time, the slowest {figures.slowest * 1000:.0f} ms",
-        f"    resident {figures.warm / 1e6:.1f} MB after the warm-up, {figures.growth / 1e6:+.1f} MB at the end",
-        f"    the highest level of the log: {logging.getLevelName(figures.level)}",
-        *(f"    {count:>9,}  {outcome}" for outcome, count in figures.outcomes.most_common()),
-    ]
-    grown = figures.growth > MOST_GROWTH
-    if grown:
-        lines.append(f"    memory grew by more than {MOST_GROWTH / 1e6:.0f} MB")
-    sender.send((grown, "\n".join(lines)))
+        sender.send(traceback.format_exc())

@@ -269,5 +269,5 @@ _WORDS = frozenset(
         "RESOURCE_EXHAUSTED",
     }
 )
-CONNECTION = Target("connection", "connection", _make, _opener("asyncio"), _WORDS, share=40)
-CONNECTION_ON_TRIO = Target("connection on trio", "connection", _make, _opener("trio"), _WORDS, share=20)
+CONNECTION = Target("connection", "a whole server, on asyncio", "connection", _make, _opener("asyncio"), _WORDS, share=40, cost=1.2)
+CONNECTION_ON_TRIO = Target("connection on trio", "the same on trio", "connection", _make, _opener("trio"), _WORDS, share=20, cost=1.7)

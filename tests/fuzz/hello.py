@@ -214,4 +214,4 @@ _WORDS = (
     "client incompatible",
     "client waiting",
 )
-HELLO = Target("hello", "hello", _make, _open, frozenset(_WORDS), share=150)
+HELLO = Target("hello", "hello and go-away, both ends", "hello", _make, _open, frozenset(_WORDS), share=150, cost=0.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,11 +13,14 @@ from dataclasses import dataclass, field
 from tests.fuzz.target import Target, input_of
 from tests.memory import resident
 
-__all__ = ["MOST_GROWTH", "Figures", "Finding", "measure"]
+__all__ = ["MOST_BLOCKS", "MOST_GROWTH", "Figures", "Finding", "measure"]
 
 MOST_GROWTH = 16 * 1024 * 1024
 """Bytes by which resident memory may grow after the first fifth of the inputs. What is kept is bounded: 1,024 targets of headers of up to 9 KB each, and what
 the allocator and the codec keep of the largest message so far. A leak of 100 bytes an input would pass this after 200,000 inputs."""
+
+MOST_BLOCKS = 20_000
+"""Blocks of Python's memory that may be added in the same time. A leak of one block an input passes this where resident memory tells nothing yet."""
 
 _WARM_UP = 5
 _SHOWN = 400
@@ -37,6 +41,8 @@ class Figures:
         outcomes: how often each word came out.
         warm: bytes of resident memory after the warm-up; zero where the system does not tell.
         growth: bytes more at the end.
+        warm_blocks: Python's blocks of memory after the warm-up.
+        blocks: how many more there were at the end.
         level: the highest level of what was logged.
     """
 
@@ -47,6 +53,8 @@ class Figures:
     outcomes: Counter[str] = field(default_factory=Counter[str])
     warm: int = 0
     growth: int = 0
+    warm_blocks: int = 0
+    blocks: int = 0
     level: int = logging.NOTSET
 
 
@@ -95,12 +103,13 @@ def _measure(target: Target, seed: int, inputs: range, watch: _Watch, progress: 
                     progress(index)
                     _one(target, seed, index, run, watch, figures)
                     if index == warm_at:
-                        figures.warm = _resident_now()
+                        figures.warm, figures.warm_blocks = _resident_now(), sys.getallocatedblocks()
         except Exception as exc:
             raise Finding(_reproducer(target, seed, index, exc)) from exc
     figures.seconds = time.process_time() - began
     figures.inputs = len(inputs)
     figures.growth = _resident_now() - figures.warm
+    figures.blocks = sys.getallocatedblocks() - figures.warm_blocks
     figures.level = watch.highest
     return figures
 

@@ -25,20 +25,24 @@ class Target:
 
     Attributes:
         name: what it is called.
+        layer: what it is called in the table of results.
         corpus: the folder of its corpus.
         make: draws one input that is grammatical, or nearly so.
         open: makes a fresh world for inputs, which checks what is left of it when it is closed.
         outcomes: the words that may come out; another one is a finding, and so is one that a long run never reaches.
         share: its part of the inputs of a run over all targets.
+        cost: milliseconds that an input takes, about; only to put what takes long first.
         batch: how many inputs one world is for: they meet what those before them have left. Whoever wants to see one of them again must repeat the batch.
     """
 
     name: str
+    layer: str
     corpus: str
     make: Callable[[random.Random], bytes]
     open: Callable[[], AbstractContextManager[Run]]
     outcomes: frozenset[str]
     share: int
+    cost: float
     batch: int = 1 << 30
 
 

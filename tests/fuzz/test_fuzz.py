@@ -9,13 +9,17 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from tests.fuzz import apart
+from tests.fuzz.__main__ import main
 from tests.fuzz.calls import CALLS
 from tests.fuzz.frames import FRAMES
-from tests.fuzz.measure import Finding, measure
+from tests.fuzz.measure import MOST_BLOCKS, MOST_GROWTH, Figures, Finding, measure
 from tests.fuzz.mutation import mutated
+from tests.fuzz.report import faults, table
 from tests.fuzz.target import Run, Target, corpus_of, input_of
 from tests.fuzz.targets import TARGETS
 
@@ -119,3 +123,41 @@ def test_a_mutation_changes_something_nearly_always() -> None:
     data, chance = bytes(range(100)), random.Random(1)
     changed = sum(mutated(data, [b"other"], chance) != data for _ in range(1_000))
     assert changed > 900
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"growth": MOST_GROWTH + 1}, "memory grew"),
+        ({"blocks": MOST_BLOCKS + 1}, "blocks of memory were kept"),
+        ({"outcomes": Counter(others=10_000)}, "never came out, so that the inputs prove nothing about it: fine"),
+    ],
+    ids=["memory", "blocks", "an outcome that is not reached"],
+)
+def test_a_run_over_many_inputs_is_judged_as_a_whole(changes: dict[str, Any], fault: str) -> None:
+    target, good = _made_up(_raises), Figures("made up", inputs=10_000, outcomes=Counter(fine=10_000))
+    assert faults(target, good) == []
+    assert [fault in found for found in faults(target, replace(good, **changes))] == [True]
+
+
+def test_the_table_of_a_run_has_a_row_for_each_layer_and_one_for_all() -> None:
+    names = ["xlang", "native"]
+    figures = [Figures(name, inputs=1_500, growth=5_000_000 * number, outcomes=Counter(value=1_500)) for number, name in enumerate(names)]
+    rows = table([TARGETS[name] for name in names], figures).splitlines()
+    assert rows[2:5] == [
+        "| payloads, XLANG | 1,500 | +0.0 MB | +0 | 0 ms | value 1,500 |",
+        "| payloads, NATIVE | 1,500 | +5.0 MB | +0 | 0 ms | value 1,500 |",
+        "| all | 3,000 | +5.0 MB | +0 | 0 ms | nothing else |",
+    ]
+
+
+@pytest.mark.parametrize(("found", "code"), [("it went wrong", 1), ("", 0)], ids=["something", "nothing"])
+def test_a_run_ends_with_1_when_something_was_found(found: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def measured(name: str, seed: int, inputs: range) -> Figures | str:
+        return found or Figures(name, inputs=len(inputs))
+
+    monkeypatch.setattr(apart, "measure_apart", measured)
+    with pytest.raises(SystemExit) as ended:
+        main(["--target", "frames", "--inputs", "10"])
+    assert ended.value.code == code
+    assert f"frames: {found or 'nothing'}\n" in capsys.readouterr().err
