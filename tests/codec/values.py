@@ -58,6 +58,10 @@ st.register_type_strategy(Checked, st.builds(_checked, st.integers(-100, 100), s
 _trees = st.recursive(st.builds(Tree, texts), lambda inner: st.builds(Tree, texts, st.lists(inner, max_size=3), st.none() | inner), max_leaves=8)
 st.register_type_strategy(Tree, _trees)
 
+# Hypothesis gives a container five elements on average, so that three inside each other have 125 of the innermost and take most of a test's time.
+_GRID = dict[str, list[dict[int, tuple[bool, bytes]]]]
+_grids = st.dictionaries(texts, st.lists(st.dictionaries(integers, st.tuples(st.booleans(), st.binary(max_size=20)), max_size=4), max_size=4), max_size=4)
+
 
 @functools.cache  # a strategy of 15 containers takes longer to make than its values
 def values_of(cls: type[Any]) -> st.SearchStrategy[Any]:
@@ -65,7 +69,11 @@ def values_of(cls: type[Any]) -> st.SearchStrategy[Any]:
     hints = get_type_hints(cls, include_extras=True)
     if cls in (Checked, Tree):
         return st.from_type(cls)
-    return st.builds(cls, **{field.name: st.from_type(_without_final(hints[field.name])) for field in dataclasses.fields(cls) if field.init})
+    return st.builds(cls, **{field.name: _values_for(_without_final(hints[field.name])) for field in dataclasses.fields(cls) if field.init})
+
+
+def _values_for(hint: Any) -> st.SearchStrategy[Any]:
+    return _grids if hint == _GRID else st.from_type(hint)
 
 
 def _without_final(hint: Any) -> Any:
