@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 from hypothesis import settings
@@ -75,10 +76,8 @@ class _Side:
 class CallMachine(RuleBasedStateMachine):
     """Every rule tries something; the model says whether it must work or be refused."""
 
-    def __init__(self, pattern: RpcPattern, seen: Counter[str]) -> None:
-        super().__init__()
-        self.pattern = pattern
-        self.seen = seen
+    pattern: ClassVar[RpcPattern]
+    seen: ClassVar[Counter[str]]
 
     @initialize(request_window=_WINDOWS, response_window=_WINDOWS, hasty=st.sampled_from((False, False, False, True)))
     def begin(self, request_window: int, response_window: int, *, hasty: bool) -> None:
@@ -207,7 +206,8 @@ class CallMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("pattern", RpcPattern, ids=lambda pattern: pattern.name)
 def test_both_ends_of_a_call_do_what_a_plain_model_says(pattern: RpcPattern) -> None:
     seen = Counter[str]()
-    share = max(1, settings.default.max_examples // len(RpcPattern))
-    run_machine(lambda: CallMachine(pattern, seen), settings=settings(max_examples=share, stateful_step_count=80))
+    machine = type("OfOnePattern", (CallMachine,), {"pattern": pattern, "seen": seen})
+    share = max(1, settings().max_examples // len(RpcPattern))
+    run_machine(machine, settings=settings(max_examples=share, stateful_step_count=80))
     expected = ["refused", "stalled", "outcomes", *(["granted"] if pattern is not RpcPattern.UNARY else [])]
     assert not [what for what in expected if not seen[what]], "never happened"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ from aster.testing.orphans import live_connections
 from aster.transports.base import ConnectionOptions, Transport
 from aster.transports.memory import MemoryTransport
 from aster.transports.quic import QuicTransport
+from aster.transports.quic.admission import Admission
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item
 from tests.rpc.probes import backend_for, until
@@ -61,10 +63,25 @@ async def test_a_client_above_max_connections_per_address_is_refused(running: Ru
         await _works(first)
 
 
+# Over memory: seventy handshakes take a second of a processor, which is a long time on a busy machine. What QUIC counts is asked below.
+@pytest.mark.parametrize("transport", [MemoryTransport()], ids=["memory"])
 async def test_a_server_takes_many_clients_by_default(running: Running, transport: Transport) -> None:
     async with running(Echo()) as (server, _), AsyncExitStack() as stack:
         for _ in range(70):
             await stack.enter_async_context(aster.connect(server.address, transport=transport))
+
+
+def test_over_quic_a_server_has_room_for_1024_clients_of_an_address_and_4096_in_all_by_default() -> None:
+    defaults = {name: parameter.default for name, parameter in inspect.signature(aster.serve).parameters.items()}
+    options = EndpointOptions(**{field.name: defaults[field.name] for field in fields(EndpointOptions)})
+    door = Admission(options.for_transport())
+    for number in range(4_096):
+        addr = (f"10.0.0.{number // 1_024}", number)
+        assert not door.full(addr)
+        door.connect(door.begin(addr, 0.0, proved=True))
+        if number == 1_023:
+            assert "max_connections_per_address of 1024" in door.full(addr)
+    assert "max_connections of 4096" in door.full(("10.0.0.9", 1))
 
 
 @pytest.mark.parametrize("option", ["max_connections", "max_connections_per_address"])
