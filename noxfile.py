@@ -1,7 +1,6 @@
 """The project's chores: ``nox`` runs the checks, ``nox -s <name>`` one of them, ``nox -l`` lists them all.
 
 Arguments after ``--`` go to pytest, or to the program that the session runs.
-Arguments after ``--`` go to pytest, to the benchmark, or to what the session says.
 """
 
 from __future__ import annotations

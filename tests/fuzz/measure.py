@@ -133,7 +133,6 @@ def _reproducer(target: Target, seed: int, index: int, exc: Exception) -> str:
     )
 
 
-
 def _resident_now() -> int:
     gc.collect()  # what waits for it is not kept, and may hold megabytes
     return resident()
