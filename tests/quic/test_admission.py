@@ -22,7 +22,8 @@ _SMALL = {"RETRY_ABOVE": 3, "MAX_HANDSHAKES": 8, "MAX_HANDSHAKES_PER_ADDRESS": 2
 _STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("packet"), st.sampled_from("abcd"), st.booleans()),
-        st.tuples(st.sampled_from(["finish", "leave"]), st.integers(0, 20)),
+        st.tuples(st.just("finish"), st.integers(0, 20), st.sampled_from(["a", "b", ""])),
+        st.tuples(st.just("leave"), st.integers(0, 20)),
         st.tuples(st.just("wait"), st.sampled_from([0.25, 1.0, 5.0])),
     ),
     max_size=120,
@@ -45,15 +46,19 @@ class _Door:
         self.here.append((self.admission.begin(addr, self.now, proved=proved), name))
         self.begun.append((int(self.now), name, proved))
 
-    def finish(self, index: int) -> None:
+    def finish(self, index: int, where: str) -> None:
+        """A handshake ends well, one without a token at any address or at none that is proved."""
         waiting = [(visit, name) for visit, name in self.here if not visit.connected]
         if waiting:
             visit, name = waiting[index % len(waiting)]
-            if self.admission.full((f"10.0.0.{ord(name)}", 1)):
+            self.here.remove((visit, name))
+            name = name if visit.proved else where
+            addr = (f"10.0.0.{ord(name)}", 1) if name else None
+            if self.admission.full(addr):
                 self.admission.leave(visit)
-                self.here.remove((visit, name))
             else:
-                self.admission.connect(visit)
+                self.admission.connect(visit, addr)
+                self.here.append((visit, name))
 
     def leave(self, index: int) -> None:
         if self.here:
@@ -82,8 +87,8 @@ def test_no_order_of_arrivals_passes_a_limit_and_nothing_is_kept_of_who_left(ste
             match step:
                 case ("packet", str(name), bool(proved)):
                     door.packet(name, proved)
-                case ("finish", int(index)):
-                    door.finish(index)
+                case ("finish", int(index), str(where)):
+                    door.finish(index, where)
                 case ("leave", int(index)):
                     door.leave(index)
                 case ("wait", float(seconds)):
@@ -108,7 +113,7 @@ def test_whoever_forges_an_address_takes_nothing_from_its_owner() -> None:
     assert door.handshakes == admission.RETRY_ABOVE
     begun = 0
     while door.answer(victim, 60.0, proved=True) is Answer.BEGIN:
-        door.connect(door.begin(victim, 60.0, proved=True))
+        door.connect(door.begin(victim, 60.0, proved=True), victim)
         begun += 1
     assert begun == admission.MAX_RATE_PER_ADDRESS
     assert not door.full(victim)
@@ -136,7 +141,7 @@ def test_one_address_leaves_room_for_others() -> None:
 )
 def test_an_ipv6_network_of_64_bits_counts_as_one_address(one: str, other: str, same: bool) -> None:
     door = Admission(ConnectionOptions(max_connections_per_address=1))
-    door.connect(door.begin((one, 1, 0, 0), 0.0, proved=True))
+    door.connect(door.begin((one, 1, 0, 0), 0.0, proved=True), (one, 1, 0, 0))
     assert bool(door.full((other, 2))) is same
 
 

@@ -6,6 +6,7 @@ The hostile peer is a client of plain aioquic that hears at one address and clai
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 
 import pytest
 from aioquic.quic.connection import QuicConnection
@@ -165,6 +166,33 @@ def test_who_never_answers_is_sent_at_most_three_times_what_came_from_there(step
         honest = liar.pair.open()
         honest.write(b"still there?")
         liar.network.run(condition=lambda: len(honest.data) == _REPLY)
+
+
+def _counted(liar: _Liar) -> dict[str, int]:
+    """How many connections count for each address of the liar's."""
+    door = vars(liar.pair.listener)["_admission"]
+    return {host: count for host, count in ((_host(sock), vars(door)["_connected"][ip_address(_host(sock)).packed]) for sock in liar.sockets) if count}
+
+
+def _host(sock: VirtualSocket) -> str:
+    return f"127.0.0.{vars(sock)['_port']}"
+
+
+@pytest.mark.parametrize(("began", "ended"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_a_connection_counts_for_no_address_but_one_that_its_handshake_proved(monkeypatch: pytest.MonkeyPatch, began: int, ended: int) -> None:
+    """Else a peer could use up the connections of a stranger's address, and have as many as it likes itself."""
+    receive = VirtualSocket.recvfrom
+    monkeypatch.setattr(VirtualSocket, "recvfrom", lambda self, size: (lambda data, addr: (data, (f"127.0.0.{addr[1]}", addr[1])))(*receive(self, size)))
+    liar = _Liar([])
+    liar.speak(began)
+    liar.wait(0.5)
+    liar.speak(0)  # so that the answers come to where it hears
+    liar.wait(0.05)
+    liar.hear()
+    liar.speak(ended)
+    liar.wait(0.05)
+    assert len(liar.pair.accepted) == 2, "the handshake ended well"
+    assert _counted(liar) == ({_host(liar.sockets[0]): 1} if began == ended == 0 else {})
 
 
 @pytest.mark.parametrize("every", [2, 3, 5])

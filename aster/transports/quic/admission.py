@@ -85,8 +85,8 @@ class Admission:
         """Handshakes that have begun and not ended."""
         return len(self._handshakes)
 
-    def full(self, addr: SocketAddress) -> str:
-        """Which limit of connections leaves no room for one more from an address; empty when there is room."""
+    def full(self, addr: SocketAddress | None) -> str:
+        """Which limit of connections leaves no room for one more from an address, or from none that is proved; empty when there is room."""
         if self._all_connected >= self._most:
             return server_full(self._most)
         if self._connected[_place(addr)] >= self._most_per_address:
@@ -118,9 +118,11 @@ class Admission:
             self._begun_unproved += 1
         return visit
 
-    def connect(self, visit: Visit) -> None:
-        """The handshake has ended well; from here on its client is one of the connections."""
+    def connect(self, visit: Visit, addr: SocketAddress | None) -> None:
+        """The handshake has ended well; from here on its client is one of the connections. ``addr``: where it has proved that it receives, if anywhere, which
+        need not be where its first packet came from."""
         self._end_handshake(visit)
+        visit.place = _place(addr)
         visit.connected = True
         self._all_connected += 1
         self._connected[visit.place] += 1
@@ -154,8 +156,11 @@ def _take_one(counter: Counter[bytes], place: bytes) -> None:
         del counter[place]  # or one entry would stay for each address that ever connected
 
 
-def _place(addr: SocketAddress) -> bytes:
-    """What counts as one address: an IPv4 address, or the network of 2**64 IPv6 addresses that the smallest customer of a provider has for itself."""
+def _place(addr: SocketAddress | None) -> bytes:
+    """What counts as one address: an IPv4 address, or the network of 2**64 IPv6 addresses that the smallest customer of a provider has for itself; and
+    all together that is not proved."""
+    if addr is None:
+        return b""
     ip = ipaddress.ip_address(addr[0])
     if isinstance(ip, ipaddress.IPv4Address):
         return ip.packed

@@ -141,6 +141,11 @@ class Engine(BoundedConnection):
         return self._heard_at
 
     @property
+    def proved_address(self) -> Any:
+        """The address that the handshake of a client has proved to be its own; None when several took part, which anyone can claim to have."""
+        return self._proved_address
+
+    @property
     def version_mismatch(self) -> bool:
         """Whether the server speaks only other versions of QUIC."""
         return self._version_mismatch

@@ -75,13 +75,15 @@ class ServerConnection(QuicConnection):
             # aioquic lets a client pass that shows no certificate.
             self._turn_away(NO_CERTIFICATE, "a certificate over an Ed25519 key is required")
             return
+        # What began at one address may have ended at another. A token is a proof too.
+        proved = self._addr if self.visit.proved else self.engine.proved_address
         # Others may have finished their handshakes since this one began.
-        refusal = self._listener.refusal(self._addr)
+        refusal = self._listener.refusal(proved)
         if refusal:
             self._turn_away(QuicErrorCode.CONNECTION_REFUSED, refusal)
             return
         self._peer = Peer(endpoint_id, join_host_port(self._addr[0], self._addr[1]))
-        self._handler = self._listener.accepted(self)
+        self._handler = self._listener.accepted(self, proved)
 
     def _turn_away(self, code: int, reason: str) -> None:
         """Close before anything of the peer was dispatched, what has arrived together with its handshake included."""
@@ -186,13 +188,13 @@ class QuicListener(Listener):
         """Packets with this id are for nobody any more."""
         self._routes.pop(connection_id, None)
 
-    def refusal(self, addr: SocketAddress) -> str:
-        """Why a client at an address is turned away; empty when it is not."""
+    def refusal(self, addr: SocketAddress | None) -> str:
+        """Why a client at an address, or at none that is proved, is turned away; empty when it is not."""
         return _CLOSING if self._refusing else self._admission.full(addr)
 
-    def accepted(self, connection: ServerConnection) -> ConnectionHandler:
-        """A peer has proved its identity: its owner."""
-        self._admission.connect(connection.visit)
+    def accepted(self, connection: ServerConnection, addr: SocketAddress | None) -> ConnectionHandler:
+        """A peer has proved its identity, and an address or none: its owner."""
+        self._admission.connect(connection.visit, addr)
         return self._accept(connection)
 
     def forget(self, connection: ServerConnection) -> None:
