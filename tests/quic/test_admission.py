@@ -214,6 +214,19 @@ def test_clients_above_the_rate_of_handshakes_connect_a_little_later() -> None:
         assert len(pair.accepted) == 12
 
 
+def test_all_that_one_address_may_have_are_in_within_ten_seconds_when_they_come_at_once() -> None:
+    """As after a restart of the server. A twentieth of the numbers that hold by default."""
+    options = ConnectionOptions(max_connections_per_address=50)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MAX_RATE", "MAX_UNPROVED_RATE", "MAX_RATE_PER_ADDRESS"):
+            patch.setattr(admission, name, getattr(admission, name) // 20)
+        network, pair, _ = listening_pair(options)
+        for _ in range(50):
+            new_client(network, pair, options)[0].establish().send(None)
+        network.run(until=10.0)
+        assert len(pair.accepted) == 50
+
+
 def test_a_handshake_that_stops_leaves_its_place_when_its_time_is_over() -> None:
     options = ConnectionOptions(handshake_timeout=3.0)
     network, pair, _ = listening_pair(options)

@@ -5,6 +5,7 @@ The hostile peer is a client of plain aioquic that hears at one address and clai
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from ipaddress import ip_address
 
@@ -170,8 +171,8 @@ def test_who_never_answers_is_sent_at_most_three_times_what_came_from_there(step
 
 def _counted(liar: _Liar) -> dict[str, int]:
     """How many connections count for each address of the liar's."""
-    door = vars(liar.pair.listener)["_admission"]
-    return {host: count for host, count in ((_host(sock), vars(door)["_connected"][ip_address(_host(sock)).packed]) for sock in liar.sockets) if count}
+    connected: Counter[bytes] = vars(liar.pair.listener)["_admission"]._connected
+    return {host: connected[ip_address(host).packed] for host in map(_host, liar.sockets) if ip_address(host).packed in connected}
 
 
 def _host(sock: VirtualSocket) -> str:
@@ -182,7 +183,12 @@ def _host(sock: VirtualSocket) -> str:
 def test_a_connection_counts_for_no_address_but_one_that_its_handshake_proved(monkeypatch: pytest.MonkeyPatch, began: int, ended: int) -> None:
     """Else a peer could use up the connections of a stranger's address, and have as many as it likes itself."""
     receive = VirtualSocket.recvfrom
-    monkeypatch.setattr(VirtualSocket, "recvfrom", lambda self, size: (lambda data, addr: (data, (f"127.0.0.{addr[1]}", addr[1])))(*receive(self, size)))
+
+    def from_many_hosts(self: VirtualSocket, size: int) -> tuple[bytes, tuple[str, int]]:
+        data, (_, port) = receive(self, size)
+        return data, (f"127.0.0.{port}", port)
+
+    monkeypatch.setattr(VirtualSocket, "recvfrom", from_many_hosts)
     liar = _Liar([])
     liar.speak(began)
     liar.wait(0.5)

@@ -33,6 +33,10 @@ CONNECTION_ID_LENGTH = 8
 VERSIONS = [int(QuicProtocolVersion.VERSION_1)]
 """QUIC version 1 alone (RFC 9000): with a second version every handshake derives keys for both, and gains nothing."""
 
+_MAX_KNOCKS_BACKOFF = 2
+"""How often the pause between a client's first packets doubles, from 0.2 s, while it has no answer. A server that is asked by more than it takes in a second is
+silent to the others, which should come again in the next second: with pauses that double on, half of a thousand that came at once had no turn in 10 s."""
+
 _MAX_REASON = 256
 """Bytes of a close reason: the whole frame must fit into one packet of 1,200 bytes next to a second and third copy for the handshake's keys."""
 
@@ -117,6 +121,12 @@ class Engine(BoundedConnection):
             self._heard_at = now
         if shaking_hands and not self._configuration.is_client:
             self._doubt_addresses()
+
+    def handle_timer(self, now: float) -> None:
+        super().handle_timer(now)
+        recovery = self._loss
+        if self._configuration.is_client and not recovery._rtt_initialized:
+            recovery._pto_count = min(recovery._pto_count, _MAX_KNOCKS_BACKOFF)
 
     def _doubt_addresses(self) -> None:
         """Let the handshake prove the address that it took place with, and none if there were several: what proves one address may have been sent to another,
