@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aster.transports.quic.turns import LARGEST_INBOX, TURN, Inbox, Turns
+from aster.transports.quic.turns import LARGEST_INBOX, MOST_BEHIND, TURN, Inbox, Turns
 from tests.quic.virtual import VirtualNetwork
 
 _ADDRESS = ("peer", 1)
@@ -66,8 +66,9 @@ class _Timer:
 class _Peer:
     """Each of its datagrams takes so many seconds."""
 
-    def __init__(self, loop: _Busy, cost: float) -> None:
+    def __init__(self, loop: _Busy, cost: float, place: bytes | None = None) -> None:
         self.inbox: Inbox = deque()
+        self.place = b"%d" % id(self) if place is None else place
         self.taken: list[bytes] = []
         self.unsettled = 0
         self.seconds = 0.0
@@ -164,6 +165,41 @@ def test_what_waits_for_a_peer_is_bounded() -> None:
         turns.add(peer, b"%d" % number, _ADDRESS)
     turns.take()
     assert peer.taken == [b"%d" % number for number in range(LARGEST_INBOX)]
+
+
+def test_what_waits_for_all_who_are_behind_is_bounded() -> None:
+    loop = _Busy()
+    turns = Turns(loop)
+    peers = [_Peer(loop, 2 * TURN, b"%d" % (number % 10)) for number in range(200)]
+    for _ in range(2):
+        for peer in peers:
+            for _ in range(LARGEST_INBOX):
+                turns.add(peer, b"x", _ADDRESS)
+            turns.take()
+        for _ in peers:
+            loop.round()
+    assert MOST_BEHIND // 2 < sum(len(peer.inbox) for peer in peers) <= MOST_BEHIND
+
+
+def test_many_connections_from_one_address_have_no_more_turns_than_one_from_another() -> None:
+    loop = _Busy()
+    turns = Turns(loop)
+    greedy = [_Peer(loop, 0.000_2, b"greedy") for _ in range(100)]
+    modest = _Peer(loop, 0.000_2, b"modest")
+    waited = [0.0]
+    for peer in greedy:
+        _flood(turns, peer)
+    turns.take()
+    while loop.clock < 3.0:
+        for peer in (*greedy, modest):
+            for _ in range(30):
+                turns.add(peer, b"x", _ADDRESS)
+        before, asked = modest.seconds, loop.clock
+        turns.take()
+        while modest.seconds == before:
+            loop.round()
+        waited.append(loop.clock - asked)
+    assert max(waited) < 5 * TURN
 
 
 def test_nothing_is_left_in_the_loop_after_the_end() -> None:

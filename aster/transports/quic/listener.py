@@ -46,6 +46,10 @@ class ServerConnection(QuicConnection):
         self._handshake_at = reactor.now() + options.handshake_timeout
 
     @property
+    def place(self) -> bytes:
+        return self.visit.place
+
+    @property
     def ids(self) -> set[bytes]:
         """The connection ids that packets for this connection may carry."""
         return self._ids
@@ -93,6 +97,8 @@ class ServerConnection(QuicConnection):
 
 class _Strangers:
     """All who have no connection, who take their turns as one: a flood of beginnings costs those who are there no more than one of them could."""
+
+    place = b"strangers"
 
     def __init__(self, listener: QuicListener) -> None:
         self.inbox: Inbox = deque()
