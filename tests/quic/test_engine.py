@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aster.transports.quic import check
+from aster.transports.quic import bounds, check
 from aster.transports.quic.bounds import CONNECTION_WINDOW, STREAM_WINDOW
 from aster.transports.quic.check import check_engine, engine_class, engine_configuration
 from aster.transports.quic.engine import ActiveEngine, Engine
@@ -102,6 +102,21 @@ def test_all_that_is_written_arrives_over_a_bad_network(seed: int, loss: float) 
         assert network.endings.get((1 - side, stream_id), "") == outcome
         assert got == data if not outcome.startswith("reset") else data.startswith(got)
     assert bool(network.counts["lost"]) == bool(loss), "nothing was lost, so nothing was tested"
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**32), loss=st.sampled_from([0.1, 0.3, 0.45]), kind=st.sampled_from([Engine, ActiveEngine]))
+def test_a_transfer_with_more_gaps_and_packets_than_are_kept_comes_to_its_end(seed: int, loss: float, kind: type[Engine]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "_MAX_ISLANDS", 2)
+        patch.setattr(bounds, "_MAX_IN_FLIGHT", 6)
+        network = Network(kind, seed, loss)
+        network.run(until=1_000.0)
+        assert network.client.handshake_confirmed
+        data = random.Random(seed).randbytes(60_000)
+        network.client.send_stream_data(0, data, True)
+        network.run_until_quiet()
+        assert network.received[1, 0] == data
 
 
 class _Counting(ActiveEngine):
