@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aster.transports.quic import bounds, check
+from aster.transports.quic import check
 from aster.transports.quic.bounds import CONNECTION_WINDOW, STREAM_WINDOW
 from aster.transports.quic.check import check_engine, engine_class, engine_configuration
 from aster.transports.quic.engine import ActiveEngine, Engine
@@ -108,8 +108,8 @@ def test_all_that_is_written_arrives_over_a_bad_network(seed: int, loss: float) 
 @given(seed=st.integers(0, 2**32), loss=st.sampled_from([0.1, 0.3, 0.45]), kind=st.sampled_from([Engine, ActiveEngine]))
 def test_a_transfer_with_more_gaps_and_packets_than_are_kept_comes_to_its_end(seed: int, loss: float, kind: type[Engine]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bounds, "_MAX_ISLANDS", 2)
-        patch.setattr(bounds, "_MAX_IN_FLIGHT", 6)
+        patch.setattr("aster.transports.quic.bounds._MAX_ISLANDS", 2)
+        patch.setattr("aster.transports.quic.bounds._MAX_IN_FLIGHT", 6)
         network = Network(kind, seed, loss)
         network.run(until=1_000.0)
         assert network.client.handshake_confirmed

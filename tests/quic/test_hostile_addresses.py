@@ -225,3 +225,35 @@ def test_a_client_whose_packets_are_overtaken_by_copies_from_elsewhere_is_served
     assert strangers[0].received, "the server was misled at times"
     assert pair.client.lost is None
     assert len(pair.accepted) == 1
+
+
+@pytest.mark.parametrize("first", range(6))
+@pytest.mark.parametrize("again", [False, True], ids=["once", "every third packet"])
+def test_a_client_whose_address_changes_while_it_shakes_hands_is_served(monkeypatch: pytest.MonkeyPatch, first: int, again: bool) -> None:
+    """As behind a router that forgets; what comes to an old address is lost."""
+    sent, latest, send, hear = 0, list[VirtualSocket](), VirtualSocket.send, VirtualSocket.deliver
+
+    def translate(self: VirtualSocket, data: bytes) -> None:
+        nonlocal sent
+        if sent == first or (again and sent > first and (sent - first) % 3 == 0):
+            public: VirtualSocket = vars(self)["_network"].socket(peer=1)
+
+            def deliver(item: tuple[bytes, int] | OSError) -> None:
+                if public is latest[-1]:
+                    hear(self, item)
+
+            monkeypatch.setattr(self, "deliver", list[object]().append)
+            monkeypatch.setattr(public, "deliver", deliver)
+            latest.append(public)
+        sent += 1
+        send(latest[-1] if latest else self, data)
+
+    monkeypatch.setattr(VirtualSocket, "send", translate)
+    network, pair, _, _ = connected_pair(ConnectionOptions(), _reply_at_length)
+    stream = pair.open()
+    stream.write(b"x")
+    network.run(until=network.now() + 5.0)
+    assert len(stream.data) == _REPLY
+    assert latest, "the address never changed"
+    assert pair.client.lost is None
+    assert len(pair.accepted) == 1
