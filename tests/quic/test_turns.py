@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 from collections import deque
@@ -50,7 +51,7 @@ class _Busy(VirtualNetwork):
         while self.timers and self.timers[0][0] <= self.clock:
             self.soon.append(heapq.heappop(self.timers)[2])
         for _ in range(len(self.soon)):
-            self.soon.popleft()()
+            self.soon.popleft()()  # one that raises leaves the others for the next round
 
 
 class _Timer:
@@ -77,6 +78,8 @@ class _Peer:
 
     def receive(self, data: bytes, addr: object, now: float) -> None:
         assert now == self._loop.clock
+        if data == b"fail":
+            raise RuntimeError
         self.taken.append(data)
         self.unsettled += 1
         self._loop.clock += self._cost
@@ -135,6 +138,25 @@ def test_a_turn_ends_in_time_and_the_rest_of_the_loop_has_its_own() -> None:
     assert loop.clock < 2 * TURN
     loop.round()
     assert len(peer.taken) == 8
+
+
+@pytest.mark.parametrize("cost", [0.0, 0.000_2])
+def test_a_datagram_at_which_a_peer_fails_keeps_nobody_else_from_its_turn(cost: float) -> None:
+    loop = _Busy()
+    turns = Turns(loop)
+    peers = [_Peer(loop, cost) for _ in range(3)]
+    sent = [b"%d" % number for number in range(100)]
+    for number in sent:
+        for peer in peers:
+            turns.add(peer, b"fail" if peer is peers[1] and number in sent[::10] else number, _ADDRESS)
+    with pytest.raises(RuntimeError):
+        turns.take()
+    while not loop.idle:
+        with contextlib.suppress(RuntimeError):
+            loop.round()
+    assert peers[0].taken == peers[2].taken == sent
+    assert not peers[1].inbox
+    assert not any(peer.unsettled for peer in peers)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from((0.0, 0.000_1, 0.002, 0.01)), st.booleans()), max_size=60))

@@ -113,8 +113,9 @@ class _Strangers:
             self._begun[connection] = None
 
     def settle(self) -> None:
-        begun, self._begun = self._begun, {}
-        for connection in begun:
+        while self._begun:
+            connection = next(iter(self._begun))
+            del self._begun[connection]
             connection.settle()
 
 

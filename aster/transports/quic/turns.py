@@ -71,15 +71,25 @@ class Turns:
 
     def take(self) -> None:
         """Serve all who are not behind."""
-        prompt, self._prompt = self._prompt, {}
-        for visitor in prompt:
+        try:
+            while self._prompt:
+                visitor = next(iter(self._prompt))
+                del self._prompt[visitor]
+                self._serve_prompt(visitor)
+        finally:  # a visitor that fails is a bug, and the others' turns come all the same
+            if self._prompt:
+                self._reactor.call_soon(self.take)
+
+    def _serve_prompt(self, visitor: Visitor) -> None:
+        try:
             self._serve(visitor)
-            if not visitor.inbox:
+        finally:
+            if visitor.inbox:
+                if not self._behind:
+                    self._reactor.call_soon(self._serve_one_behind)
+                self._fall_behind(visitor)
+            else:
                 self._company_until = self._reactor.now() + _COMPANY
-                continue
-            if not self._behind:
-                self._reactor.call_soon(self._serve_one_behind)
-            self._fall_behind(visitor)
 
     def _room(self, place: bytes) -> int:
         """How many datagrams may wait for each who is behind at a place."""
@@ -106,11 +116,13 @@ class Turns:
         reactor, inbox = self._reactor, visitor.inbox
         now = reactor.now()
         end = now + TURN
-        while inbox and now <= end:
-            data, addr = inbox.popleft()
-            visitor.receive(data, addr, now)
-            now = reactor.now()
-        visitor.settle()
+        try:
+            while inbox and now <= end:
+                data, addr = inbox.popleft()
+                visitor.receive(data, addr, now)
+                now = reactor.now()
+        finally:
+            visitor.settle()
 
     def close(self) -> None:
         """Forget everybody."""
@@ -125,12 +137,14 @@ class Turns:
             return
         began = self._reactor.now()
         visitor = self._next_behind()
-        self._serve(visitor)
-        if visitor.inbox:
-            self._fall_behind(visitor)
-        if self._behind:
-            # The next round comes after what this turn led to: answers that are sent, tasks that begin.
-            self._reactor.call_soon(lambda: self._rest(began))
+        try:
+            self._serve(visitor)
+        finally:
+            if visitor.inbox:
+                self._fall_behind(visitor)
+            if self._behind:
+                # The next round comes after what this turn led to: answers that are sent, tasks that begin.
+                self._reactor.call_soon(lambda: self._rest(began))
 
     def _rest(self, began: float) -> None:
         now = self._reactor.now()
