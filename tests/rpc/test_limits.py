@@ -79,7 +79,7 @@ def test_over_quic_a_server_has_room_for_1024_clients_of_an_address_and_4096_in_
     for number in range(4_096):
         addr = (f"10.0.0.{number // 1_024}", number)
         assert not door.full(addr)
-        door.connect(door.begin(addr, 0.0, proved=True))
+        door.connect(door.begin(addr, 0.0, proved=True), addr)
         if number == 1_023:
             assert "max_connections_per_address of 1024" in door.full(addr)
     assert "max_connections of 4096" in door.full(("10.0.0.9", 1))
