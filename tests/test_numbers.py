@@ -90,7 +90,7 @@ def test_the_page_of_limits_has_the_numbers_of_the_code() -> None:
     ("row", "numbers"),
     [
         ("`timedelta`", [f"{_walk['_MAX_DURATION'].days:,} days"]),
-        ("`Decimal`", [f"{_walk['_MAX_DECIMAL_DIGITS']:,} digits", f"exponents to {_walk['_MAX_DECIMAL_EXPONENT']:,}"]),
+        ("`Decimal`", [f"{walk.MAX_DECIMAL_DIGITS:,} digits", f"exponents to {_walk['_MAX_DECIMAL_EXPONENT']:,}"]),
         ("an `Enum`, `IntEnum` or `StrEnum`", [f"2<sup>{(hints.MAX_ENUM_VALUE + 1).bit_length() - 1}</sup> - 1"]),
         ("a dataclass", [f"{fields.MAX_FIELDS} fields", f"{walk.MAX_NESTING} levels"]),
     ],
