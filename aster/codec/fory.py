@@ -123,7 +123,7 @@ def _encoder(cls: type[T], pool: _Pool, check: Check, walk: Walk) -> Callable[[T
             idle.append(engine)
             whole = _checked(cls, value, walk)  # finds what the check leaves to Fory, such as the range of an int, and names the field
             if exact and whole is not value:  # it had attributes that are its class's, which Fory does not look for
-                return encode(whole)
+                return _encoder(cls, pool, check, walk)(whole)  # not itself: a closure that knows itself waits for the garbage collector
             raise ValueError(f"Fory cannot encode this {short_name(cls)}: {exc}") from exc
         if len(data) > LARGE_MESSAGE:
             engine.release_buffer()

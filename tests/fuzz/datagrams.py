@@ -121,7 +121,7 @@ class _World:
 
     @property
     def connections(self) -> set[Any]:
-        return self._inside._connections
+        return set(self._inside._connections.values())
 
     def next_number(self) -> int:
         self._numbers += 1
@@ -131,7 +131,7 @@ class _World:
         """A datagram of any port reaches the listener."""
         self.old = [*self.old[1 - _KEPT :], data]
         may_matter = self.listener.connection_of(data) is not None or _may_begin(data)
-        before = set(self.connections), self.server.sent.copy()
+        before = self.connections, self.server.sent.copy()
         self.server.deliver((data, port))
         # No time passes meanwhile, so that all that has happened is this datagram's doing.
         assert may_matter or before == (self.connections, self.server.sent), f"{len(data)} bytes that can begin nothing led to something"
@@ -320,7 +320,7 @@ def _step(chance: random.Random) -> bytes:
 def _runner(world: _World) -> Run:
     def run(data: bytes) -> str:
         script = Script(data)
-        before, sent = set(world.connections), sum(world.server.sent.values())
+        before, sent = world.connections, sum(world.server.sent.values())
         for step in islice(script.steps(), _MOST_ACTIONS):
             _ACTIONS[_NAMES[step % len(_NAMES)]](world, script)
         world.settle()

@@ -129,6 +129,23 @@ def test_one_address_leaves_room_for_others() -> None:
     assert door.handshakes == admission.MAX_HANDSHAKES_PER_ADDRESS
 
 
+def test_the_oldest_handshake_makes_room_when_all_places_are_taken_and_it_has_had_some_time() -> None:
+    door = Admission(ConnectionOptions())
+    crowd = [(f"10.0.0.{number}", 1) for number in range(16)]
+    visits = [door.begin(crowd[number % 16], 0.0, proved=True) for number in range(admission.MAX_HANDSHAKES)]
+    newcomer = ("10.0.1.1", 1)
+    early, late = admission.SURE_OF_ITS_PLACE - 0.01, admission.SURE_OF_ITS_PLACE
+    assert door.answer(newcomer, early, proved=False) is Answer.RETURN, "a token costs nothing to give"
+    assert door.overstayed(early) is None
+    assert door.answer(newcomer, early, proved=True) is Answer.SILENCE
+    assert door.overstayed(late) is visits[0]
+    door.leave(visits[0])
+    assert door.overstayed(late) is None, "there is room"
+    assert door.answer(newcomer, late, proved=True) is Answer.BEGIN
+    door.begin(newcomer, late, proved=True)
+    assert door.overstayed(late) is visits[1]
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -239,3 +256,23 @@ def test_a_handshake_that_stops_leaves_its_place_when_its_time_is_over() -> None
     network.run(until=3.1)
     assert pair.listener.pending_handshakes == 0
     assert not pair.accepted
+
+
+def test_clients_that_hold_their_handshakes_open_do_not_keep_others_out() -> None:
+    options = ConnectionOptions(handshake_timeout=1_000.0)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RETRY_ABOVE": 0, "MAX_HANDSHAKES": 4}.items():
+            patch.setattr(admission, name, value)
+        network, pair, _ = listening_pair(options)
+        assert isinstance(pair.listener, QuicListener)
+        holding: list[ClientConnection] = []
+        for _ in range(4):
+            client, sock = new_client(network, pair, options)
+            client.establish().send(None)
+            network.run(until=network.now() + 0.035)  # it has come back with its token, and the server's answer is under way
+            sock.unplugged = True
+            holding.append(client)
+        assert pair.listener.pending_handshakes == 4
+        assert _connect_all(network, [new_client(network, pair, options)[0]]) == [""]
+        assert pair.listener.pending_handshakes == 3
+        assert len(pair.accepted) == 1

@@ -17,6 +17,7 @@ __all__ = [
     "MAX_RATE_PER_ADDRESS",
     "MAX_UNPROVED_RATE",
     "RETRY_ABOVE",
+    "SURE_OF_ITS_PLACE",
     "Admission",
     "Answer",
     "Visit",
@@ -27,7 +28,11 @@ RETRY_ABOVE = 64
 Below, connecting saves the round trip. So whoever forges addresses holds this many at the most."""
 
 MAX_HANDSHAKES = 1024
-"""Unfinished handshakes above which new clients are not answered at all; one holds some 90 KB, for no longer than the handshake timeout."""
+"""Unfinished handshakes at most; one holds some 90 KB, for no longer than the handshake timeout."""
+
+SURE_OF_ITS_PLACE = 2.0
+"""Seconds for which a handshake keeps its place when all are taken; after that the oldest makes room for a client that showed that it receives at its address.
+Else a few addresses that never finish could keep all others out. Long enough for a round trip of a second: a handshake takes two."""
 
 MAX_HANDSHAKES_PER_ADDRESS = MAX_HANDSHAKES // 4
 """Unfinished handshakes of clients that showed that they receive at one address, above which that address is not answered. Others do not count, since
@@ -57,10 +62,11 @@ class Answer(Enum):
 class Visit:
     """One client, from the beginning of its handshake to the end of its connection."""
 
-    __slots__ = ("connected", "place", "proved")
+    __slots__ = ("began", "connected", "place", "proved")
 
-    def __init__(self, place: bytes, *, proved: bool) -> None:
+    def __init__(self, place: bytes, began: float, *, proved: bool) -> None:
         self.place = place
+        self.began = began
         self.proved = proved
         self.connected = False
 
@@ -73,7 +79,7 @@ class Admission:
         self._most_per_address = options.max_connections_per_address
         self._all_connected = 0
         self._connected: Counter[bytes] = Counter()
-        self._handshakes: set[Visit] = set()
+        self._handshakes: dict[Visit, None] = {}  # in the order in which they began
         self._proved: Counter[bytes] = Counter()
         self._second = -math.inf
         self._begun = 0
@@ -96,20 +102,29 @@ class Admission:
     def answer(self, addr: SocketAddress, now: float, *, proved: bool) -> Answer:
         """What to do with a client's first packet. ``proved``: it came with a token that was sent to this address."""
         self._turn(now)
-        if self.handshakes >= MAX_HANDSHAKES or self._begun >= MAX_RATE:
+        if self._begun >= MAX_RATE:
             return Answer.SILENCE
         if not proved:
             many = self.handshakes >= RETRY_ABOVE or self._begun_unproved >= MAX_UNPROVED_RATE
             return Answer.RETURN if many else Answer.BEGIN
+        if self.handshakes >= MAX_HANDSHAKES:
+            return Answer.SILENCE
         place = _place(addr)
         many = self._proved[place] >= MAX_HANDSHAKES_PER_ADDRESS or self._begun_proved[place] >= MAX_RATE_PER_ADDRESS
         return Answer.SILENCE if many else Answer.BEGIN
 
+    def overstayed(self, now: float) -> Visit | None:
+        """The handshake that must make room for one more, if all places are taken."""
+        if self.handshakes < MAX_HANDSHAKES:
+            return None
+        oldest = next(iter(self._handshakes))
+        return oldest if now - oldest.began >= SURE_OF_ITS_PLACE else None
+
     def begin(self, addr: SocketAddress, now: float, *, proved: bool) -> Visit:
         """A handshake begins."""
         self._turn(now)
-        visit = Visit(_place(addr), proved=proved)
-        self._handshakes.add(visit)
+        visit = Visit(_place(addr), now, proved=proved)
+        self._handshakes[visit] = None
         self._begun += 1
         if proved:
             self._proved[visit.place] += 1
@@ -137,7 +152,7 @@ class Admission:
 
     def _end_handshake(self, visit: Visit) -> None:
         if visit in self._handshakes:
-            self._handshakes.remove(visit)
+            del self._handshakes[visit]
             if visit.proved:
                 _take_one(self._proved, visit.place)
 

@@ -89,6 +89,10 @@ class ServerConnection(QuicConnection):
         self._peer = Peer(endpoint_id, join_host_port(self._addr[0], self._addr[1]))
         self._handler = self._listener.accepted(self, proved)
 
+    def give_up(self) -> None:
+        """End a handshake that has had its time."""
+        self._abort("the handshake took too long")
+
     def _turn_away(self, code: int, reason: str) -> None:
         """Close before anything of the peer was dispatched, what has arrived together with its handshake included."""
         self.engine.close(error_code=code, frame_type=QuicFrameType.PADDING, reason_phrase=reason)
@@ -139,7 +143,7 @@ class QuicListener(Listener):
         self._turns = Turns(reactor)
         self._strangers = _Strangers(self)
         self._routes: dict[bytes, ServerConnection] = {}
-        self._connections: set[ServerConnection] = set()
+        self._connections: dict[Visit, ServerConnection] = {}
         self._admission = Admission(options)
         self._tokens = QuicRetryTokenHandler()
         self._refusing = False
@@ -165,7 +169,7 @@ class QuicListener(Listener):
     async def aclose(self) -> None:
         if not self._closed:
             self._refusing = True
-            for connection in list(self._connections):
+            for connection in list(self._connections.values()):
                 connection.close(reason="the server is closed")
                 connection.tell_lost()
             self._closed = True
@@ -207,7 +211,7 @@ class QuicListener(Listener):
     def forget(self, connection: ServerConnection) -> None:
         """The connection has ended."""
         connection.inbox.clear()
-        self._connections.discard(connection)
+        del self._connections[connection.visit]
         self._admission.leave(connection.visit)
         for connection_id in connection.ids:
             self.unroute(connection_id)
@@ -263,6 +267,7 @@ class QuicListener(Listener):
             except ValueError:
                 self._send_one(packets.refusal(header, QuicErrorCode.INVALID_TOKEN), addr)
                 return None
+            self._make_room(now)
         answer = self._admission.answer(addr, now, proved=original_id is not None)
         if answer is Answer.RETURN:
             self._ask_to_return(header, addr, now)
@@ -271,6 +276,11 @@ class QuicListener(Listener):
         # A client fills its first datagram to the size that it thinks the way carries. Large ones are for one host, and only if this one got through.
         large = len(data) > SMALLEST_DATAGRAM and is_same_host(addr, self._own_address)
         return self._new_connection(header, addr, large, original_id, now)
+
+    def _make_room(self, now: float) -> None:
+        visit = self._admission.overstayed(now)
+        if visit is not None:
+            self._connections[visit].give_up()
 
     def _ask_to_return(self, header: QuicHeader, addr: SocketAddress, now: float) -> None:
         source_id = os.urandom(CONNECTION_ID_LENGTH)
@@ -289,7 +299,7 @@ class QuicListener(Listener):
         )
         visit = self._admission.begin(addr, now, proved=original_id is not None)
         connection = ServerConnection(self, engine, header.destination_cid, addr, visit, self._reactor, self._options)
-        self._connections.add(connection)
+        self._connections[visit] = connection
         for connection_id in connection.ids:
             self.route(connection_id, connection)
         return connection
