@@ -300,7 +300,7 @@ async def test_a_forged_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not pair.accepted
 
 
-async def test_above_another_number_of_handshakes_nobody_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_above_the_rate_of_handshakes_nobody_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_pair(QuicTransport, on_data=lambda stream, data: stream.write(data)) as pair:
         arrived: list[bytes] = []
         answered: list[bytes] = []
@@ -318,7 +318,7 @@ async def test_above_another_number_of_handshakes_nobody_is_answered(monkeypatch
         raw = RawPeer(raw_configuration(is_client=True, identity=Identity.generate()), (pair.listener.host, pair.listener.port))
         try:
             with monkeypatch.context() as patch:
-                patch.setattr(admission, "MAX_HANDSHAKES", 0)
+                patch.setattr(admission, "MAX_RATE", 0)
                 patch.setattr(listener.QuicListener, "_stranger", note_arrival)
                 patch.setattr(listener.QuicListener, "_send_one", note_answer)
                 raw.flush()
