@@ -148,6 +148,8 @@ class _Writer:
             wrong += f" or not ({at.variable}.isascii() or is_encodable({at.variable}))"
         if self._encoding and expected is float and at.declared:
             wrong += f" and type({at.variable}) is not int"
+        if not self._encoding and expected is int:  # Fory sees to it when it writes, but reads unsigned ones as well
+            wrong += f" or not {-(2**63)} <= {at.variable} < {2**63}"
         self._fail_if(at.indent, wrong)
 
     def _values(self, kind: str, item: Shape, at: _Place) -> None:

@@ -127,7 +127,8 @@ class Walk:
                 raise Mismatch(ValueError, f"is too large for a float: {reprlib.repr(value)}") from None
         if type(value) is not expected:
             _fail(value, expected.__name__)
-        problem = None if self._decoding else problem_with(value)
+        # Of what was received only an int may be out of range: peers can send unsigned ones, which other languages have.
+        problem = problem_with(value) if expected is int or not self._decoding else None
         if problem is not None:
             raise Mismatch(ValueError, problem)
         return value

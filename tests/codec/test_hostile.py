@@ -173,6 +173,19 @@ _FIRST, _LAST = -62_135_596_800, 253_402_300_799
 """The seconds of year 1 and of the last second of year 9999."""
 
 
+# What the fuzzer found: in a union the peer chooses the type, and Fory has unsigned ints of 64 bits too.
+_UNSIGNED = bytes.fromhex(
+    "01ff1e005080beb4ee55d34be931cc929cb4270c82d31c322e401708ee4089204e07b01809004c00111339224c180000a89820c04c1602b11720c0521e3c91381f204c004893"
+    "9906520048952440b04c160048e079244c004e8f5906ff81808080100fffffffffffffffffff00020a07fdff8280808080808020fd07ffffffffffffffffffff010002001e02"
+    "1d705d5ac1bbae6ae231cc929cb4270c82d31c322e4013ac0122c0441528984e15d40ba1001ac3a9f09f9880fd160108160108078002150461"
+)
+
+
+def test_an_int_that_fits_in_64_bits_only_without_a_sign_is_a_decode_error() -> None:
+    with pytest.raises(DecodeError, match=r"Choices\.either does not fit in 64 bits: 18446744073709551615"):
+        CODECS[SerializationMode.XLANG].decoder(Choices)(_UNSIGNED)
+
+
 @modes
 @pytest.mark.parametrize(
     ("seconds", "nanos"),
