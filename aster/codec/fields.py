@@ -115,8 +115,10 @@ def _evaluate_hints(cls: type, localns: Mapping[str, Any] | None) -> dict[str, A
     try:
         return get_type_hints(cls, include_extras=True)
     except NameError:
-        # A class made inside a function: try again with the names that are visible there, its own among them.
-        return get_type_hints(cls, localns={**(localns or {}), cls.__name__: cls}, include_extras=True)
+        # A class made inside a function: try again with the names that are visible there, its own among them; and with its type parameters, which Python 3.12
+        # does not look for by itself.
+        parameters = {parameter.__name__: parameter for parameter in getattr(cls, "__type_params__", ())}
+        return get_type_hints(cls, localns={**(localns or {}), **parameters, cls.__name__: cls}, include_extras=True)
 
 
 def _field_with(name: str, cls: type) -> str:

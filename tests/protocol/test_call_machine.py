@@ -207,7 +207,7 @@ class CallMachine(RuleBasedStateMachine):
 def test_both_ends_of_a_call_do_what_a_plain_model_says(pattern: RpcPattern) -> None:
     seen = Counter[str]()
     machine = type("OfOnePattern", (CallMachine,), {"pattern": pattern, "seen": seen})
-    share = max(1, settings().max_examples // len(RpcPattern))
+    share = max(20, settings().max_examples // len(RpcPattern))  # in fewer, something may never happen
     run_machine(machine, settings=settings(max_examples=share, stateful_step_count=80))
     expected = ["refused", "stalled", "outcomes", *(["granted"] if pattern is not RpcPattern.UNARY else [])]
     assert not [what for what in expected if not seen[what]], "never happened"

@@ -79,7 +79,7 @@ class ClientConnection(QuicConnection):
         end = now + TURN
         receive = self._socket.recv
         for _ in range(BURST):
-            if now > end:  # the rest after this program's tasks have had theirs
+            if now > end and self._established:  # the rest after this program's tasks have had theirs; of a handshake also the refusal behind it is wanted
                 break
             try:
                 data = receive(RECEIVE_SIZE)
