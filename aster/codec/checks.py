@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from aster.codec.shapes import DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, children, runtime_types
-from aster.codec.walk import MAX_NESTING, Direction, is_encodable
+from aster.codec.walk import INT64, MAX_NESTING, Direction, is_encodable
 
 __all__ = ["Check", "generate_checks", "recursive_classes"]
 
@@ -149,7 +149,7 @@ class _Writer:
         if self._encoding and expected is float and at.declared:
             wrong += f" and type({at.variable}) is not int"
         if not self._encoding and expected is int:  # Fory sees to it when it writes, but reads unsigned ones as well
-            wrong += f" or not {-(2**63)} <= {at.variable} < {2**63}"
+            wrong += f" or not {INT64.start} <= {at.variable} < {INT64.stop}"
         self._fail_if(at.indent, wrong)
 
     def _values(self, kind: str, item: Shape, at: _Place) -> None:

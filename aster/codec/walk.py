@@ -17,12 +17,14 @@ from typing import Any, NoReturn
 from aster.codec.shapes import DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, runtime_types
 from aster.codec.tags import short_name
 
-__all__ = ["MAX_DECIMAL_DIGITS", "MAX_NESTING", "Direction", "Mismatch", "Walk", "is_encodable", "problem_with"]
+__all__ = ["INT64", "MAX_DECIMAL_DIGITS", "MAX_NESTING", "Direction", "Mismatch", "Walk", "is_encodable", "problem_with"]
 
 MAX_NESTING = 50
 """How many dataclasses may be nested in one message: beyond any honest data, and far from the end of the stack."""
 
-_INT64 = range(-(2**63), 2**63)
+INT64 = range(-(2**63), 2**63)
+"""The ints that Fory writes."""
+
 _MAX_DECIMAL_EXPONENT = 10_000  # Fory's own limit, on both sides of zero
 MAX_DECIMAL_DIGITS = 10_000
 """Digits of a Decimal, either way. The time that they take to read grows with their square: 2 ms for so many, 10 ms for the 24,083 that Fory takes."""
@@ -248,7 +250,7 @@ def _str_problem(value: str) -> str | None:
 
 
 def _int_problem(value: int) -> str | None:
-    return None if value in _INT64 else f"does not fit in 64 bits: {reprlib.repr(value)}; send it as str or Decimal"
+    return None if value in INT64 else f"does not fit in 64 bits: {reprlib.repr(value)}; send it as str or Decimal"
 
 
 def _decimal_problem(value: decimal.Decimal) -> str | None:
