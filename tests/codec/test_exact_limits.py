@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from aster.codec import checks, engine, make_codec, walk
+from aster.codec import make_codec
 from aster.codec.serializers import MAX_COLLISIONS
 from aster.codec.walk import MAX_DECIMAL_DIGITS
 from aster.errors import DecodeError
 from aster.types import SerializationMode
+from tests.codec.helpers import codec_of_deeper_trees, nested
 from tests.codec.models import MODES, Tree, tags_of
 from tests.codec.test_round_trip import round_trip
 from tests.codec.values import identical
@@ -102,16 +103,9 @@ def test_a_value_of_a_message_shares_its_hash_with_33_others_and_not_one_more(mo
 
 @modes
 @pytest.mark.parametrize("sideways", [False, True])
-def test_dataclasses_arrive_nested_fifty_deep_and_not_one_more(mode: SerializationMode, sideways: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (checks, engine, walk):
-        monkeypatch.setattr(module, "MAX_NESTING", 100)
-    generous = make_codec(mode, tags_of(Tree))
-    monkeypatch.undo()
-    codec = make_codec(mode, tags_of(Tree))
-    deep = Tree("leaf")
-    for _ in range(50):
-        deep = Tree("node", [deep]) if sideways else Tree("node", parent=deep)
+def test_dataclasses_arrive_nested_fifty_deep_and_not_one_more(mode: SerializationMode, sideways: bool) -> None:
+    generous, codec = codec_of_deeper_trees(mode), make_codec(mode, tags_of(Tree))
+    deep = nested(50, sideways=sideways)
     assert codec.decoder(Tree)(generous.encoder(Tree)(deep)) == deep
-    deeper = Tree("node", [deep]) if sideways else Tree("node", parent=deep)
     with pytest.raises(DecodeError, match=r"nested more than 50 deep|exceed max depth"):
-        codec.decoder(Tree)(generous.encoder(Tree)(deeper))
+        codec.decoder(Tree)(generous.encoder(Tree)(nested(51, sideways=sideways)))

@@ -7,7 +7,6 @@ import importlib
 import itertools
 import random
 import struct
-import threading
 import typing
 import uuid
 from dataclasses import dataclass, make_dataclass
@@ -17,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aster.codec import Codec, checks, engine, make_codec, walk
+from aster.codec import Codec, make_codec
 from aster.codec.fory import MAX_FAILURES
 from aster.errors import DecodeError
 from aster.types import SerializationMode
+from tests.codec.helpers import at_once, codec_of_deeper_trees, nested
 from tests.codec.models import CODECS, MESSAGES, MODES, Checked, CheckedMany, Choices, Containers, Empty, Moment, Point, TaskRequest, Tree, tags_of
 from tests.codec.test_round_trip import round_trip
 from tests.codec.values import DATETIME_ENDS, identical, values_of
@@ -213,15 +213,9 @@ def test_a_timestamp_that_no_datetime_has_is_a_decode_error(mode: SerializationM
 
 @modes
 @pytest.mark.parametrize("sideways", [False, True])
-def test_nesting_beyond_the_limit_is_a_decode_error(mode: SerializationMode, sideways: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (checks, engine, walk):
-        monkeypatch.setattr(module, "MAX_NESTING", 100)
-    generous = make_codec(mode, tags_of(Tree))
-    monkeypatch.undo()
-    deep = Tree("leaf")
-    for _ in range(60):
-        deep = Tree("node", [deep]) if sideways else Tree("node", parent=deep)
-    data = generous.encoder(Tree)(deep)
+def test_nesting_beyond_the_limit_is_a_decode_error(mode: SerializationMode, sideways: bool) -> None:
+    generous = codec_of_deeper_trees(mode)
+    data = generous.encoder(Tree)(nested(60, sideways=sideways))
     assert round_trip(generous, Tree("leaf")) == Tree("leaf")
     with pytest.raises(DecodeError, match=r"nested more than 50 deep|exceed max depth"):
         make_codec(mode, tags_of(Tree)).decoder(Tree)(data)
@@ -378,19 +372,13 @@ def test_many_failures_leave_a_working_codec(mode: SerializationMode) -> None:
 @modes
 def test_threads_share_a_codec(mode: SerializationMode) -> None:
     codec = CODECS[mode]
-    start = threading.Barrier(8)
     arrived: list[bool] = []
 
     def work(number: int) -> None:
-        start.wait()
         tree = Tree(str(number), [Tree("x" * number) for _ in range(number)])
         arrived.extend(round_trip(codec, tree) == tree for _ in range(200))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, 8)
     assert len(arrived) == 1600
     assert all(arrived)
 

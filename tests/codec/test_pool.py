@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from aster.codec import make_codec
 from aster.codec.fory import MAX_FAILURES
 from aster.errors import DecodeError
 from aster.types import SerializationMode
+from tests.codec.helpers import at_once
 from tests.codec.models import MODES, TaskRequest, tags_of
 from tests.codec.test_round_trip import round_trip
 
@@ -68,16 +68,11 @@ def _echoed(name: str) -> str:
 @modes
 def test_threads_and_reentrant_values_never_meet_in_one_instance(mode: SerializationMode) -> None:
     codec = _codecs[mode]
-    start, arrived = threading.Barrier(4), list[bool]()
+    arrived: list[bool] = []
 
     def work(number: int) -> None:
-        start.wait()
         value = Nosies({Nosy(f"{number}"), Nosy(f"{number}b")}, [Nosy("x" * number)])
         arrived.extend(round_trip(codec, value) == value for _ in range(50))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, 4)
     assert arrived == [True] * 200

@@ -160,6 +160,17 @@ async def test_a_request_above_the_servers_limit_leaves_an_open_call_as_it_was(r
 # Responses
 
 
+async def passes_up_to(limit: int, last: int, call: Awaitable[None], sizes: list[int], streamed: list[int], problem: str) -> None:
+    """A call whose last response has the size ``last`` gets it, or at one above the limit those before it and the problem. ``sizes`` is what it has got."""
+    if last > limit:
+        assert problem in await exhausted(call)
+        assert sizes == streamed
+    else:
+        await call
+        assert sizes == [*streamed, limit]
+    sizes.clear()
+
+
 @each_limit
 @each_place
 async def test_a_response_at_the_clients_limit_passes_and_one_byte_more_fails_its_call(
@@ -171,13 +182,8 @@ async def test_a_response_at_the_clients_limit_passes_and_one_byte_more_fails_it
             sizes = list[int]()
             for name, call in calls_with(echo, 0, Item(text=f"{'60 ' * before}{last}"), sizes):
                 streamed = [60] * before if PATTERNS[name].streams_responses else []
-                if last > limit:
-                    assert f"a response of Echo.{name} takes {last} bytes; the client's limit is {limit} bytes" in await exhausted(call)
-                    assert sizes == streamed
-                else:
-                    await call
-                    assert sizes == [*streamed, limit]
-                sizes.clear()
+                problem = f"a response of Echo.{name} takes {last} bytes; the client's limit is {limit} bytes"
+                await passes_up_to(limit, last, call, sizes, streamed, problem)
         assert await echo.same(_SMALL) == _SMALL
     assert not [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")], "the client chose its limit: no bug of the handler"
 
@@ -198,13 +204,7 @@ async def test_a_client_refuses_a_response_above_its_limit_whoever_sends_it(tran
             sizes = list[int]()
             for name, call in calls_with(echo, 0, _SMALL, sizes):
                 streamed = [60] * before if PATTERNS[name].streams_responses else []
-                if last > limit:
-                    assert f"larger than the limit of {limit} bytes" in await exhausted(call)
-                    assert sizes == streamed
-                else:
-                    await call
-                    assert sizes == [*streamed, limit]
-                sizes.clear()
+                await passes_up_to(limit, last, call, sizes, streamed, f"larger than the limit of {limit} bytes")
 
 
 # Messages that are small on the wire and large in memory, or slow to decode
