@@ -7,6 +7,7 @@ Environment:
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from typing import Any
@@ -23,6 +24,12 @@ settings.register_profile("ci", derandomize=True, deadline=None, suppress_health
 settings.register_profile("brief", settings.get_profile("ci"), max_examples=20)
 settings.register_profile("long", settings.get_profile("ci"), derandomize=False, max_examples=2_000, print_blob=True)
 settings.load_profile(os.environ.get("ASTER_HYPOTHESIS") or "ci")
+
+
+def pytest_collection_finish() -> None:
+    """Set aside what importing and collecting the tests has made: the collector, which many tests run often, would walk it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", params=[pytest.param(_ASYNCIO, id="asyncio"), pytest.param(_TRIO, id="trio")])
