@@ -26,8 +26,9 @@ settings.register_profile("long", settings.get_profile("ci"), derandomize=False,
 settings.load_profile(os.environ.get("ASTER_HYPOTHESIS") or "ci")
 
 
-def pytest_collection_finish() -> None:
-    """Set aside what importing and collecting the tests has made: the collector, which many tests run often, would walk it each time."""
+@pytest.fixture(autouse=True, scope="module")
+def _a_small_heap() -> None:
+    """Set aside what was made before a module's tests: the collector, which many of them run often, would walk it each time for whole seconds."""
     gc.collect()
     gc.freeze()
 
