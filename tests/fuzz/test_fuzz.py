@@ -43,7 +43,6 @@ def test_every_target_has_a_corpus(name: str) -> None:
     assert corpus_of(TARGETS[name].corpus)
 
 
-@pytest.mark.timeout(120)  # two collections of all that the tests hold, on a machine that may do much else
 @pytest.mark.parametrize("name", ["frames", "calls", "xlang", "native"])
 def test_what_an_input_took_is_given_back_at_once_and_not_by_the_garbage_collector(name: str) -> None:
     target = TARGETS[name]

@@ -13,7 +13,6 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import settings
 
 from aster._outgoing import OutgoingCall
 from tests.rpc.probes import on_asyncio
@@ -30,10 +29,7 @@ _PATIENCE = 1_700
 _WHOLE = ("--calls", "100000", "--failures", "10000")
 _TENTH = ("--calls", "10000", "--failures", "1000", "--marks", "4", "--warm-up", "1500")
 
-_BRIEF = settings.get_current_profile_name() == "brief"
-"""On further interpreters, where a tenth shows whether anything is different."""
-
-_SOAKS = {("quic", "asyncio"): _TENTH if _BRIEF else _WHOLE, ("quic", "trio"): _TENTH, ("memory", "asyncio"): _TENTH, ("memory", "trio"): _TENTH}
+_SOAKS = {("quic", "asyncio"): _WHOLE, ("quic", "trio"): _TENTH, ("memory", "asyncio"): _TENTH, ("memory", "trio"): _TENTH}
 
 
 @pytest.mark.timeout(_PATIENCE + 60)  # a hundred thousand calls take their time; what hangs fails here too, only later
@@ -90,7 +86,6 @@ _LEAKS: list[tuple[str, str, Callable[[OutgoingCall], None]]] = [
 ]
 
 
-@pytest.mark.timeout(120)  # it looks at all objects of a process that has run the whole suite, some dozens of times
 @pytest.mark.parametrize(("name", "backend", "leak"), _LEAKS)
 def test_what_a_call_leaves_behind_is_found_by_its_name(name: str, backend: str, leak: Callable[[OutgoingCall], None], monkeypatch: pytest.MonkeyPatch) -> None:
     if backend == "trio":
