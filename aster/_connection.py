@@ -32,11 +32,11 @@ from aster._protocol.frames import (
 )
 from aster._reactor import Reactor, TimerHandle, Waiter
 from aster._tasks import StartedTask
-from aster.errors import AsterError, IncompatiblePeerError, RemoteProtocolError, RpcError, StatusCode
+from aster.errors import AsterError, ConnectionLost, IncompatiblePeerError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Connection, ConnectionOptions, Stream, StreamSink
 from aster.types import Peer
 
-__all__ = ["PROTOCOL_VERSION", "ClientConnection", "CloseCode", "EndpointOptions", "PeerConnection", "ServerConnection", "ServerHost"]
+__all__ = ["PROTOCOL_VERSION", "ClientConnection", "ClientOwner", "CloseCode", "EndpointOptions", "PeerConnection", "ServerConnection", "ServerHost"]
 
 logger = logging.getLogger("aster")
 
@@ -252,13 +252,22 @@ class _Slot:
         self.granted = False
 
 
+class ClientOwner(Protocol):
+    """What a client's connection needs of the client."""
+
+    def connection_changed(self, connection: ClientConnection) -> None:
+        """It was lost, its server goes away, or the last of its calls is over after that."""
+        ...
+
+
 class ClientConnection(PeerConnection):
     """The client's end: opens calls, queues them at the peer's limit, and knows which have not been confirmed to be over."""
 
     required_settings = (*_REQUIRED_SETTINGS, Setting.CALL_LIMIT)
 
-    def __init__(self, reactor: Reactor, options: EndpointOptions, inner: TaskGroup) -> None:
+    def __init__(self, reactor: Reactor, options: EndpointOptions, inner: TaskGroup, owner: ClientOwner) -> None:
         super().__init__(reactor, options, inner)
+        self._owner = owner
         self.calls: set[OutgoingCall] = set()
         self.go_away: GoAway | None = None
         self._queue: deque[_Slot] = deque()
@@ -290,16 +299,17 @@ class ClientConnection(PeerConnection):
             )
         return self.hello
 
-    def check_open(self) -> None:
-        """Raise what a new call fails with, if the connection takes none."""
-        if self._left:
-            raise RpcError(StatusCode.UNAVAILABLE, "the client's block was left: connect again to make more calls")
-        if self.lost is not None:
-            error = RpcError(StatusCode.UNAVAILABLE, str(self.lost))
-            error.__cause__ = self.lost
-            raise error
-        if self.go_away is not None:
-            raise RpcError(StatusCode.UNAVAILABLE, f"the server takes no new calls: {self.go_away.reason or 'it is closing'}")
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes new calls."""
+        return self.lost is None and self.go_away is None and self.hello is not None and not self._left
+
+    @property
+    def why_closed(self) -> AsterError | None:
+        """Why it takes no new calls, when that is the server's or the network's doing."""
+        if self.lost is not None or self.go_away is None:
+            return self.lost
+        return ConnectionLost(f"the server takes no new calls: {self.go_away.reason or 'it is closing'}")
 
     @property
     def has_slot(self) -> bool:
@@ -309,16 +319,19 @@ class ClientConnection(PeerConnection):
     def _slots_left(self) -> int:
         return min(self.peer_call_limit - len(self.calls), self.transport.stream_credit) - self._reserved
 
-    async def acquire_slot(self) -> None:
+    async def acquire_slot(self) -> bool:
         """Wait for a stream below the peer's limit, first come first served. Open the call before the next await.
 
         A waiter that is cancelled has touched nothing.
+
+        Returns:
+            Whether there is one; false when the connection takes no calls any more.
         """
         slot = _Slot(self.reactor.waiter())
         self._queue.append(slot)
         self._grant_slots()
         try:
-            while not slot.granted and self.lost is None and self.go_away is None and not self._left:
+            while not slot.granted and self.is_open:
                 await slot.waiter.wait()
         finally:
             if slot.granted:
@@ -326,7 +339,7 @@ class ClientConnection(PeerConnection):
             else:
                 self._queue.remove(slot)
             self._grant_later()
-        self.check_open()
+        return self.is_open
 
     def _grant_later(self) -> None:
         if self._queue:
@@ -352,14 +365,28 @@ class ClientConnection(PeerConnection):
             self._grant_slots()
         if self._waiters:
             self._changed()
+        if self.go_away is not None and not self.calls:
+            self._owner.connection_changed(self)
+
+    def will_refuse(self, stream: Stream) -> bool:
+        """Whether the server has said that it does not serve this stream."""
+        return self.go_away is not None and stream.id > self.go_away.last_stream
 
     def leave(self) -> None:
         """Cancel all calls, and take no new ones: whoever calls again at once would keep the client's block from ever being left."""
         self._left = True
-        for slot in self._queue:
-            slot.waiter.wake()
+        self._turn_away_queue()
         for call in list(self.calls):
             call.cancel(ResetCode.CANCELLED)
+
+    def hang_up(self) -> None:
+        """Close what is below. ``lost`` tells when that is done."""
+        if self._transport is not None and self.lost is None:
+            self._transport.close(CloseCode.NORMAL)
+
+    def _turn_away_queue(self) -> None:
+        for slot in self._queue:
+            slot.waiter.wake()
 
     # Called by the transport
 
@@ -375,9 +402,9 @@ class ClientConnection(PeerConnection):
     def connection_lost(self, error: AsterError) -> None:
         """The end."""
         self.lost = error
-        for slot in self._queue:
-            slot.waiter.wake()
+        self._turn_away_queue()
         self._changed()
+        self._owner.connection_changed(self)
 
     def _control_frame(self, kind: int, payload: bytes) -> None:
         if kind == FrameKind.HELLO:
@@ -386,8 +413,8 @@ class ClientConnection(PeerConnection):
             raise RemoteProtocolError("the server's first frame was not its HELLO")
         else:
             self.go_away = decode_go_away(payload)
-            for slot in self._queue:
-                slot.waiter.wake()
+            self._turn_away_queue()
+            self._owner.connection_changed(self)
         self._changed()
 
     def _broken(self, why: str) -> None:

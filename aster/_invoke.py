@@ -6,11 +6,12 @@ import math
 from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
 
+from aster._channel import CallChannel, slot_of
 from aster._connection import ClientConnection
 from aster._outgoing import OutgoingCall, RemoteMethod, close_requests
 from aster._protocol.events import ResetCode
@@ -21,7 +22,7 @@ from aster.types import Metadata
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["CallSettings", "Channel", "InteractiveCall", "RemoteResponseStream", "call_client_stream", "call_unary", "check_requests"]
+__all__ = ["CallSettings", "InteractiveCall", "RemoteResponseStream", "call_client_stream", "call_unary", "check_requests"]
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -43,14 +44,6 @@ class CallSettings:
 
     timeout: float | None
     metadata: Metadata
-
-
-class Channel(Protocol):
-    """Where calls find their connection."""
-
-    async def connection(self) -> ClientConnection:
-        """The connection that takes calls now; RpcError (UNAVAILABLE) when there is none."""
-        ...
 
 
 class _Begun:
@@ -78,35 +71,32 @@ async def _expire_natively(deadline: float) -> None:
         await anyio.lowlevel.checkpoint()
 
 
-async def _begin(channel: Channel, method: RemoteMethod, request: bytes | None, settings: CallSettings) -> _Begun:
+async def _begin(channel: CallChannel, method: RemoteMethod, request: bytes | None, settings: CallSettings) -> _Begun:
     ambient = anyio.current_effective_deadline()
     own = math.inf if settings.timeout is None else anyio.current_time() + settings.timeout
-    connection = await channel.connection()
-    if not connection.has_slot:
-        await _queue(connection, method, own)
-    deadline, remaining = min(own, ambient), None
-    if deadline < math.inf:
-        remaining = deadline - connection.reactor.now()
-        if remaining <= 0:
-            await (_expire_natively(ambient) if ambient < own else anyio.lowlevel.checkpoint())
-            raise _expired(method)
-    call = OutgoingCall(connection, method)
-    call.begin(request, remaining, settings.metadata, deadline=own if own <= ambient and own < math.inf else None)
+    connection = channel.current
+    if connection is None or not connection.has_slot:
+        connection = await _queue(channel, method, own)
+    deadline = min(own, ambient)
+    if deadline <= connection.reactor.now():
+        await (_expire_natively(ambient) if ambient < own else anyio.lowlevel.checkpoint())
+        raise _expired(method)
+    call = OutgoingCall(connection, method, channel)
+    call.begin(request, settings.metadata, deadline, deadline=own if own <= ambient and own < math.inf else None)
     return _Begun(call, own, ambient)
 
 
-async def _queue(connection: ClientConnection, method: RemoteMethod, own: float) -> None:
-    with anyio.CancelScope(deadline=own) as scope:
-        await connection.acquire_slot()
-    if scope.cancelled_caught:
-        raise _expired(method)
+async def _queue(channel: CallChannel, method: RemoteMethod, own: float) -> ClientConnection:
+    with anyio.CancelScope(deadline=own):
+        return await slot_of(channel)
+    raise _expired(method)
 
 
 def _expired(method: RemoteMethod) -> RpcError:
     return RpcError(StatusCode.DEADLINE_EXCEEDED, f"the call of {method.label} did not begin within its timeout")
 
 
-async def call_unary(channel: Channel, method: RemoteMethod, request: Any, settings: CallSettings) -> Any:
+async def call_unary(channel: CallChannel, method: RemoteMethod, request: Any, settings: CallSettings) -> Any:
     """One request, one response.
 
     Raises:
@@ -127,7 +117,7 @@ async def call_unary(channel: Channel, method: RemoteMethod, request: Any, setti
     return call.single_response()
 
 
-async def call_client_stream(channel: Channel, method: RemoteMethod, requests: Any, settings: CallSettings) -> Any:
+async def call_client_stream(channel: CallChannel, method: RemoteMethod, requests: Any, settings: CallSettings) -> Any:
     """Requests from any iterable, one response.
 
     Raises:
@@ -177,7 +167,7 @@ class RemoteResponseStream(ResponseStream[Res]):
     _managed = False
     _starting = False
 
-    def __init__(self, channel: Channel, method: RemoteMethod, request: bytes | None, requests: Any, settings: CallSettings) -> None:
+    def __init__(self, channel: CallChannel, method: RemoteMethod, request: bytes | None, requests: Any, settings: CallSettings) -> None:
         self._channel = channel
         self._method = method
         self._request = request
@@ -296,7 +286,7 @@ class InteractiveCall(Generic[Req, Res]):
     Leaving the block after ``end`` and the outcome is silent; leaving it before that cancels the call. One task may send while another receives.
     """
 
-    def __init__(self, channel: Channel, method: RemoteMethod, settings: CallSettings) -> None:
+    def __init__(self, channel: CallChannel, method: RemoteMethod, settings: CallSettings) -> None:
         self._channel = channel
         self._method = method
         self._settings = settings

@@ -14,15 +14,16 @@ import anyio
 from aster._call import NO_METADATA, CallDriver, Decode, Encode
 from aster._protocol.call import CallLimits, ClientCall
 from aster._protocol.events import ResetCode, Target, TrailerOrigin
-from aster._protocol.frames import encode_header_start, metadata_size
+from aster._protocol.frames import MESSAGE_CHARGE, encode_header_start, metadata_size
 from aster._protocol.states import State
 from aster._reactor import Reactor, TimerHandle
+from aster._retries import FIRST_WAIT, LONGEST_WAIT, MAX_ATTEMPTS, TOKENS, Backoff, RetryBudget
 from aster._tasks import StartedTask, outlast
-from aster.errors import AsterError, DecodeError, RemoteProtocolError, RpcError, StatusCode
+from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Stream
 from aster.types import Metadata, MethodInfo, SerializationMode, ServiceInfo
 
-__all__ = ["OutgoingCall", "OutgoingOwner", "RemoteMethod", "close_requests"]
+__all__ = ["OutgoingCall", "OutgoingOwner", "RemoteMethod", "Repeater", "close_requests"]
 
 logger = logging.getLogger("aster")
 
@@ -65,8 +66,22 @@ class OutgoingOwner(Protocol):
         """Both halves of the call's stream have ended."""
         ...
 
+    def will_refuse(self, stream: Stream) -> bool:
+        """Whether the server has said that it does not serve this stream."""
+        ...
+
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> StartedTask:
         """Run a task of the call in the connection's inner task group."""
+        ...
+
+
+class Repeater(Protocol):
+    """What repeats the calls that failed (law 13)."""
+
+    budget: RetryBudget
+
+    def repeat(self, call: OutgoingCall, delay: float) -> StartedTask:
+        """In ``delay`` seconds find a connection for ``call.begin_again``; ``call.give_up`` if there is none."""
         ...
 
 
@@ -79,20 +94,53 @@ class OutgoingCall(CallDriver):
 
     ``done`` says that there is an outcome: ``error``, or success. A call that is cancelled is done at once; it stays with its
     connection until the server has confirmed that the handler has unwound.
+
+    A call may take several attempts, each on a stream of its own. One that failed and is to be repeated (``_failure``) is not done: whoever waits for it waits
+    on, and what is sent meanwhile is sent with the next attempt.
     """
 
     __slots__ = (
-        "_deadline_timer", "_owner", "_protocol", "_pump", "_pump_ended", "_pump_error", "_pump_token", "_released", "_unwanted", "done", "error", "method",
+        "_attempts",
+        "_backoff",
+        "_deadline_timer",
+        "_delay",
+        "_expires",
+        "_failure",
+        "_metadata",
+        "_owner",
+        "_protocol",
+        "_pump",
+        "_pump_ended",
+        "_pump_error",
+        "_pump_token",
+        "_refused",
+        "_released",
+        "_repeater",
+        "_repetition",
+        "_sent",
+        "_sent_size",
+        "done",
+        "error",
+        "method",
     )  # fmt: skip
 
-    def __init__(self, owner: OutgoingOwner, method: RemoteMethod) -> None:
+    def __init__(self, owner: OutgoingOwner, method: RemoteMethod, repeater: Repeater) -> None:
         self._protocol = ClientCall(method.info.pattern, owner.limits)
         super().__init__(owner.reactor, self._protocol.responses, self._protocol.requests)
         self._owner = owner
         self._pump: StartedTask | None = None
         self._deadline_timer: TimerHandle | None = None
-        self._unwanted = False
         self._released = False
+        self._attempts = 1
+        self._refused = False
+        self._backoff: Backoff | None = None
+        self._delay = 0.0
+        self._failure: RpcError | None = None
+        self._repetition: StartedTask | None = None
+        # What a repetition has to send, as long as there can be one: while the server has given no sign that it read any of it.
+        self._sent: list[bytes] | None = None
+        self._sent_size = 0
+        self._repeater = repeater
         self.method = method
         self.done = False
         self.error: RpcError | None = None
@@ -110,34 +158,42 @@ class OutgoingCall(CallDriver):
 
     # Starting and sending
 
-    def begin(self, request: bytes | None, timeout: float | None, metadata: Metadata, *, deadline: float | None = None) -> None:
+    def begin(self, request: bytes | None, metadata: Metadata, expires: float, *, deadline: float | None = None) -> None:
         """Open the stream and send the header, and the only request if there is one.
 
         Args:
             request: the encoded request, or ``None`` when requests will follow.
-            timeout: the remaining time in seconds that travels to the server.
             metadata: what to send along.
+            expires: when the call's time is over, by the reactor's clock; infinity when it has no limit. The remaining time travels to the server.
             deadline: when to give up by our own clock; ``None`` when no one but an ambient scope limits the call.
 
         Raises:
             RpcError: RESOURCE_EXHAUSTED, the request or the metadata is above the server's limits; nothing was sent.
         """
-        if request is not None:
-            self._check_size(request)
-        size, limit = metadata_size(metadata), self._owner.peer_metadata_limit
+        self._metadata, self._expires = metadata, expires
+        self._sent = [] if request is None else [request]
+        self._open(ended=request is not None)
+        if deadline is not None:
+            self._deadline_timer = self._reactor.call_at(deadline, self._expire)
+
+    def _open(self, *, ended: bool) -> None:
+        """Open a stream, and send the header and what else there is."""
+        size, limit = metadata_size(self._metadata), self._owner.peer_metadata_limit
         if size > limit:
             raise RpcError(
                 StatusCode.RESOURCE_EXHAUSTED,
                 f"the metadata of a call of {self.method.label} counts {size} bytes; the server's limit is {limit} bytes",
             )
         protocol = self._protocol
-        head = protocol.send_header(self.method.header_start, timeout, metadata)
-        if request is not None:
-            head += protocol.send_message(request) + protocol.send_end()
+        timeout = None if self._expires == math.inf else self._expires - self._reactor.now()
+        head = protocol.send_header(self.method.header_start, timeout, self._metadata)
+        for payload in self._sent or ():
+            self._check_size(payload)
+            head += protocol.send_message(payload)
+        if ended:
+            head += protocol.send_end()
         self.stream = self._owner.open_call(self)
         self.stream.write(head)
-        if deadline is not None:
-            self._deadline_timer = self._reactor.call_at(deadline, self._expire)
 
     def _check_size(self, payload: bytes) -> None:
         if len(payload) > self._owner.peer_message_limit:
@@ -158,12 +214,23 @@ class OutgoingCall(CallDriver):
         if self.checkpoint_is_due:
             await self.checkpoint()
         if self._outbound_is_over() or not (self._outbound.ready or await self.wait_credit()):
-            if self.requests_ended and not (self.done or self._unwanted):
+            if self.requests_ended and not self.done:
                 raise RuntimeError(f"the requests of {self.method.label} were ended while this one waited: nothing can be sent after that")
             return False
         self.stream.write(self._protocol.send_message(payload))
+        if self._sent is not None:
+            self._remember(payload)
         self.count(len(payload))
         return True
+
+    def _remember(self, payload: bytes) -> None:
+        """Keep what a repetition would have to send: at the most a window and a message, since more is not sent before the server has granted credit."""
+        self._sent_size += len(payload) + MESSAGE_CHARGE
+        if self._sent is not None and self._sent_size == self._outbound.outstanding:
+            self._sent.append(payload)
+        else:
+            # Credit has come: a handler reads them.
+            self._sent = None
 
     def end_requests(self) -> None:
         """Tell the server that no more requests follow. Idempotent."""
@@ -294,7 +361,7 @@ class OutgoingCall(CallDriver):
         return self.done
 
     def _outbound_is_over(self) -> bool:
-        return self.done or self._unwanted or self.requests_ended
+        return self.done or self.requests_ended
 
     @property
     def ended_by_call_deadline(self) -> bool:
@@ -326,6 +393,10 @@ class OutgoingCall(CallDriver):
     def _settle(self, error: RpcError | None) -> None:
         self.done = True
         self.error = error
+        self._sent = self._failure = None
+        if self._repetition is not None:
+            self._repetition.cancel(_nothing)
+            self._repetition = None
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
             self._deadline_timer = None
@@ -337,7 +408,7 @@ class OutgoingCall(CallDriver):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the server's half."""
-        if self.done:
+        if self.done or self._failure is not None:
             return
         try:
             self._protocol.receive_data(data)
@@ -348,11 +419,15 @@ class OutgoingCall(CallDriver):
             return
         trailer = self._protocol.trailer
         if trailer is None:
+            if self._sent is not None and self._inbound.received:
+                self._sent = None
             self._wake()
         elif trailer.status is StatusCode.OK:
+            if self._repeater.budget.tokens < TOKENS:
+                self._repeater.budget.earn()
             self._settle(None)
         else:
-            self._settle(RpcError(trailer.status, trailer.message, trailers=trailer.metadata))
+            self._failed(RpcError(trailer.status, trailer.message, trailers=trailer.metadata))
 
     def _broken(self, exc: RemoteProtocolError) -> None:
         error = RpcError(exc.code, f"{self.method.label}: {exc}")
@@ -362,7 +437,7 @@ class OutgoingCall(CallDriver):
 
     def finished(self) -> None:
         """The server's half ended."""
-        if not self.done:
+        if not self.done and self._failure is None:
             try:
                 self._protocol.receive_end()
             except RemoteProtocolError as exc:
@@ -372,22 +447,21 @@ class OutgoingCall(CallDriver):
 
     def was_reset(self, code: int) -> None:
         """The server's half was torn down: the confirmation of a cancel, or a broken server."""
-        if not self.done:
+        if not self.done and self._failure is None:
             self._broken(RemoteProtocolError(f"the server tore the stream down without an outcome (code {code})"))
         self._release()
         self.stream.finish()
 
     def was_stopped(self, code: int) -> None:
-        """The server reads no more requests; its trailer is here or on the way."""
-        self._unwanted = True
-        self._wake()
+        """The server reads no more requests; its trailer is here or on the way. Who sends waits for that: it may say that the call is to be repeated."""
+        self._outbound.stop()
 
     def connection_lost(self, error: AsterError) -> None:
         """The connection is gone."""
-        if not self.done:
+        if not self.done and self._failure is None:
             failure = RpcError(StatusCode.UNAVAILABLE, f"{self.method.label}: {error}")
             failure.__cause__ = error
-            self._settle(failure)
+            self._failed(failure)
         self._release()
 
     def _release(self) -> None:
@@ -395,7 +469,72 @@ class OutgoingCall(CallDriver):
             self._released = True
             self._inbound.leave()
             self._owner.call_over(self)
-            self._wake()
+            if self._failure is None:
+                self._wake()
+            else:
+                self._repetition = self._repeater.repeat(self, self._delay)
+
+    # Repeating (law 13)
+
+    def _failed(self, error: RpcError) -> None:
+        """This attempt failed, and so did the call, unless it is repeated, once the attempt's stream has ended."""
+        if error.code is StatusCode.UNAVAILABLE and self._may_be_repeated():
+            self._failure = error
+        else:
+            self._settle(error)
+
+    def _may_be_repeated(self) -> bool:
+        if self._sent is None or self._inbound.received:
+            return False
+        if not self._refused and self._was_seen_by_no_handler():
+            self._refused, self._delay = True, 0.0
+            return True
+        # With what was taken from a request iterable a handler may have done anything.
+        if not self.method.info.idempotent or (self._sent and self.method.info.pattern.streams_requests):
+            return False
+        if not self._repeater.budget.spend() or self._attempts >= MAX_ATTEMPTS:
+            return False
+        if self._backoff is None:
+            self._backoff = Backoff(FIRST_WAIT, LONGEST_WAIT)
+        self._delay = self._backoff.next()
+        return self._reactor.now() + self._delay < self._expires
+
+    def _was_seen_by_no_handler(self) -> bool:
+        trailer = self._protocol.trailer
+        return trailer.origin is TrailerOrigin.REFUSED if trailer is not None else self._owner.will_refuse(self.stream)
+
+    def begin_again(self, owner: OutgoingOwner) -> None:
+        """Make another attempt on another stream, with all that was sent on the one before. Without effect when the call is done.
+
+        Raises:
+            RpcError: RESOURCE_EXHAUSTED, something is above this server's limits; nothing was sent.
+        """
+        if self._failure is None:
+            return
+        ended = self.requests_ended
+        self._owner = owner
+        self._protocol = ClientCall(self.method.info.pattern, owner.limits)
+        self._inbound, self._outbound = self._protocol.responses, self._protocol.requests
+        try:
+            self._open(ended=ended)
+        except LocalProtocolError:  # this server takes less at once than the one before
+            self.give_up()
+            return
+        logger.debug("%s was repeated: %s", self.method.label, self._failure)
+        self._attempts += 1
+        self._failure = self._repetition = None
+        self._released = False
+        self._wake()
+
+    def give_up(self, error: RpcError | None = None) -> None:
+        """The call is not repeated after all, for a reason of its own or for want of a connection. Without effect when it is done, or was begun again."""
+        if self._failure is not None:
+            self._repetition = None
+            self._settle(error or self._failure)
+
+
+def _nothing() -> None:
+    """What is to be told of the end of a task that tells by itself."""
 
 
 async def close_requests(requests: Iterable[Any] | AsyncIterable[Any]) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
+from aster._channel import CallChannel
 from aster._declarations import service_info
-from aster._invoke import CallSettings, Channel, InteractiveCall, RemoteResponseStream, call_client_stream, call_unary, check_requests
+from aster._invoke import CallSettings, InteractiveCall, RemoteResponseStream, call_client_stream, call_unary, check_requests
 from aster._outgoing import RemoteMethod
 from aster._signatures import request_parameter
 from aster._streams import refuse_function
@@ -35,12 +36,12 @@ class _StubState:
     """What makes an object a stub: of what it is one, where its calls go, and how."""
 
     service: type
-    channel: Channel
+    channel: CallChannel
     methods: Mapping[str, RemoteMethod]
     settings: Mapping[str, CallSettings]
 
 
-def make_stub(service: type[S], channel: Channel) -> S:
+def make_stub(service: type[S], channel: CallChannel) -> S:
     """A stub of a service whose calls go through ``channel``.
 
     Raises:

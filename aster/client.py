@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
-import anyio
-from anyio import CancelScope
-
-from aster._connection import ClientConnection, CloseCode, EndpointOptions
+from aster._channel import ClientChannel, ServiceChannel, contract_difference
+from aster._connection import ClientConnection, EndpointOptions
 from aster._declarations import check_methods, service_info
 from aster._invoke import InteractiveCall
 from aster._lifetime import Lifetime
 from aster._methods import BidiStreamMethod, ClientStreamMethod
 from aster._options import check_seconds
-from aster._protocol.events import Hello, Setting
 from aster._streams import ResponseStream
 from aster._stub import Unset, interactive_call, make_stub, with_settings
-from aster.errors import AddressError, ConnectionLost, RefusedError, RpcError, StatusCode, UnreachableError
+from aster.errors import AddressError, ConnectionLost, RefusedError, RpcError, StatusCode
 from aster.transports.base import Transport, checked_transport
 from aster.transports.quic import QuicTransport
 from aster.trust import Address, Identity, identity_from, join_host_port
-from aster.types import Metadata, MetadataLike, SerializationMode, ServiceInfo
+from aster.types import Metadata, MetadataLike, SerializationMode
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["ADDRESS_VARIABLE", "LONGEST_CLEANUP", "ROUND_TRIP_ALLOWANCE", "AsterClient", "open_call", "with_options"]
-
-logger = logging.getLogger("aster")
+__all__ = ["ADDRESS_VARIABLE", "AsterClient", "open_call", "with_options"]
 
 S = TypeVar("S")
 Req = TypeVar("Req")
@@ -38,13 +32,6 @@ Res = TypeVar("Res")
 
 ADDRESS_VARIABLE = "ASTER_ENDPOINT_ADDR"
 """The environment variable that gives the address when ``connect`` is given none."""
-
-ROUND_TRIP_ALLOWANCE = 1.0
-"""Seconds that are added to the server's cleanup budget for its confirmations to arrive: some round trips of a slow mobile network."""
-
-LONGEST_CLEANUP = 60.0
-"""Seconds of cleanup budget that a client grants a server, whatever its hello says: the wait is shielded, and a hostile server could ask for ever.
-Twelve times the default."""
 
 
 class AsterClient:
@@ -56,14 +43,18 @@ class AsterClient:
             tasks = await client.client(TaskService)
             result = await tasks.get_task(TaskRequest(task_id="1"))
 
-    Entering completes the handshake. Leaving cancels what calls still run and waits, shielded, until the server has confirmed that
+    Entering completes the handshake; what keeps it from doing so is raised. When the connection is lost later, or its server goes away, the client connects
+    again by itself, at once and then after ever longer waits, and calls wait for that, up to ``connect_timeout`` and within their deadlines. Calls that no
+    handler has seen are repeated once, and those of idempotent methods when the server was unavailable.
+
+    Leaving cancels what calls still run and waits, shielded, until the server has confirmed that
     their handlers have unwound: at the most for the server's cleanup budget and a round trip.
 
     Args:
         address: ``server.address``; by default the environment variable ``ASTER_ENDPOINT_ADDR``.
         identity: the key that this client proves, or the path of its key file; by default a new one.
         transport: how bytes travel; QUIC by default.
-        connect_timeout: seconds that entering may take.
+        connect_timeout: seconds that entering may take, and that a call waits while there is no connection.
         window: bytes that each direction of a call may have unconsumed.
         max_message_size: bytes of the largest message that is accepted.
         max_metadata_size: bytes of the most metadata that is accepted at a time.
@@ -108,7 +99,7 @@ class AsterClient:
         self._transport = QuicTransport() if transport is None else checked_transport(transport)
         self._connect_timeout = connect_timeout
         self._lifetime: Lifetime | None = None
-        self._channel = _Channel()
+        self._channel: ClientChannel | None = None
 
     @property
     def endpoint_id(self) -> str:
@@ -122,56 +113,35 @@ class AsterClient:
             raise RuntimeError("an AsterClient connects once: make a new one for another block")
         self._lifetime = lifetime = Lifetime()
         await lifetime.open()
-        connection = ClientConnection(lifetime.reactor, self.options, lifetime.inner)
+        where = join_host_port(self._address.host, self._address.port)
+        channel = ClientChannel(lifetime, self.options, self._dial, where, self._connect_timeout)
         try:
-            await self._connect(connection)
+            await channel.open()
         except BaseException as exc:
-            await lifetime.close(exc, lambda: _hang_up(connection))
+            await lifetime.close(exc, channel.leave)
             raise
-        self._channel.current = connection
+        self._channel = channel
         return self
 
-    async def _connect(self, connection: ClientConnection) -> None:
-        where = join_host_port(self._address.host, self._address.port)
-        with CancelScope(deadline=anyio.current_time() + self._connect_timeout) as scope:
-            transport = await self._transport.connect(
-                self._address,
-                identity=self._identity,
-                handler=connection,
-                reactor=connection.reactor,
-                options=self.options.for_transport(),
-            )
-            try:
-                await connection.say_hello(transport)
-            except ConnectionLost as exc:
-                raise RefusedError(f"the server at {where} turned this client away: {exc}") from exc
-        if scope.cancelled_caught:
-            raise UnreachableError(
-                f"{where} did not complete a handshake within {self._connect_timeout:g} s: check that the server runs there and that UDP reaches it"
-            )
+    async def _dial(self, connection: ClientConnection) -> None:
+        transport = await self._transport.connect(
+            self._address,
+            identity=self._identity,
+            handler=connection,
+            reactor=connection.reactor,
+            options=self.options.for_transport(),
+        )
+        try:
+            await connection.say_hello(transport)
+        except ConnectionLost as exc:
+            where = join_host_port(self._address.host, self._address.port)
+            raise RefusedError(f"the server at {where} turned this client away: {exc}") from exc
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
-        connection, lifetime = self._channel.current, self._lifetime
-        assert connection is not None
+        channel, lifetime = self._channel, self._lifetime
+        assert channel is not None
         assert lifetime is not None
-        await lifetime.close(exc, lambda: self._take_leave(connection))
-
-    async def _take_leave(self, connection: ClientConnection) -> None:
-        await self._finish_calls(connection)
-        await _hang_up(connection)
-
-    async def _finish_calls(self, connection: ClientConnection) -> None:
-        """Law 4: what was cancelled here has unwound there, or the server's budget for it is over."""
-        connection.leave()
-        hello = connection.hello
-        assert hello is not None
-        budget = min(hello.settings.get(Setting.CLEANUP_MILLISECONDS, 0) / 1000, LONGEST_CLEANUP) + ROUND_TRIP_ALLOWANCE
-        with anyio.move_on_after(budget) as scope:
-            await connection.wait_until(lambda: not connection.calls)
-        if scope.cancelled_caught:
-            overdue = ", ".join(sorted({call.method.label for call in connection.calls}))
-            logger.info("the server did not confirm within %g s that these calls have unwound, so the connection is closed: %s", budget, overdue)
-            connection.transport.close(CloseCode.CLEANUP_OVERDUE, "cancelled calls did not unwind in time")
+        await lifetime.close(exc, channel.leave)
 
     @overload
     async def client(self, service: type[S]) -> S: ...
@@ -191,39 +161,18 @@ class AsterClient:
         check_methods(info, service)
         if info.scoped == "stream":
             raise TypeError(f"{service.__name__} is session-scoped, and this version of Aster carries out no sessions yet; scoped='shared' makes it callable")
+        if self._channel is None:
+            raise RuntimeError("the client is not connected: use it inside `async with aster.connect(...) as client`")
         connection = await self._channel.connection()
         assert connection.hello is not None
-        _check_manifest(info, connection.hello)
-        return make_stub(cast("type[Any]", service), self._channel)
+        difference = contract_difference(info, connection.hello)
+        if difference:
+            raise RpcError(StatusCode.UNIMPLEMENTED, difference)
+        return make_stub(cast("type[Any]", service), ServiceChannel(self._channel, info, connection))
 
 
 def _described(service: object) -> str:
     return "a str" if isinstance(service, str) else f"an instance of {type(service).__name__}"
-
-
-class _Channel:
-    """Where the client's stubs find their connection."""
-
-    def __init__(self) -> None:
-        self.current: ClientConnection | None = None
-
-    async def connection(self) -> ClientConnection:
-        """The connection that takes calls now.
-
-        Raises:
-            RpcError: UNAVAILABLE, there is none.
-            RuntimeError: the block was not entered.
-        """
-        if self.current is None:
-            raise RuntimeError("the client is not connected: use it inside `async with aster.connect(...) as client`")
-        self.current.check_open()
-        return self.current
-
-
-async def _hang_up(connection: ClientConnection) -> None:
-    if connection.connected:
-        connection.transport.close(CloseCode.NORMAL)
-        await connection.wait_until(lambda: connection.lost is not None)
 
 
 def _parse_address(address: str | None) -> Address:
@@ -238,20 +187,6 @@ def _parse_address(address: str | None) -> Address:
         return Address.parse(from_environment)
     except AddressError as exc:
         raise AddressError(f"the environment variable {ADDRESS_VARIABLE} is set to a malformed address: {exc}") from None
-
-
-def _check_manifest(info: ServiceInfo, hello: Hello) -> None:
-    versions = sorted(service.version for service in hello.services if service.name == info.name)
-    if info.version in versions:
-        return
-    if versions:
-        known = ", ".join(map(str, versions))
-        raise RpcError(
-            StatusCode.UNIMPLEMENTED,
-            f"the server has no version {info.version} of service {info.name!r}; it has {known}: update the older side, or serve both versions",
-        )
-    names = ", ".join(f"{service.name!r} (version {service.version})" for service in hello.services)
-    raise RpcError(StatusCode.UNIMPLEMENTED, f"the server has no service {info.name!r}; it has {names or 'none'}: serve it too, or correct the name")
 
 
 def with_options(

@@ -127,6 +127,10 @@ class SendHalf:
         self.outstanding += len(payload) + MESSAGE_CHARGE
         return encode_message(payload)
 
+    def stop(self) -> None:
+        """The peer reads no more: from here on no message may begin."""
+        self._window = 0
+
     def granted(self, amount: int) -> None:
         """The peer's credit arrived."""
         if amount > self.outstanding:
@@ -138,7 +142,7 @@ class SendHalf:
 class ReceiveHalf:
     """What this end receives: its state, the messages that nobody has taken yet, and the credit that the peer has used."""
 
-    __slots__ = ("_consumed", "_discarding", "_limit", "_parts", "_parts_size", "_shared", "_unacknowledged", "_window", "inbox", "state", "table")
+    __slots__ = ("_consumed", "_discarding", "_limit", "_parts", "_parts_size", "_shared", "_unacknowledged", "_window", "inbox", "received", "state", "table")
 
     def __init__(self, table: Table, limits: CallLimits) -> None:
         self.table = table
@@ -151,6 +155,8 @@ class ReceiveHalf:
         self._consumed = 0
         self._discarding = False
         self.inbox: deque[bytes] = deque()
+        self.received = False
+        """Whether any part of a message has arrived."""
         self.state = State.IDLE
 
     def step(self, step: Step) -> None:
@@ -197,6 +203,7 @@ class ReceiveHalf:
                 StatusCode.RESOURCE_EXHAUSTED,
             )
         self.step(step)
+        self.received = True
         self._unacknowledged += size
         self._shared.held += size
 

@@ -349,5 +349,9 @@ async def test_a_corrupt_control_stream_of_a_server_fails_each_call_once_with_un
             await until(lambda: len(begun) == 3)
             AT_THE_CLIENT[why](controls[0])
         assert codes == [StatusCode.UNAVAILABLE] * 3
-        await unavailable(echo.same(Item()))
+        async with anyio.create_task_group() as group:
+            group.start_soon(echo.same, Item())
+            await until(lambda: len(begun) == 4)  # on a connection of its own
+            group.cancel_scope.cancel()
+        assert len(controls) == 2
     assert not above_info(caplog)

@@ -1,0 +1,344 @@
+"""Where a client's calls find their connection: the one that takes calls, those that only let theirs end, and the way to the next one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+
+from aster._connection import ClientConnection, CloseCode, EndpointOptions
+from aster._outgoing import OutgoingCall, Repeater
+from aster._protocol.events import Hello, ResetCode, Setting
+from aster._reactor import spare_ctrl_c
+from aster._retries import Backoff, RetryBudget
+from aster._tasks import StartedTask
+from aster.errors import AsterError, IdentityError, RefusedError, RpcError, StatusCode, UnreachableError
+from aster.types import ServiceInfo
+
+if TYPE_CHECKING:
+    from aster._lifetime import Lifetime
+    from aster._reactor import Waiter
+
+__all__ = [
+    "FIRST_BACKOFF",
+    "LONGEST_BACKOFF",
+    "LONGEST_CLEANUP",
+    "ROUND_TRIP_ALLOWANCE",
+    "CallChannel",
+    "ClientChannel",
+    "ServiceChannel",
+    "contract_difference",
+    "slot_of",
+]
+
+logger = logging.getLogger("aster")
+
+FIRST_BACKOFF = 0.1
+"""Seconds at the most before the second attempt to connect again; the first one is made at once."""
+
+LONGEST_BACKOFF = 5.0
+"""Seconds at the most between two attempts: half the default ``connect_timeout``, so that a call that waits that long sees one or two of them.
+A connection that lives as long has proved itself: the next one is tried at once again."""
+
+ROUND_TRIP_ALLOWANCE = 1.0
+"""Seconds that are added to the server's cleanup budget for its confirmations to arrive: some round trips of a slow mobile network."""
+
+LONGEST_CLEANUP = 60.0
+"""Seconds of cleanup budget that a client grants a server, whatever its hello says: the wait is shielded, and a hostile server could ask for ever.
+Twelve times the default."""
+
+
+class CallChannel(Repeater, Protocol):
+    """Where calls find their connection, and where those that failed are repeated."""
+
+    @property
+    def current(self) -> ClientConnection | None:
+        """The connection that takes calls now, if there is one."""
+        ...
+
+    async def connection(self) -> ClientConnection:
+        """The connection that takes calls; RpcError (UNAVAILABLE) when there is none within the connect timeout."""
+        ...
+
+
+class ClientChannel:
+    """A client's connections, one after the other.
+
+    When the one that takes calls is lost, or its server goes away, a task connects again: at once, and then after ever longer waits. What is under way on a
+    connection whose server goes away ends there.
+
+    Args:
+        lifetime: of the client's block.
+        options: of the client.
+        dial: connects what it is given, or raises ConnectError. Used for each connection, within the connect timeout.
+        where: the server's host and port, for messages.
+        connect_timeout: seconds that an attempt may take, and that a call waits for a connection.
+    """
+
+    def __init__(
+        self, lifetime: Lifetime, options: EndpointOptions, dial: Callable[[ClientConnection], Awaitable[object]], where: str, connect_timeout: float
+    ) -> None:
+        self.current: ClientConnection | None = None
+        """The connection that takes calls now."""
+        self.budget = RetryBudget()
+        self._lifetime = lifetime
+        self._options = options
+        self._dial = dial
+        self._where = where
+        self._connect_timeout = connect_timeout
+        self._connections: set[ClientConnection] = set()
+        self._repeating: set[OutgoingCall] = set()
+        self._waiters: set[Waiter] = set()
+        self._backoff = Backoff(FIRST_BACKOFF, LONGEST_BACKOFF)
+        self._used_since = 0.0
+        self._reason: Exception | None = None
+        self._is_final = False
+        self._left = False
+        self._redialing: StartedTask | None = None
+
+    # Connecting
+
+    async def open(self) -> None:
+        """Connect for the first time. A failure is not tried again.
+
+        Raises:
+            ConnectError: as ``AsterClient`` tells.
+        """
+        connection = await self._connect()
+        if not connection.is_open:
+            raise RefusedError(f"the server at {self._where} turned this client away: {connection.why_closed}")
+        self._use(connection)
+
+    async def _connect(self) -> ClientConnection:
+        connection = ClientConnection(self._lifetime.reactor, self._options, self._lifetime.inner, self)
+        # Known from the beginning, so that whoever leaves meanwhile waits until nothing of it is left.
+        self._connections.add(connection)
+        try:
+            with anyio.CancelScope(deadline=anyio.current_time() + self._connect_timeout) as scope:
+                await self._dial(connection)
+            if scope.cancelled_caught:
+                raise UnreachableError(
+                    f"{self._where} did not complete a handshake within {self._connect_timeout:g} s: check that the server runs there and that UDP reaches it"
+                )
+        except BaseException:
+            if not connection.connected:
+                self._connections.discard(connection)
+            connection.hang_up()
+            raise
+        return connection
+
+    def _use(self, connection: ClientConnection) -> None:
+        if connection.is_open:
+            self.current, self._reason = connection, None
+            self._used_since = self._lifetime.reactor.now()
+            self._wake()
+        else:
+            self._closing(connection)
+
+    def connection_changed(self, connection: ClientConnection) -> None:
+        """A connection takes no new calls any more, or the last one of those that it had is over."""
+        if connection.lost is not None:
+            self._connections.discard(connection)
+        elif not connection.calls:
+            connection.hang_up()
+        if connection is self.current:
+            if self._lifetime.reactor.now() - self._used_since >= LONGEST_BACKOFF:
+                self._backoff.reset()
+            self._closing(connection)
+        self._wake()
+
+    def _closing(self, connection: ClientConnection) -> None:
+        """The connection that was to take calls takes none."""
+        self.current, self._reason = None, connection.why_closed
+        if not self._left:
+            logger.info("connecting to %s again: %s", self._where, self._reason)
+            self._redial()
+
+    def _redial(self) -> None:
+        if self._redialing is None:
+            self._redialing = StartedTask(self._lifetime.inner, spare_ctrl_c(self._keep_dialing), "aster reconnect", self._lifetime.reactor)
+            self._redialing.check(self._redialed)
+
+    async def _keep_dialing(self) -> None:
+        try:
+            while self.current is None and not self._is_final:
+                await anyio.sleep(self._backoff.next())
+                await self._try_again()
+        finally:
+            self._redialed()
+
+    async def _try_again(self) -> None:
+        try:
+            self._use(await self._connect())
+        except IdentityError as exc:
+            self._is_final, self._reason = True, exc
+            logger.info("giving up to connect again: %s", exc)
+        except (AsterError, OSError) as exc:
+            self._reason = exc
+            logger.info("connecting again failed: %s", exc)
+
+    def _redialed(self) -> None:
+        self._redialing = None
+        self._wake()
+
+    # Waiting
+
+    async def connection(self) -> ClientConnection:
+        """The connection that takes calls; waits for one while there is none, up to the connect timeout.
+
+        Raises:
+            RpcError: UNAVAILABLE, there is still none.
+        """
+        with anyio.move_on_after(self._connect_timeout):
+            await self._wait_until(lambda: self.current is not None or self._is_final or self._left)
+        if self.current is None:
+            raise self._unavailable()
+        return self.current
+
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
+        waiter = self._lifetime.reactor.waiter()
+        self._waiters.add(waiter)
+        try:
+            while not condition():
+                if not self._left:
+                    # There is an attempt under way, unless a program has cancelled all tasks that it could find.
+                    self._redial()
+                await waiter.wait()
+        finally:
+            self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            waiter.wake()
+
+    def _unavailable(self) -> RpcError:
+        if self._left:
+            return RpcError(StatusCode.UNAVAILABLE, "the client's block was left: connect again to make more calls")
+        if self._is_final:
+            message = f"the connection was lost, and it is not tried again, since another server answers now: {self._reason}"
+        else:
+            message = f"there was no connection to {self._where} for {self._connect_timeout:g} s: {self._reason}"
+        error = RpcError(StatusCode.UNAVAILABLE, message)
+        error.__cause__ = self._reason
+        return error
+
+    # Repeating calls
+
+    def repeat(self, call: OutgoingCall, delay: float, channel: CallChannel) -> StartedTask:
+        """In ``delay`` seconds begin a call again, on the connection that ``channel`` gives, from a task that the call may cancel."""
+        self._repeating.add(call)
+        task = StartedTask(self._lifetime.inner, spare_ctrl_c(lambda: self._begin_again(call, delay, channel)), "aster retry", self._lifetime.reactor)
+        task.check(lambda: self._repeated(call))
+        return task
+
+    async def _begin_again(self, call: OutgoingCall, delay: float, channel: CallChannel) -> None:
+        try:
+            await anyio.sleep(delay)
+            call.begin_again(await slot_of(channel))
+        except RpcError as exc:
+            call.give_up(exc)
+        finally:
+            self._repeated(call)
+
+    def _repeated(self, call: OutgoingCall) -> None:
+        self._repeating.discard(call)
+        # If it was not begun again, its first failure is its outcome.
+        call.give_up()
+
+    # Leaving
+
+    async def leave(self) -> None:
+        """Cancel all calls and take no new ones; wait until their handlers have unwound (law 4), or the server's budget for it is over; hang up."""
+        self._left, self.current = True, None
+        self._wake()
+        if self._redialing is not None:
+            self._redialing.cancel(self._redialed)
+        for call in list(self._repeating):
+            call.cancel(ResetCode.CANCELLED)
+        began = anyio.current_time()
+        for connection in self._connections:
+            connection.leave()
+        for connection in list(self._connections):
+            await _finish_calls(connection, began)
+            connection.hang_up()
+        while self._redialing is not None or self._connections:
+            await self._wait_until(lambda: self._redialing is None and not self._connections)
+
+
+async def _finish_calls(connection: ClientConnection, began: float) -> None:
+    hello = connection.hello
+    budget = min(hello.settings.get(Setting.CLEANUP_MILLISECONDS, 0) / 1000 if hello else 0.0, LONGEST_CLEANUP) + ROUND_TRIP_ALLOWANCE
+    with anyio.CancelScope(deadline=began + budget) as scope:
+        await connection.wait_until(lambda: not connection.calls)
+    if scope.cancelled_caught and connection.lost is None:
+        overdue = ", ".join(sorted({call.method.label for call in connection.calls}))
+        logger.info("the server did not confirm within %g s that these calls have unwound, so the connection is closed: %s", budget, overdue)
+        connection.transport.close(CloseCode.CLEANUP_OVERDUE, "cancelled calls did not unwind in time")
+
+
+async def slot_of(channel: CallChannel) -> ClientConnection:
+    """A connection on which a call may begin, if it does before anything else is awaited.
+
+    Raises:
+        RpcError: UNAVAILABLE, there was none within the connect timeout; FAILED_PRECONDITION, the server that is there now has no such service.
+    """
+    while True:
+        connection = channel.current or await channel.connection()
+        if connection.has_slot or await connection.acquire_slot():
+            return connection
+
+
+class ServiceChannel:
+    """A client's channel as one stub uses it: the server of each new connection has to have the service.
+
+    Args:
+        channel: the client's.
+        service: what the stub stands for.
+        checked: the connection whose server was found to have it.
+    """
+
+    def __init__(self, channel: ClientChannel, service: ServiceInfo, checked: ClientConnection) -> None:
+        self.budget = channel.budget
+        self._channel = channel
+        self._service = service
+        self._checked = checked
+
+    @property
+    def current(self) -> ClientConnection | None:
+        """The connection that takes calls now, if there is one.
+
+        Raises:
+            RpcError: FAILED_PRECONDITION, its server has no such service.
+        """
+        current = self._channel.current
+        return current if current is self._checked or current is None else self._check(current)
+
+    async def connection(self) -> ClientConnection:
+        """As ``ClientChannel.connection`` and ``current``."""
+        return self._check(await self._channel.connection())
+
+    def repeat(self, call: OutgoingCall, delay: float) -> StartedTask:
+        """As ``ClientChannel.repeat``."""
+        return self._channel.repeat(call, delay, self)
+
+    def _check(self, connection: ClientConnection) -> ClientConnection:
+        assert connection.hello is not None
+        difference = contract_difference(self._service, connection.hello)
+        if difference:
+            raise RpcError(StatusCode.FAILED_PRECONDITION, f"the server has changed since this stub was made: {difference}")
+        self._checked = connection
+        return connection
+
+
+def contract_difference(info: ServiceInfo, hello: Hello) -> str:
+    """Why a server cannot carry out a service, by what its hello says; empty when it can."""
+    entries = {entry.version: entry for entry in hello.services if entry.name == info.name}
+    if not entries:
+        names = ", ".join(f"{entry.name!r} (version {entry.version})" for entry in hello.services)
+        return f"the server has no service {info.name!r}; it has {names or 'none'}: serve it too, or correct the name"
+    if info.version not in entries:
+        known = ", ".join(map(str, sorted(entries)))
+        return f"the server has no version {info.version} of service {info.name!r}; it has {known}: update the older side, or serve both versions"
+    return ""
