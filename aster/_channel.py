@@ -91,7 +91,7 @@ class ClientChannel:
         self._connections: set[ClientConnection] = set()
         self._repeating: set[OutgoingCall] = set()
         self._waiters: set[Waiter] = set()
-        self._backoff = Backoff(FIRST_BACKOFF, LONGEST_BACKOFF)
+        self._backoff = Backoff(FIRST_BACKOFF, LONGEST_BACKOFF, at_once=True)
         self._used_since = 0.0
         self._reason: Exception | None = None
         self._is_final = False
@@ -159,7 +159,6 @@ class ClientChannel:
     def _redial(self) -> None:
         if self._redialing is None:
             self._redialing = StartedTask(self._lifetime.inner, spare_ctrl_c(self._keep_dialing), "aster reconnect", self._lifetime.reactor)
-            self._redialing.check(self._redialed)
 
     async def _keep_dialing(self) -> None:
         try:
@@ -202,9 +201,6 @@ class ClientChannel:
         self._waiters.add(waiter)
         try:
             while not condition():
-                if not self._left:
-                    # There is an attempt under way, unless a program has cancelled all tasks that it could find.
-                    self._redial()
                 await waiter.wait()
         finally:
             self._waiters.discard(waiter)

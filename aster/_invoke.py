@@ -13,8 +13,9 @@ import anyio.lowlevel
 
 from aster._channel import CallChannel, slot_of
 from aster._connection import ClientConnection
-from aster._outgoing import OutgoingCall, RemoteMethod, close_requests
+from aster._outgoing import OutgoingCall, RemoteMethod
 from aster._protocol.events import ResetCode
+from aster._pump import close_requests
 from aster._streams import ResponseStream
 from aster.errors import RpcError, StatusCode
 from aster.types import Metadata

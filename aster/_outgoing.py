@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
-from contextvars import ContextVar
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
-
-import anyio
 
 from aster._call import NO_METADATA, CallDriver, Decode, Encode
 from aster._protocol.call import CallLimits, ClientCall
 from aster._protocol.events import ResetCode, Target, TrailerOrigin
 from aster._protocol.frames import MESSAGE_CHARGE, encode_header_start, metadata_size
 from aster._protocol.states import State
+from aster._pump import RequestPump
 from aster._reactor import Reactor, TimerHandle
 from aster._retries import FIRST_WAIT, LONGEST_WAIT, MAX_ATTEMPTS, TOKENS, Backoff, RetryBudget
-from aster._tasks import StartedTask, outlast
+from aster._tasks import StartedTask
 from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Stream
 from aster.types import Metadata, MethodInfo, SerializationMode, ServiceInfo
 
-__all__ = ["OutgoingCall", "OutgoingOwner", "RemoteMethod", "Repeater", "close_requests"]
+__all__ = ["OutgoingCall", "OutgoingOwner", "RemoteMethod", "Repeater"]
 
 logger = logging.getLogger("aster")
 
@@ -85,10 +83,6 @@ class Repeater(Protocol):
         ...
 
 
-_PUMPS: ContextVar[tuple[object, ...]] = ContextVar("aster_request_iterables", default=())
-"""The request iterables inside which this task runs, each by a token. One that closes its own call must not wait for itself."""
-
-
 class OutgoingCall(CallDriver):
     """The client's end of one call, from its header to the server's FIN or RESET.
 
@@ -128,7 +122,7 @@ class OutgoingCall(CallDriver):
         self._protocol = ClientCall(method.info.pattern, owner.limits)
         super().__init__(owner.reactor, self._protocol.responses, self._protocol.requests)
         self._owner = owner
-        self._pump: StartedTask | None = None
+        self._pump: RequestPump | None = None
         self._deadline_timer: TimerHandle | None = None
         self._released = False
         self._attempts = 1
@@ -144,7 +138,6 @@ class OutgoingCall(CallDriver):
         self.method = method
         self.done = False
         self.error: RpcError | None = None
-        self._pump_error: BaseException | None = None
 
     @property
     def metadata(self) -> Metadata:
@@ -232,6 +225,10 @@ class OutgoingCall(CallDriver):
             # Credit has come: a handler reads them.
             self._sent = None
 
+    async def send_request(self, request: Any) -> bool:
+        """Encode one request and send it, as ``send`` does."""
+        return await self.send(self.method.encode(request))
+
     def end_requests(self) -> None:
         """Tell the server that no more requests follow. Idempotent."""
         if self._outbound.state is not State.ENDED and not self._outbound_is_over():
@@ -245,72 +242,25 @@ class OutgoingCall(CallDriver):
 
     def start_pump(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
         """Send what ``requests`` yields from a task of its own, then end the requests."""
-        self._pump_ended, self._pump_token = anyio.Event(), object()
-        self._pump = self._owner.spawn(lambda: self._run_pump(requests), f"aster requests of {self.method.label}")
-
-    async def _run_pump(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
-        _PUMPS.set((*_PUMPS.get(), self._pump_token))
-        try:
-            await self._send_all(requests)
-        finally:
-            self._pump_ended.set()
-
-    async def _send_all(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
-        try:
-            async with _closing(requests) as items:
-                async for item in items:
-                    if not await self.send(self.method.encode(item)):
-                        return
-            self.end_requests()
-        except anyio.get_cancelled_exc_class() as exc:
-            if anyio.current_effective_deadline() == -math.inf:
-                raise
-            # Nothing here is cancelled: the iterable raised this by itself, perhaps for a task that it awaited.
-            self._pump_failed(exc)
-        except BaseExceptionGroup as exc:
-            # A task group of the iterable's; on trio failures and cancellation come together, and only the failures are the caller's to see.
-            _, failures = exc.split(anyio.get_cancelled_exc_class())
-            if failures is None and anyio.current_effective_deadline() > -math.inf:
-                failures = exc  # raised by hand, as above
-            elif not isinstance(failures, Exception):
-                raise
-            self._pump_failed(failures)
-        except (Exception, GeneratorExit) as exc:
-            self._pump_failed(exc)
-
-    def _pump_failed(self, error: BaseException) -> None:
-        self._pump_error = error
-        self.cancel(ResetCode.CANCELLED)
+        self._pump = RequestPump(self, requests)
+        self._pump.start(self._owner.spawn, f"aster requests of {self.method.label}")
 
     async def close_pump(self) -> None:
         """Stop the request iterable and wait until it is closed; its own exception comes out of here."""
-        error = await self._stop_pump()
+        error = await self._pump.stop() if self._pump is not None else None
         if error is not None:
             raise error
 
     async def abandon(self) -> None:
         """Cancel the call for a caller that has something of its own to raise, mostly cancellation: what the request iterable raised is logged."""
         self.cancel(ResetCode.CANCELLED)
-        error = await self._stop_pump()
+        error = await self._pump.stop() if self._pump is not None else None
         if error is not None:
             logger.info("the requests of %s raised while their call was ended early", self.method.label, exc_info=error)
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` in the loop's thread, from any thread and from destructors."""
         self._reactor.call_soon_threadsafe(callback)
-
-    async def _stop_pump(self) -> BaseException | None:
-        """Stop the request iterable and wait, whatever is cancelled meanwhile, until it is closed. Inside of it there is no waiting for it.
-
-        Returns:
-            What it raised, to the first who asks.
-        """
-        if self._pump is not None:
-            self._pump.cancel(self._pump_ended.set)
-            if self._pump_token not in _PUMPS.get():
-                await outlast(self._pump_ended)
-        error, self._pump_error = self._pump_error, None
-        return error
 
     # Receiving
 
@@ -401,7 +351,7 @@ class OutgoingCall(CallDriver):
             self._deadline_timer.cancel()
             self._deadline_timer = None
         if self._pump is not None:
-            self._pump.cancel(self._pump_ended.set)
+            self._pump.cancel()
         self._wake()
 
     # Called by the transport
@@ -535,46 +485,3 @@ class OutgoingCall(CallDriver):
 
 def _nothing() -> None:
     """What is to be told of the end of a task that tells by itself."""
-
-
-async def close_requests(requests: Iterable[Any] | AsyncIterable[Any]) -> None:
-    """Close what a caller gave as requests for a call that never began."""
-    async with _closing(requests):
-        pass
-
-
-class _closing:
-    """Iterates what a caller gave as requests, and closes it: ``aclose`` or ``close``, if it has one, however the iteration ended."""
-
-    def __init__(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
-        self._requests = requests
-        self._iterator: Any = None
-
-    async def __aenter__(self) -> AsyncIterator[Any]:
-        if isinstance(self._requests, AsyncIterable):
-            self._iterator = aiter(self._requests)
-            return self._iterator
-        self._iterator = iter(self._requests)
-        return _steps(self._iterator)
-
-    async def __aexit__(self, *_: object) -> None:
-        close: Any = getattr(self._iterator, "aclose", None)
-        if close is not None:
-            await close()
-        elif (close := getattr(self._iterator, "close", None)) is not None:
-            close()
-
-
-class _steps:
-    """A plain iterator as an async one."""
-
-    def __init__(self, iterator: Any) -> None:
-        self._iterator = iterator
-
-    def __aiter__(self) -> _steps:
-        return self
-
-    async def __anext__(self) -> Any:
-        for item in self._iterator:
-            return item
-        raise StopAsyncIteration

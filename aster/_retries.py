@@ -28,17 +28,22 @@ class Backoff:
     Args:
         first: seconds before the first one, at the most.
         most: seconds that no wait exceeds.
+        at_once: whether the very first attempt is made without one.
     """
 
-    __slots__ = ("_first", "_most", "_steps")
+    __slots__ = ("_at_once", "_first", "_is_first", "_most", "_steps")
 
-    def __init__(self, first: float, most: float) -> None:
+    def __init__(self, first: float, most: float, *, at_once: bool = False) -> None:
         self._first = first
         self._most = most
+        self._at_once = self._is_first = at_once
         self._steps = 0
 
     def next(self) -> float:
         """Seconds before the attempt that is due."""
+        if self._is_first:
+            self._is_first = False
+            return 0.0
         delay = min(self._first * 2.0**self._steps, self._most)
         if delay < self._most:
             self._steps += 1
@@ -46,7 +51,7 @@ class Backoff:
 
     def reset(self) -> None:
         """Begin again with the first wait."""
-        self._steps = 0
+        self._steps, self._is_first = 0, self._at_once
 
 
 class RetryBudget:

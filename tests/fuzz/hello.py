@@ -166,10 +166,17 @@ def _server(script: Script) -> str:
     return "server closed after the hello" if greeted else "server overdue" if wire.closed == "no HELLO in time" else "server refused"
 
 
+class _Owner:
+    """The client's, which would connect again."""
+
+    def connection_changed(self, connection: ClientConnection) -> None:
+        assert not connection.is_open
+
+
 def _client(script: Script) -> str:
     network = VirtualNetwork()
     wire = _Wire(network)
-    client = ClientConnection(network, _OPTIONS, _NOBODY)
+    client = ClientConnection(network, _OPTIONS, _NOBODY, _Owner())
     wire.handler = client
     hello = client.say_hello(wire)
     hello.send(None)

@@ -12,9 +12,9 @@ from aioquic.quic.events import StreamDataReceived, StreamReset
 
 import aster
 from aster import RpcError, StatusCode
+from aster._channel import LONGEST_CLEANUP, ROUND_TRIP_ALLOWANCE
 from aster._protocol.events import Hello, Setting
 from aster._protocol.frames import FrameKind, encode_hello, encode_message, encode_varint
-from aster._channel import LONGEST_CLEANUP, ROUND_TRIP_ALLOWANCE
 from aster.decorators import client_stream, rpc, server_stream, service
 from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport
