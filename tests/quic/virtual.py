@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
-import math
-import socket
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable
 from typing import Any
 
-from aster._reactor import Reactor, TimerHandle, Waiter
 from aster.testing.recorders import HandlerRecorder, StreamRecorder, TransportPair
+from aster.testing.simulation import VirtualReactor
 from aster.transports.base import ConnectionOptions
 from aster.transports.quic import QuicTransport
 from aster.transports.quic.check import engine_configuration
@@ -74,94 +71,18 @@ class VirtualSocket:
             self.reader()
 
 
-class _Timer:
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self.callback: Callable[[], None] | None = callback
-
-    def cancel(self) -> None:
-        self.callback = None
-
-
-class _NextEvent:
-    def __await__(self) -> Generator[None]:
-        yield
-
-
-class _Waiter:
-    def wake(self) -> None:
-        """The network resumes who waits after each event."""
-
-    async def wait(self) -> None:
-        await _NextEvent()
-
-
-class VirtualNetwork(Reactor):
-    """The reactor of all ends. Time passes in ``run`` alone."""
+class VirtualNetwork(VirtualReactor):
+    """The reactor of all ends, and their sockets."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.sockets: dict[int, VirtualSocket] = {}
-        self._now = 0.0
-        self._serial = itertools.count(1)
-        self._due: list[tuple[float, int, _Timer]] = []
+        self._ports = itertools.count(1)
 
     def socket(self, peer: int | None = None) -> VirtualSocket:
-        port = next(self._serial)
+        port = next(self._ports)
         sock = self.sockets[port] = VirtualSocket(self, port, peer)
         return sock
-
-    def now(self) -> float:
-        return self._now
-
-    def later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
-        return self.call_at(self._now + delay, callback)
-
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        self.call_at(self._now, callback)
-
-    call_soon_threadsafe = call_soon
-
-    def call_at(self, when: float, callback: Callable[[], None]) -> TimerHandle:
-        timer = _Timer(callback)
-        heapq.heappush(self._due, (when, next(self._serial), timer))
-        return timer
-
-    def add_reader(self, sock: socket.socket, callback: Callable[[], None]) -> None:
-        assert isinstance(sock, VirtualSocket)
-        sock.reader = callback
-
-    def remove_reader(self, sock: socket.socket) -> None:
-        assert isinstance(sock, VirtualSocket)
-        sock.reader = None
-
-    def waiter(self) -> Waiter:
-        return _Waiter()
-
-    def close(self) -> None:
-        self._due.clear()
-
-    def run(self, until: float = math.inf, condition: Callable[[], object] = lambda: False) -> None:
-        """Let time pass until then, or until the condition holds."""
-        while not condition():
-            if not self._due or self._due[0][0] > until:
-                assert until < math.inf, "nothing is due any more, and the condition does not hold"
-                self._now = until
-                return
-            when, _, timer = heapq.heappop(self._due)
-            self._now = max(self._now, when)
-            if timer.callback is not None:
-                timer.callback()
-
-    def complete(self, task: Coroutine[Any, Any, None]) -> None:
-        """Let time pass until a coroutine of this reactor has ended."""
-
-        def ended() -> bool:
-            try:
-                task.send(None)
-            except StopIteration:
-                return True
-            return False
-
-        self.run(condition=ended)
 
 
 def listening_pair(

@@ -24,7 +24,7 @@ from aster.transports.quic.sockets import (
 )
 from aster.trust import Address, Identity, join_host_port
 
-__all__ = ["QuicTransport"]
+__all__ = ["QuicTransport", "connect_over", "listen_over"]
 
 _NEXT_ATTEMPT_AFTER = 3.0
 """Seconds without an answer after which ``connect`` tries a host's next address, or smaller datagrams; the last attempt has as long as the caller gives it."""
@@ -64,15 +64,8 @@ class QuicTransport(Transport):
             sock = _bind_first(candidates)
         except OSError as exc:
             raise listen_error(host, port, exc.errno, exc.strerror) from exc
-        try:
-            configurations = [
-                engine_configuration(identity, is_client=False, idle_timeout=options.idle_timeout, datagram_size=self._datagram_size(same_host=same_host))
-                for same_host in (False, True)
-            ]
-            return QuicListener(sock, (configurations[0], configurations[1]), accept, reactor, options)
-        except BaseException:
-            sock.close()
-            raise
+        sizes = self._datagram_size(same_host=False), self._datagram_size(same_host=True)
+        return listen_over(sock, sizes, identity=identity, accept=accept, reactor=reactor, options=options)
 
     async def connect(self, address: Address, *, identity: Identity, handler: ConnectionHandler, reactor: Reactor, options: ConnectionOptions) -> Connection:
         place = join_host_port(address.host, address.port)
@@ -112,17 +105,46 @@ class QuicTransport(Transport):
             except OSError as exc:
                 raise UnreachableError(f"there is no way to {place}: {exc.strerror}; check the host and this machine's network") from exc
             size = size or self._datagram_size(same_host=is_same_host(addr, sock.getsockname()))
-            configuration = engine_configuration(identity, is_client=True, idle_timeout=options.idle_timeout, datagram_size=size)
-            connection = ClientConnection(sock, addr, address, configuration, reactor, options)
         except BaseException:
             sock.close()
             raise
-        try:
-            await connection.establish()
-        except BaseException:
-            connection.abandon()
-            raise
-        return connection
+        return await connect_over(sock, addr, size, address, identity=identity, reactor=reactor, options=options)
+
+
+def listen_over(
+    sock: socket.socket, sizes: tuple[int, int], *, identity: Identity, accept: Accept, reactor: Reactor, options: ConnectionOptions
+) -> QuicListener:
+    """A listener at a bound socket, which it closes, also when this fails. ``sizes``: bytes of the largest datagram to another host, and to this one."""
+    try:
+        elsewhere, here = (
+            engine_configuration(identity, is_client=False, idle_timeout=options.idle_timeout, datagram_size=datagram_size) for datagram_size in sizes
+        )
+        return QuicListener(sock, (elsewhere, here), accept, reactor, options)
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def connect_over(
+    sock: socket.socket, addr: SocketAddress, size: int, address: Address, *, identity: Identity, reactor: Reactor, options: ConnectionOptions
+) -> ClientConnection:
+    """A connection over a socket that is connected to ``addr``; it closes the socket, also when this fails. ``size``: bytes of the largest datagram.
+
+    Raises:
+        ConnectError: as ``Transport.connect`` tells.
+    """
+    try:
+        configuration = engine_configuration(identity, is_client=True, idle_timeout=options.idle_timeout, datagram_size=size)
+        connection = ClientConnection(sock, addr, address, configuration, reactor, options)
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        await connection.establish()
+    except BaseException:
+        connection.abandon()
+        raise
+    return connection
 
 
 def _bind_first(candidates: list[tuple[socket.AddressFamily, SocketAddress]]) -> socket.socket:
