@@ -18,6 +18,7 @@ from typing import Any
 from aster._reactor import Reactor, TimerHandle, Waiter
 from aster.testing.link import Datagram, Link, LinkState, Statistics
 from aster.transports.base import Accept, Connection, ConnectionHandler, ConnectionOptions, Listener, Transport, listen_error
+from aster.transports.quic.engine import OrderedEngine
 from aster.transports.quic.sockets import SMALLEST_DATAGRAM
 from aster.transports.quic.transport import connect_over, listen_over
 from aster.trust import Address, Identity
@@ -25,6 +26,9 @@ from aster.trust import Address, Identity
 __all__ = ["SimulatedNetwork"]
 
 _Place = tuple[str, int]
+
+_Item = tuple[bytes, _Place] | OSError
+"""A datagram and where it came from, or the news that one sent earlier found nobody."""
 
 _LISTENERS_PORTS = 20_000
 _CLIENTS_PORTS = 50_000
@@ -103,7 +107,7 @@ class SimulatedNetwork(Transport):
             raise listen_error(host, port, errno.EADDRINUSE)
         sock = self._open(place, None, reactor)
         sizes = (SMALLEST_DATAGRAM, SMALLEST_DATAGRAM)
-        return listen_over(_as_socket(sock), sizes, identity=identity, accept=accept, reactor=_SocketReactor(reactor), options=options)
+        return listen_over(_as_socket(sock), sizes, identity=identity, accept=accept, reactor=_SocketReactor(reactor), options=options, engine=OrderedEngine)
 
     async def connect(self, address: Address, *, identity: Identity, handler: ConnectionHandler, reactor: Reactor, options: ConnectionOptions) -> Connection:
         number = next(self._numbers)
@@ -111,7 +115,7 @@ class SimulatedNetwork(Transport):
         place = (str(ipaddress.IPv4Address(_CLIENTS_NETWORK + number)), _CLIENTS_PORTS + number)
         sock = self._open(place, target, reactor)
         connection = await connect_over(
-            _as_socket(sock), target, SMALLEST_DATAGRAM, address, identity=identity, reactor=_SocketReactor(reactor), options=options
+            _as_socket(sock), target, SMALLEST_DATAGRAM, address, identity=identity, reactor=_SocketReactor(reactor), options=options, engine=OrderedEngine
         )
         connection.attach(handler)
         return connection
@@ -134,39 +138,31 @@ class SimulatedNetwork(Transport):
             # An answer to the port that a client had before it was rebound, or after it was closed.
             self.statistics.sent += 1
             self.statistics.unreachable += 1
+            self._observe(Datagram(sender.reactor.now(), "nowhere", self.statistics.unreachable, len(data), "unreachable", ()))
             return
         upwards = client is sender
         link = self.link if upwards or self.back is None else self.back
         flow = client.upwards if upwards else client.downwards
         report = flow.send(len(data), sender.reactor.now(), link, partitioned=self._partitioned)
+        self._observe(report)
+        for arrival in report.arrivals:
+            if receiver is not None:
+                receiver.deliver_at(arrival.time, (data[: arrival.size], sender.place))
+            else:
+                self.statistics.unreachable += 1
+                # The host where nobody listens says so.
+                latency = (self.back or self.link).latency
+                sender.deliver_at(arrival.time + latency, ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens there"))
+
+    def _observe(self, report: Datagram) -> None:
         if self.observer is not None:
             self.observer(report)
-        for arrival in report.arrivals:
-            # By the receiver's reactor, so that what is under way to an endpoint goes with it.
-            clock = sender.reactor if receiver is None else receiver.reactor
-            clock.call_at(arrival.time, partial(self._arrive, target, data[: arrival.size], sender.place))
 
     def _socket_at(self, place: _Place) -> _Socket | None:
         found = self._sockets.get(place)
         if found is None:
             found = next((sock for host in _WILDCARDS if (sock := self._sockets.get((host, place[1])))), None)
         return found
-
-    def _arrive(self, target: _Place, data: bytes, sender: _Place) -> None:
-        receiver = self._socket_at(target)
-        if receiver is None:
-            self.statistics.unreachable += 1
-            self._refuse(sender)
-        else:
-            self.statistics.delivered += 1
-            receiver.deliver((data, sender))
-
-    def _refuse(self, sender: _Place) -> None:
-        """The host where nobody listens says so."""
-        client = self._sockets.get(sender)
-        if client is not None and client.peer is not None and not self._partitioned:
-            latency = (self.back or self.link).latency
-            client.reactor.call_at(client.reactor.now() + latency, partial(client.deliver, ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens there")))
 
     def closed(self, sock: _Socket) -> None:
         """A socket is no more."""
@@ -185,7 +181,9 @@ class _Socket:
         self.reactor = reactor
         self.reader: Callable[[], None] | None = None
         self._network = network
-        self._received: deque[tuple[bytes, _Place] | OSError] = deque()
+        self._numbers = itertools.count()
+        self._under_way: dict[int, tuple[TimerHandle, _Item]] = {}
+        self._received: deque[_Item] = deque()
 
     def getsockname(self) -> _Place:
         return self.place
@@ -209,10 +207,26 @@ class _Socket:
         return self.recvfrom(size)[0]
 
     def close(self) -> None:
+        """What is under way to here arrives nowhere."""
+        for timer, item in self._under_way.values():
+            timer.cancel()
+            self._network.statistics.unreachable += isinstance(item, tuple)
+        self._under_way.clear()
         self._received.clear()
         self._network.closed(self)
 
-    def deliver(self, item: tuple[bytes, _Place] | OSError) -> None:
+    def deliver_at(self, when: float, item: _Item) -> None:
+        """Have something arrive here, if this socket is still at its place then."""
+        number = next(self._numbers)
+        self._under_way[number] = self.reactor.call_at(when, partial(self._arrive, number, self.place)), item
+
+    def _arrive(self, number: int, place: _Place) -> None:
+        _, item = self._under_way.pop(number)
+        if isinstance(item, tuple):
+            if place != self.place:
+                self._network.statistics.unreachable += 1
+                return
+            self._network.statistics.delivered += 1
         self._received.append(item)
         self.tell_reader()
 

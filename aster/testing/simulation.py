@@ -105,8 +105,8 @@ class VirtualReactor(Reactor):
 class Simulation(VirtualReactor):
     """A simulated network, its clock, and a trace of all that happens on it.
 
-    Two simulations of one program with equal seeds have equal traces: when each datagram was sent, its size and its fate, and what the owners noted. What is in a
-    datagram is encrypted with keys that differ each time, and no part of the trace.
+    Two simulations of one program with equal seeds have equal traces: when each datagram was sent, its size and its fate, and what the owners noted. What is in
+    a datagram is encrypted with keys that differ each time, and no part of the trace.
 
     Args:
         link: from clients to servers, and back unless ``back`` is given.

@@ -14,7 +14,7 @@ from aster.errors import AddressError, AsterError, ConnectError, IdentityError, 
 from aster.transports.base import ConnectionHandler, ConnectionOptions
 from aster.transports.quic.check import engine_class
 from aster.transports.quic.connection import Datagrams, QuicConnection
-from aster.transports.quic.engine import EngineEnd
+from aster.transports.quic.engine import Engine, EngineEnd
 from aster.transports.quic.failures import CERTIFICATE_REFUSED, connect_error
 from aster.transports.quic.sockets import BURST, RECEIVE_SIZE, SocketAddress
 from aster.transports.quic.turns import TURN
@@ -33,9 +33,16 @@ class ClientConnection(QuicConnection):
     """A connection with a socket of its own, which is connected, so that the system reports when nobody listens."""
 
     def __init__(
-        self, sock: socket.socket, addr: SocketAddress, address: Address, configuration: QuicConfiguration, reactor: Reactor, options: ConnectionOptions
+        self,
+        sock: socket.socket,
+        addr: SocketAddress,
+        address: Address,
+        configuration: QuicConfiguration,
+        reactor: Reactor,
+        options: ConnectionOptions,
+        engine: type[Engine] | None = None,
     ) -> None:
-        super().__init__(engine_class()(configuration, max_streams=0), reactor, options)
+        super().__init__((engine or engine_class())(configuration, max_streams=0), reactor, options)
         self._socket = sock
         self._addr = addr
         self._address = address

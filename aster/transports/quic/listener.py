@@ -133,7 +133,9 @@ class QuicListener(Listener):
         accept: Accept,
         reactor: Reactor,
         options: ConnectionOptions,
+        engine: type[Engine] | None = None,
     ) -> None:
+        self._engine = engine or engine_class()
         self._socket = sock
         self._own_address: SocketAddress = sock.getsockname()
         self._configuration, self._same_host_configuration = configurations
@@ -291,7 +293,7 @@ class QuicListener(Listener):
 
     def _new_connection(self, header: QuicHeader, addr: SocketAddress, large: bool, original_id: bytes | None, now: float) -> ServerConnection:
         """``original_id``: what the client called this end before it was asked to return, if it was."""
-        engine = engine_class()(
+        engine = self._engine(
             self._same_host_configuration if large else self._configuration,
             max_streams=self._options.max_streams,
             original_destination_connection_id=header.destination_cid if original_id is None else original_id,

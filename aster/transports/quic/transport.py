@@ -11,6 +11,7 @@ from aster.errors import AddressError, UnreachableError
 from aster.transports.base import Accept, Connection, ConnectionHandler, ConnectionOptions, Listener, Transport, listen_error
 from aster.transports.quic.check import engine_configuration
 from aster.transports.quic.client import ClientConnection
+from aster.transports.quic.engine import Engine
 from aster.transports.quic.listener import QuicListener
 from aster.transports.quic.sockets import (
     LARGEST_DATAGRAM,
@@ -112,30 +113,47 @@ class QuicTransport(Transport):
 
 
 def listen_over(
-    sock: socket.socket, sizes: tuple[int, int], *, identity: Identity, accept: Accept, reactor: Reactor, options: ConnectionOptions
+    sock: socket.socket,
+    sizes: tuple[int, int],
+    *,
+    identity: Identity,
+    accept: Accept,
+    reactor: Reactor,
+    options: ConnectionOptions,
+    engine: type[Engine] | None = None,
 ) -> QuicListener:
-    """A listener at a bound socket, which it closes, also when this fails. ``sizes``: bytes of the largest datagram to another host, and to this one."""
+    """A listener at a bound socket, which it closes, also when this fails. ``sizes``: bytes of the largest datagram to another host, and to this one.
+    ``engine``: another one than the usual."""
     try:
         elsewhere, here = (
             engine_configuration(identity, is_client=False, idle_timeout=options.idle_timeout, datagram_size=datagram_size) for datagram_size in sizes
         )
-        return QuicListener(sock, (elsewhere, here), accept, reactor, options)
+        return QuicListener(sock, (elsewhere, here), accept, reactor, options, engine)
     except BaseException:
         sock.close()
         raise
 
 
 async def connect_over(
-    sock: socket.socket, addr: SocketAddress, size: int, address: Address, *, identity: Identity, reactor: Reactor, options: ConnectionOptions
+    sock: socket.socket,
+    addr: SocketAddress,
+    size: int,
+    address: Address,
+    *,
+    identity: Identity,
+    reactor: Reactor,
+    options: ConnectionOptions,
+    engine: type[Engine] | None = None,
 ) -> ClientConnection:
     """A connection over a socket that is connected to ``addr``; it closes the socket, also when this fails. ``size``: bytes of the largest datagram.
+    ``engine``: another one than the usual.
 
     Raises:
         ConnectError: as ``Transport.connect`` tells.
     """
     try:
         configuration = engine_configuration(identity, is_client=True, idle_timeout=options.idle_timeout, datagram_size=size)
-        connection = ClientConnection(sock, addr, address, configuration, reactor, options)
+        connection = ClientConnection(sock, addr, address, configuration, reactor, options, engine)
     except BaseException:
         sock.close()
         raise
