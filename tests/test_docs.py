@@ -2,7 +2,8 @@
 
 How a page is read: a ``python`` block whose first line is a comment with a file's name, ``# server.py``, is that file; the other blocks of a page are
 one program together. A ``text`` block after a program is its output. Pages may import the tutorial's ``service.py``. Where a page has a ``server.py``, it is
-started first, and the other programs find its address in the environment; ``log`` blocks are what it prints after that.
+started first, and the other programs find its address in the environment; ``log`` blocks are what it prints after that. Files named ``test_...`` are run by
+pytest.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class _Page:
     @property
     def programs(self) -> list[str]:
         """The files to run, in the page's order."""
-        return [name for name, text in self.files.items() if name != "server.py" and _RUN in text]
+        return [name for name, text in self.files.items() if name.startswith("test_") or (name != "server.py" and _RUN in text)]
 
 
 def _read(path: Path) -> _Page:
@@ -89,7 +90,8 @@ def _environment() -> dict[str, str]:
 
 
 def _run(name: str, folder: Path, environment: dict[str, str]) -> str:
-    result = subprocess.run([sys.executable, name], cwd=folder, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", name] if name.startswith("test_") else [name]
+    result = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False)
     assert (result.returncode, result.stderr) == (0, ""), f"{name} printed {result.stdout!r}"
     return result.stdout
 

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from aster.transports.quic.bounds import BoundedConnection
 
-__all__ = ["ALPN", "CONNECTION_ID_LENGTH", "VERSIONS", "ActiveEngine", "Engine", "EngineEnd"]
+__all__ = ["ALPN", "CONNECTION_ID_LENGTH", "VERSIONS", "ActiveEngine", "Engine", "EngineEnd", "OrderedEngine"]
 
 ALPN = "aster/1"
 CONNECTION_ID_LENGTH = 8
