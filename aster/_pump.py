@@ -60,7 +60,12 @@ class RequestPump:
         try:
             await self._send_all()
         finally:
-            self._ended.set()
+            self._over()
+
+    def _over(self) -> None:
+        # The call knows its pump: a pump that knew its call for longer would leave both to the garbage collector.
+        del self._call, self._requests
+        self._ended.set()
 
     async def _send_all(self) -> None:
         try:
@@ -91,7 +96,7 @@ class RequestPump:
 
     def cancel(self) -> None:
         """Stop the iterable soon; without effect once it is closed."""
-        self._task.cancel(self._ended.set)
+        self._task.cancel(self._over)
 
     async def stop(self) -> BaseException | None:
         """Stop the iterable and wait, whatever is cancelled meanwhile, until it is closed. Inside of it there is no waiting for it.
