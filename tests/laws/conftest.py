@@ -1,0 +1,52 @@
+"""Where the laws are tested, how often, and that each test has exercised what it says."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import AsyncGenerator, Generator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from tests.laws.world import SETTINGS, Setting, World
+
+EXAMPLES = {"ci": (300, 50), "brief": (20, 20), "long": (10_000, 2_000)}
+"""Of each test, in virtual time and over QUIC."""
+
+
+@pytest.fixture(scope="module", params=SETTINGS, ids=str)
+def setting(request: pytest.FixtureRequest) -> Setting:
+    """The backend and the transport of all tests of a module, one after the other."""
+    setting: Setting = request.param
+    if setting.backend == "trio" and importlib.util.find_spec("trio") is None and os.environ.get("ASTER_REQUIRE_TRIO") != "1":
+        pytest.skip("trio is not installed; install the package with its [trio] extra")
+    return setting
+
+
+@pytest.fixture(scope="module")
+def anyio_backend(setting: Setting) -> tuple[str, dict[str, Any]]:
+    """In place of the one that all other tests have."""
+    return setting.backend_options
+
+
+@pytest.fixture(scope="module")
+async def world(setting: Setting, anyio_backend: object) -> AsyncGenerator[World]:
+    """What all tests of a module share in one setting."""
+    async with World.made(setting) as world:
+        yield world
+
+
+@pytest.fixture(autouse=True)
+def _examples_and_counts(request: pytest.FixtureRequest, setting: Setting, world: World) -> Generator[None]:
+    in_virtual_time, over_quic = EXAMPLES[os.environ.get("ASTER_HYPOTHESIS") or "ci"]
+    test: Any = request.function
+    if hasattr(test, "hypothesis"):
+        # What @settings would set if it could know where the test runs; a name of Hypothesis's own, so test_kit.py looks whether it still has an effect.
+        test._hypothesis_internal_use_settings = settings(settings.default, max_examples=in_virtual_time if setting.virtual else over_quic)
+    world.counts.clear()
+    yield
+    marker = request.node.get_closest_marker("exercises")
+    never = [what for what in marker.args if not world.counts[what]] if marker is not None else []
+    assert not never, f"no example has exercised: {', '.join(never)}"

@@ -1,0 +1,44 @@
+"""The kit of the laws' tests does what it says, since a test that exercises nothing would prove nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.laws.conftest import EXAMPLES
+from tests.laws.world import Setting, World, exercises
+
+pytestmark = pytest.mark.anyio
+
+_LAWS = {*range(1, 11), *range(12, 17)}
+"""Those that there are so far: sessions, the eleventh, come later."""
+
+_LATER: set[int] = {2, 4, 5, 9, 10, 12, 13, 14, 15, 16}
+"""Those whose properties are still to be gathered here; until then they are proved where ``tests/test_behaviours.py`` says."""
+
+
+_examples = Counter[Setting]()
+
+
+@exercises("an example")
+@given(number=st.integers())
+async def test_an_example_is_counted(world: World, number: int) -> None:
+    world.count("an example")
+    _examples[world.setting] += 1
+
+
+async def test_each_setting_has_its_number_of_examples(world: World) -> None:
+    assert not world.counts, "each test begins with no counts"
+    in_virtual_time, over_quic = EXAMPLES[os.environ.get("ASTER_HYPOTHESIS") or "ci"]
+    assert _examples[world.setting] == (in_virtual_time if world.setting.virtual else over_quic)
+
+
+def test_each_law_has_one_file() -> None:
+    numbers = [int(match[1]) for path in Path(__file__).parent.glob("test_law_*.py") if (match := re.match(r"test_law_(\d\d)_", path.name))]
+    assert sorted(numbers) == sorted(_LAWS - _LATER)

@@ -1,0 +1,164 @@
+"""What a law's test works with: a server, a client, the network between them if it is simulated, and counts of what was exercised."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import pytest
+
+import aster
+from aster.testing import Link, SimulatedNetwork, live_connections, virtual_time_backend
+from aster.transports.base import Connection, Transport
+from aster.transports.memory import MemoryTransport
+from aster.transports.quic import QuicTransport
+from tests.laws.actor import Actor, Part, Plan, Run, Step
+from tests.rpc.probes import cancelled_at_every_step, until
+
+__all__ = ["PATTERNS", "SETTINGS", "Setting", "World", "exercises"]
+
+_ORDINARY = Link(latency=0.01, jitter=0.005, loss=0.02, duplication=0.01, reordering=0.05)
+"""The link of the simulated network, unless a test sets another."""
+
+_SIMULATED_STEP = 0.0005
+"""Seconds by which a cancellation comes later each time: a twentieth of the link's latency."""
+
+PATTERNS = ("unary", "stream", "gather", "talk")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a test runs."""
+
+    backend: str
+    transport: str
+
+    @property
+    def virtual(self) -> bool:
+        """Whether time is virtual there."""
+        return self.transport != "quic"
+
+    @property
+    def backend_options(self) -> tuple[str, dict[str, Any]]:
+        """As AnyIO's pytest plugin wants them."""
+        return virtual_time_backend(self.backend) if self.virtual else (self.backend, {})
+
+    def make_transport(self) -> Transport:
+        """One for a server and its clients."""
+        match self.transport:
+            case "memory":
+                return MemoryTransport()
+            case "quic":
+                return QuicTransport()
+            case _:
+                return SimulatedNetwork(_ORDINARY, seed=1)
+
+    def __str__(self) -> str:
+        return f"{self.backend}-{self.transport}"
+
+
+SETTINGS = [Setting(backend, transport) for transport in ("memory", "quic", "simulated") for backend in ("asyncio", "trio")]
+
+
+def exercises(*what: str) -> pytest.MarkDecorator:
+    """Say what all examples of a test together must have counted by ``World.count``, each at least once."""
+    return pytest.mark.exercises(*what)
+
+
+@dataclass
+class World:
+    """A server of an ``Actor`` and a client of it."""
+
+    setting: Setting
+    server: aster.AsterServer
+    client: aster.AsterClient
+    hosted: Actor
+    actor: Actor
+    transport: Transport
+    counts: Counter[str] = field(default_factory=Counter[str])
+    _keys: Any = field(default_factory=lambda: itertools.count(1))
+
+    @classmethod
+    @asynccontextmanager
+    async def made(cls, setting: Setting, *, counts: Counter[str] | None = None, client: dict[str, Any] | None = None, **server: Any) -> AsyncGenerator[World]:
+        """A world for as long as the block lasts; options of the server by name, of the client as a dict."""
+        transport, hosted = setting.make_transport(), Actor()
+        async with (
+            aster.serve([hosted], transport=transport, **server) as served,
+            aster.connect(served.address, transport=transport, **(client or {})) as connected,
+        ):
+            actor = await connected.client(Actor)
+            yield cls(setting, served, connected, hosted, actor, transport, Counter() if counts is None else counts)
+
+    def fresh(self, *, client: dict[str, Any] | None = None, **server: Any) -> Any:
+        """A world of its own in the same setting, which counts in this one."""
+        return World.made(self.setting, counts=self.counts, client=client, **server)
+
+    @property
+    def network(self) -> SimulatedNetwork | None:
+        """The network between them, if it is simulated."""
+        return self.transport if isinstance(self.transport, SimulatedNetwork) else None
+
+    def count(self, what: str) -> None:
+        """Something was exercised."""
+        self.counts[what] += 1
+
+    def plan(self, *steps: Step) -> Plan:
+        """A plan with a record of its own."""
+        key = next(self._keys)
+        self.hosted.runs[key] = Run()
+        return Plan(key, list(steps))
+
+    def run(self, plan: Plan) -> Run:
+        """What became of the handler of a plan."""
+        return self.hosted.runs[plan.key]
+
+    @property
+    def server_end(self) -> Connection:
+        """The connection of the client, at the server."""
+        (end,) = (end for end in live_connections() if end.peer.endpoint_id == self.client.endpoint_id)
+        return end
+
+    async def quiet(self) -> None:
+        """Wait until every call is over at both ends: only the control stream is left."""
+        end = self.server_end
+        await until(lambda: end.open_streams == 1)
+
+    async def cancelled_everywhere(self, program: Callable[[], Awaitable[object]], after: Callable[[], Awaitable[object]]) -> int:
+        """Run a program again and again, cancelled ever later, until it ends before its cancellation; ``after`` each time, not cancelled.
+
+        Over memory and QUIC at every turn of the scheduler, as ``cancelled_at_every_step`` tells. Over a simulated network, whose time stands still while
+        anything takes turns, after every half millisecond. Returns how many times it was cancelled.
+        """
+        if self.network is None:
+            return await cancelled_at_every_step(program, after, self.transport)
+        times, finished = 0, False
+        while not finished:
+            with anyio.move_on_after(times * _SIMULATED_STEP) as scope:
+                await program()
+            finished = not scope.cancelled_caught
+            await after()
+            times += not finished
+        return times
+
+    async def call(self, pattern: str, plan: Plan, requests: Callable[[], Any] = lambda: iter(())) -> list[Part]:
+        """Make a call of a pattern to its end: all responses. Requests follow the one with the plan."""
+        match pattern:
+            case "unary":
+                return [await self.actor.unary(plan)]
+            case "stream":
+                return [part async for part in self.actor.stream(plan)]
+            case "gather":
+                return [await self.actor.gather(self._with_plan(plan, requests))]
+            case _:
+                return [part async for part in self.actor.talk(self._with_plan(plan, requests))]
+
+    async def _with_plan(self, plan: Plan, requests: Callable[[], Any]) -> AsyncGenerator[Part]:
+        yield Part(-1, plan=plan)
+        for request in requests():
+            yield request
