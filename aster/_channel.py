@@ -11,7 +11,7 @@ import anyio
 from aster._connection import ClientConnection, CloseCode, EndpointOptions
 from aster._outgoing import OutgoingCall, Repeater
 from aster._protocol.events import Hello, ResetCode, Setting
-from aster._reactor import spare_ctrl_c
+from aster._reactor import Condition, spare_ctrl_c
 from aster._retries import Backoff, RetryBudget
 from aster._tasks import StartedTask
 from aster.errors import AsterError, IdentityError, RefusedError, RpcError, StatusCode, UnreachableError
@@ -19,7 +19,6 @@ from aster.types import ServiceInfo
 
 if TYPE_CHECKING:
     from aster._lifetime import Lifetime
-    from aster._reactor import Waiter
 
 __all__ = [
     "FIRST_BACKOFF",
@@ -90,7 +89,7 @@ class ClientChannel:
         self._connect_timeout = connect_timeout
         self._connections: set[ClientConnection] = set()
         self._repeating: set[OutgoingCall] = set()
-        self._waiters: set[Waiter] = set()
+        self._waiting = Condition(lifetime.reactor)
         self._backoff = Backoff(FIRST_BACKOFF, LONGEST_BACKOFF, at_once=True)
         self._used_since = 0.0
         self._reason: Exception | None = None
@@ -133,7 +132,7 @@ class ClientChannel:
         if connection.is_open:
             self.current, self._reason = connection, None
             self._used_since = self._lifetime.reactor.now()
-            self._wake()
+            self._waiting.notify_all()
         else:
             self._closing(connection)
 
@@ -147,7 +146,7 @@ class ClientChannel:
             if self._lifetime.reactor.now() - self._used_since >= LONGEST_BACKOFF:
                 self._backoff.reset()
             self._closing(connection)
-        self._wake()
+        self._waiting.notify_all()
 
     def _closing(self, connection: ClientConnection) -> None:
         """The connection that was to take calls takes none."""
@@ -180,7 +179,7 @@ class ClientChannel:
 
     def _redialed(self) -> None:
         self._redialing = None
-        self._wake()
+        self._waiting.notify_all()
 
     # Waiting
 
@@ -191,23 +190,10 @@ class ClientChannel:
             RpcError: UNAVAILABLE, there is still none.
         """
         with anyio.move_on_after(self._connect_timeout):
-            await self._wait_until(lambda: self.current is not None or self._is_final or self._left)
+            await self._waiting.wait_for(lambda: self.current is not None or self._is_final or self._left)
         if self.current is None:
             raise self._unavailable()
         return self.current
-
-    async def _wait_until(self, condition: Callable[[], bool]) -> None:
-        waiter = self._lifetime.reactor.waiter()
-        self._waiters.add(waiter)
-        try:
-            while not condition():
-                await waiter.wait()
-        finally:
-            self._waiters.discard(waiter)
-
-    def _wake(self) -> None:
-        for waiter in self._waiters:
-            waiter.wake()
 
     def _unavailable(self) -> RpcError:
         if self._left:
@@ -248,7 +234,7 @@ class ClientChannel:
     async def leave(self) -> None:
         """Cancel all calls and take no new ones; wait until their handlers have unwound (law 4), or the server's budget for it is over; hang up."""
         self._left, self.current = True, None
-        self._wake()
+        self._waiting.notify_all()
         if self._redialing is not None:
             self._redialing.cancel(self._redialed)
         for call in list(self._repeating):
@@ -260,7 +246,7 @@ class ClientChannel:
             await _finish_calls(connection, began)
             connection.hang_up()
         while self._redialing is not None or self._connections:
-            await self._wait_until(lambda: self._redialing is None and not self._connections)
+            await self._waiting.wait_for(lambda: self._redialing is None and not self._connections)
 
 
 async def _finish_calls(connection: ClientConnection, began: float) -> None:

@@ -30,7 +30,7 @@ from aster._protocol.frames import (
     encode_hello,
     frame_limits,
 )
-from aster._reactor import Reactor, TimerHandle, Waiter
+from aster._reactor import Condition, Reactor, TimerHandle, Waiter
 from aster._tasks import StartedTask
 from aster.errors import AsterError, ConnectionLost, IncompatiblePeerError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Connection, ConnectionOptions, Stream, StreamSink
@@ -182,7 +182,7 @@ class PeerConnection(ABC):
         self._inner = inner
         self._transport: Connection | None = None
         self._control: Stream | None = None
-        self._waiters: set[Waiter] = set()
+        self._waiting = Condition(reactor)
 
     @property
     def connected(self) -> bool:
@@ -201,17 +201,7 @@ class PeerConnection(ABC):
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until something about the connection's calls has changed so that ``condition`` holds."""
-        waiter = self.reactor.waiter()
-        self._waiters.add(waiter)
-        try:
-            while not condition():
-                await waiter.wait()
-        finally:
-            self._waiters.discard(waiter)
-
-    def _changed(self) -> None:
-        for waiter in self._waiters:
-            waiter.wake()
+        await self._waiting.wait_for(condition)
 
     def _receive_hello(self, payload: bytes) -> Hello:
         if self.hello is not None:
@@ -363,8 +353,8 @@ class ClientConnection(PeerConnection):
         self.calls.discard(call)
         if self._queue:
             self._grant_slots()
-        if self._waiters:
-            self._changed()
+        if self._waiting:
+            self._waiting.notify_all()
         if self.go_away is not None and not self.calls:
             self._owner.connection_changed(self)
 
@@ -403,7 +393,7 @@ class ClientConnection(PeerConnection):
         """The end."""
         self.lost = error
         self._turn_away_queue()
-        self._changed()
+        self._waiting.notify_all()
         self._owner.connection_changed(self)
 
     def _control_frame(self, kind: int, payload: bytes) -> None:
@@ -415,14 +405,14 @@ class ClientConnection(PeerConnection):
             self.go_away = decode_go_away(payload)
             self._turn_away_queue()
             self._owner.connection_changed(self)
-        self._changed()
+        self._waiting.notify_all()
 
     def _broken(self, why: str) -> None:
         if self.lost is None and self._breach is None:
             self._breach = why
             logger.info("closing the connection to %s: %s", self.transport.peer.address, why)
             self.transport.close(CloseCode.PROTOCOL, why)
-            self._changed()
+            self._waiting.notify_all()
 
 
 class ServerHost(Protocol):
@@ -484,14 +474,14 @@ class ServerConnection(PeerConnection):
 
     def handler_ended(self) -> None:
         """A handler has unwound; its call may still wait for the client's half to end."""
-        if self._waiters:
-            self._changed()
+        if self._waiting:
+            self._waiting.notify_all()
 
     def call_over(self, call: IncomingCall) -> None:
         """A call has ended on both sides, and its handler has unwound."""
         self.calls.discard(call)
-        if self._waiters:
-            self._changed()
+        if self._waiting:
+            self._waiting.notify_all()
         if self.lost is not None and not self.calls:
             self._host.connection_over(self)
 
@@ -521,7 +511,7 @@ class ServerConnection(PeerConnection):
         """The end: every call was told before."""
         self.lost = error
         self._drop_hello_timer()
-        self._changed()
+        self._waiting.notify_all()
         if not self.calls:
             self._host.connection_over(self)
 

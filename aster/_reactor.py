@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import trio
     from trio.lowlevel import Abort, RaiseCancelT
 
-__all__ = ["Reactor", "TimerHandle", "Waiter", "open_reactor", "spare_ctrl_c"]
+__all__ = ["Condition", "Reactor", "TimerHandle", "Waiter", "open_reactor", "spare_ctrl_c"]
 
 logger = logging.getLogger("aster")
 
@@ -97,6 +97,35 @@ class Reactor(ABC):
     @abstractmethod
     def close(self) -> None:
         """Drop all callbacks and stop the reactor's tasks. Idempotent."""
+
+
+class Condition:
+    """A condition variable, without a lock since all that concerns it runs in one thread: tasks sleep until what they wait for has come true."""
+
+    __slots__ = ("_reactor", "_waiters")
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self._waiters: set[Waiter] = set()
+
+    def __bool__(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiters)
+
+    def notify_all(self) -> None:
+        """Have all who wait look again."""
+        for waiter in self._waiters:
+            waiter.wake()
+
+    async def wait_for(self, predicate: Callable[[], object]) -> None:
+        """Sleep until ``predicate()`` holds, which is asked at once and after each ``notify_all``."""
+        waiter = self._reactor.waiter()
+        self._waiters.add(waiter)
+        try:
+            while not predicate():
+                await waiter.wait()
+        finally:
+            self._waiters.discard(waiter)
 
 
 def spare_ctrl_c(function: _AsyncFunction) -> _AsyncFunction:

@@ -16,7 +16,7 @@ from enum import Enum, auto
 
 import anyio.lowlevel
 
-from aster._reactor import Reactor, Waiter
+from aster._reactor import Condition, Reactor
 from aster.errors import ConnectionLost, IdentityError, LocalProtocolError, RefusedError, UnreachableError
 from aster.transports.base import (
     Accept,
@@ -105,7 +105,7 @@ class _MemoryConnection(Connection):
         self._streams: dict[int, _MemoryStream] = {}
         self._queue: deque[tuple[_MemoryStream | None, _Kind, bytes | int | str]] = deque()
         self._scheduled = False
-        self._waiters: set[Waiter] = set()
+        self._waiting = Condition(reactor)
         self.credit = 0
         self.handler: ConnectionHandler | None = None
         self.other: _MemoryConnection | None = None
@@ -171,7 +171,7 @@ class _MemoryConnection(Connection):
             self.send(None, _Kind.CLOSE, "internal error")
             self.lose("closed by this side: internal error")
         if self.other is not None:
-            self.other._wake_waiters()
+            self.other._waiting.notify_all()
 
     def _deliver_queue(self) -> None:
         queue = self._queue
@@ -221,17 +221,7 @@ class _MemoryConnection(Connection):
 
     async def wait_acknowledged(self) -> None:
         other = self.other
-        waiter = self._reactor.waiter()
-        self._waiters.add(waiter)
-        try:
-            while other is not None and other._queue and not self.closed:
-                await waiter.wait()
-        finally:
-            self._waiters.discard(waiter)
-
-    def _wake_waiters(self) -> None:
-        for waiter in self._waiters:
-            waiter.wake()
+        await self._waiting.wait_for(lambda: other is None or not other._queue or self.closed)
 
     def close(self, code: int = 0, reason: str = "") -> None:
         if not self.closed:
@@ -248,7 +238,7 @@ class _MemoryConnection(Connection):
             stream.sending = stream.receiving = False
             if stream.sink is not None:
                 tell_lost(stream.sink, error)
-        self._wake_waiters()
+        self._waiting.notify_all()
         if self.handler is not None:
             tell_lost(self.handler, error)
         if self.on_lost is not None:

@@ -59,8 +59,7 @@ class ClientConnection(QuicConnection):
         self._reactor.add_reader(self._socket, self._on_readable)
         self.engine.connect(self._addr, self._reactor.now())
         self._flush()
-        while not self._established and not self.has_ended:
-            await self._wait_for_change()
+        await self._waiting.wait_for(lambda: self._established or self.has_ended)
         if self.has_ended:
             raise self._failure or UnreachableError(f"{self._place}: {self._error}")
 
@@ -125,7 +124,7 @@ class ClientConnection(QuicConnection):
     def _progressed(self) -> None:
         if not self._established and self._peer is not None and self.engine.handshake_confirmed:
             self._established = True
-            self._wake_waiters()
+            self._waiting.notify_all()
 
     def _fail(self, failure: ConnectError) -> None:
         self._failure = failure

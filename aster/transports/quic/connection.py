@@ -11,7 +11,7 @@ from typing import Any
 import anyio.lowlevel
 from aioquic.quic.events import ConnectionIdIssued, ConnectionIdRetired, HandshakeCompleted, QuicEvent, StopSendingReceived, StreamDataReceived, StreamReset
 
-from aster._reactor import Reactor, TimerHandle, Waiter
+from aster._reactor import Condition, Reactor, TimerHandle
 from aster.errors import AsterError, ConnectionLost, LocalProtocolError
 from aster.transports.base import Connection, ConnectionHandler, ConnectionOptions, StreamSink, tell_lost
 from aster.transports.quic.engine import Engine, EngineEnd
@@ -67,7 +67,7 @@ class QuicConnection(Connection):
         self._flush_scheduled = False
         self._flush_wanted = False
         self._rounds_left = 0
-        self._waiters: set[Waiter] = set()
+        self._waiting = Condition(reactor)
         self._told = False
         self._error: AsterError | None = None
         # One timer for all that waits; each of these is when something is due.
@@ -138,21 +138,7 @@ class QuicConnection(Connection):
         await anyio.lowlevel.checkpoint()
         if not self.has_ended:
             self.flush_soon()
-        while not self.has_ended and (self._dirty or not self.engine.all_acknowledged()):
-            await self._wait_for_change()
-
-    async def _wait_for_change(self) -> None:
-        """Sleep until datagrams were received or the connection has ended."""
-        waiter = self._reactor.waiter()
-        self._waiters.add(waiter)
-        try:
-            await waiter.wait()
-        finally:
-            self._waiters.discard(waiter)
-
-    def _wake_waiters(self) -> None:
-        for waiter in self._waiters:
-            waiter.wake()
+        await self._waiting.wait_for(lambda: self.has_ended or not (self._dirty or not self.engine.all_acknowledged()))
 
     def close(self, code: int = 0, reason: str = "") -> None:
         check_code(code)
@@ -233,8 +219,8 @@ class QuicConnection(Connection):
             self._engine_ended()
             return
         self._progressed()
-        if self._waiters:
-            self._wake_waiters()
+        if self._waiting:
+            self._waiting.notify_all()
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._rounds_left = _ROUNDS_FOR_ANSWERS
@@ -421,7 +407,7 @@ class QuicConnection(Connection):
             self._timer = None
         self._dirty.clear()
         self._release()
-        self._wake_waiters()
+        self._waiting.notify_all()
 
     def tell_lost(self) -> None:
         """Tell each open stream and then the handler that the connection has ended, once."""
