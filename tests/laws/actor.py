@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -60,7 +61,8 @@ class Run:
     finals: int = 0
     where: str = ""
     """The step at which it is."""
-    deadline: float | None = None
+    remaining: float = math.inf
+    """Seconds until its deadline when it began."""
     unwound_at: float | None = None
 
 
@@ -107,7 +109,7 @@ class Actor:
     async def _carry_out(self, plan: Plan, requests: AsyncIterator[Part] | None) -> AsyncGenerator[Part]:
         run = self.runs.setdefault(plan.key, Run())
         run.began += 1
-        run.deadline = aster.current_call().deadline
+        run.remaining = aster.current_call().deadline - anyio.current_time()
         linger = 0.0
         try:
             for step in plan.steps:

@@ -15,6 +15,9 @@ from tests.laws.world import SETTINGS, Setting, World
 EXAMPLES = {"ci": (300, 50), "brief": (20, 20), "long": (10_000, 2_000)}
 """Of each test, in virtual time and over QUIC."""
 
+_COSTLY = 6
+"""How many times fewer a test has that makes connections of its own for each."""
+
 
 @pytest.fixture(scope="module", params=SETTINGS, ids=str)
 def setting(request: pytest.FixtureRequest) -> Setting:
@@ -44,7 +47,10 @@ def _examples_and_counts(request: pytest.FixtureRequest, setting: Setting, world
     test: Any = request.function
     if hasattr(test, "hypothesis"):
         # What @settings would set if it could know where the test runs; a name of Hypothesis's own, so test_kit.py looks whether it still has an effect.
-        test._hypothesis_internal_use_settings = settings(settings.default, max_examples=in_virtual_time if setting.virtual else over_quic)
+        examples = in_virtual_time if setting.virtual else over_quic
+        if request.node.get_closest_marker("costly") is not None:
+            examples = max(examples // _COSTLY, 5)
+        test._hypothesis_internal_use_settings = settings(settings.default, max_examples=examples)
     world.counts.clear()
     yield
     marker = request.node.get_closest_marker("exercises")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,20 +82,24 @@ class World:
     transport: Transport
     counts: Counter[str] = field(default_factory=Counter[str])
     _keys: Any = field(default_factory=lambda: itertools.count(1))
+    _has_left: bool = False
 
     @classmethod
     @asynccontextmanager
     async def made(cls, setting: Setting, *, counts: Counter[str] | None = None, client: dict[str, Any] | None = None, **server: Any) -> AsyncGenerator[World]:
         """A world for as long as the block lasts; options of the server by name, of the client as a dict."""
         transport, hosted = setting.make_transport(), Actor()
-        async with (
-            aster.serve([hosted], transport=transport, **server) as served,
-            aster.connect(served.address, transport=transport, **(client or {})) as connected,
-        ):
+        async with aster.serve([hosted], transport=transport, **server) as served:
+            connected = aster.connect(served.address, transport=transport, **(client or {}))
+            await connected.__aenter__()
             actor = await connected.client(Actor)
-            yield cls(setting, served, connected, hosted, actor, transport, Counter() if counts is None else counts)
+            world = cls(setting, served, connected, hosted, actor, transport, Counter() if counts is None else counts)
+            try:
+                yield world
+            finally:
+                await world.leave()
 
-    def fresh(self, *, client: dict[str, Any] | None = None, **server: Any) -> Any:
+    def fresh(self, *, client: dict[str, Any] | None = None, **server: Any) -> AbstractAsyncContextManager[World]:
         """A world of its own in the same setting, which counts in this one."""
         return World.made(self.setting, counts=self.counts, client=client, **server)
 
@@ -117,6 +121,12 @@ class World:
     def run(self, plan: Plan) -> Run:
         """What became of the handler of a plan."""
         return self.hosted.runs[plan.key]
+
+    async def leave(self) -> None:
+        """Leave the client's block, in the task that made this world. Idempotent."""
+        if not self._has_left:
+            self._has_left = True
+            await self.client.__aexit__(None, None, None)
 
     @property
     def server_end(self) -> Connection:
@@ -146,17 +156,18 @@ class World:
             times += not finished
         return times
 
-    async def call(self, pattern: str, plan: Plan, requests: Callable[[], Any] = lambda: iter(())) -> list[Part]:
-        """Make a call of a pattern to its end: all responses. Requests follow the one with the plan."""
+    async def call(self, pattern: str, plan: Plan, requests: Callable[[], Any] = lambda: iter(()), *, actor: Actor | None = None) -> list[Part]:
+        """Make a call of a pattern to its end: all responses. Requests follow the one with the plan. ``actor``: a stub with other options."""
+        actor = actor or self.actor
         match pattern:
             case "unary":
-                return [await self.actor.unary(plan)]
+                return [await actor.unary(plan)]
             case "stream":
-                return [part async for part in self.actor.stream(plan)]
+                return [part async for part in actor.stream(plan)]
             case "gather":
-                return [await self.actor.gather(self._with_plan(plan, requests))]
+                return [await actor.gather(self._with_plan(plan, requests))]
             case _:
-                return [part async for part in self.actor.talk(self._with_plan(plan, requests))]
+                return [part async for part in actor.talk(self._with_plan(plan, requests))]
 
     async def _with_plan(self, plan: Plan, requests: Callable[[], Any]) -> AsyncGenerator[Part]:
         yield Part(-1, plan=plan)

@@ -1,0 +1,133 @@
+"""Law 5, deadlines shrink: a call has the least of its timeout, the scopes around it and the server's cap; it travels, binds the handler, and never grows."""
+
+from __future__ import annotations
+
+import math
+
+import anyio
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import aster
+from aster.decorators import rpc, service
+from aster.errors import RpcError, StatusCode
+from tests.laws.actor import Part, Plan, Step
+from tests.laws.world import PATTERNS, World, exercises
+
+pytestmark = pytest.mark.anyio
+
+_PATTERN = st.sampled_from(PATTERNS)
+_LIMIT = st.sampled_from([None, 0.001, 0.03, 0.1, 1.0, 60.0])
+
+
+_ROUNDING = 1e-6
+"""Seconds: what travels is whole microseconds, and the clocks' numbers are binary fractions."""
+
+
+def _least(*limits: float | None) -> float:
+    return min(limit if limit is not None else math.inf for limit in limits)
+
+
+@exercises("unlimited", "limited by the timeout", "limited by the scope")
+@given(pattern=_PATTERN, timeout=st.sampled_from([None, 5.0, 60.0]), scope=st.sampled_from([None, 7.0, 30.0]))
+async def test_a_handler_has_the_least_of_all_limits(world: World, pattern: str, timeout: float | None, scope: float | None) -> None:
+    plan = world.plan(Step("send", 1))
+    timed = aster.with_options(world.actor, timeout=timeout)
+    with anyio.fail_after(scope):
+        await world.call(pattern, plan, actor=timed)
+    assert world.run(plan).remaining <= _least(timeout, scope) + _ROUNDING
+    assert (world.run(plan).remaining == math.inf) == (timeout is scope is None)
+    if timeout is scope is None:
+        world.count("unlimited")
+    else:
+        world.count("limited by the timeout" if _least(timeout) < _least(scope) else "limited by the scope")
+
+
+@exercises("by the timeout", "by the scope", "the handler was interrupted")
+@given(pattern=_PATTERN, timeout=_LIMIT, scope=_LIMIT, sends=st.integers(0, 3))
+@example(pattern="stream", timeout=0.1, scope=None, sends=3)
+@example(pattern="unary", timeout=None, scope=0.1, sends=0)
+async def test_an_expired_timeout_is_deadline_exceeded_and_an_expired_scope_is_native(
+    world: World, pattern: str, timeout: float | None, scope: float | None, sends: int
+) -> None:
+    if _least(timeout, scope) > (1.0 if world.setting.virtual else 0.1) or timeout == scope:
+        return  # it would never end, take much real time over QUIC, or be anybody's
+    plan = world.plan(*[Step("send", 1)] * sends, Step("hang"))
+    timed = aster.with_options(world.actor, timeout=timeout)
+    began = anyio.current_time()
+    outcome: object = None
+    try:
+        with anyio.fail_after(scope):
+            await world.call(pattern, plan, lambda: iter([Part(1)]), actor=timed)
+    except RpcError as exc:
+        outcome = exc.code
+    except TimeoutError as exc:
+        outcome = type(exc)
+    took = anyio.current_time() - began
+    by_timeout = _least(timeout) < _least(scope)
+    assert outcome == (StatusCode.DEADLINE_EXCEEDED if by_timeout else TimeoutError)
+    assert took >= _least(timeout, scope) - 1e-3
+    if world.setting.virtual:
+        assert took == pytest.approx(_least(timeout, scope), abs=2e-3)
+    world.count("by the timeout" if by_timeout else "by the scope")
+    await world.quiet()
+    run = world.run(plan)
+    assert run.began == run.finals == run.cancelled <= 1
+    if run.cancelled:
+        world.count("the handler was interrupted")
+
+
+@pytest.mark.costly
+@exercises("by the cap", "by the timeout")
+@given(pattern=_PATTERN, cap=st.sampled_from([0.05, 0.2]), timeout=st.sampled_from([None, 0.1, 1.0]))
+async def test_the_servers_cap_limits_every_call(world: World, pattern: str, cap: float, timeout: float | None) -> None:
+    async with world.fresh(max_deadline=cap) as fresh:
+        plan = fresh.plan(Step("hang"))
+        with pytest.raises(RpcError) as failure:
+            await fresh.call(pattern, plan, actor=aster.with_options(fresh.actor, timeout=timeout))
+        assert failure.value.code is StatusCode.DEADLINE_EXCEEDED
+        assert fresh.run(plan).remaining <= _least(cap, timeout) + _ROUNDING
+        world.count("by the cap" if cap < _least(timeout) else "by the timeout")
+        await fresh.quiet()
+        assert fresh.run(plan).cancelled == fresh.run(plan).began
+
+
+@service("Hop")
+class _Hop:
+    """Calls the next one, and tells how much time each had."""
+
+    def __init__(self) -> None:
+        self.remaining = list[float]()
+        self.next: _Hop | None = None
+
+    @rpc
+    async def go(self, plan: Plan) -> Part:
+        self.remaining.append(aster.current_call().deadline - anyio.current_time())
+        await anyio.sleep(plan.steps[0].seconds)
+        if self.next is None:
+            return Part()
+        return await self.next.go(plan)
+
+
+@pytest.mark.costly
+@exercises("reached the third hop")
+@given(timeout=st.sampled_from([1.0, 5.0, 60.0]), wait=st.sampled_from([0.0, 0.005, 0.02]))
+async def test_over_three_hops_a_deadline_only_shrinks(world: World, timeout: float, wait: float) -> None:
+    hops = [_Hop() for _ in range(3)]
+    transport = world.setting.make_transport()
+    async with (
+        aster.serve([hops[0]], transport=transport) as first,
+        aster.serve([hops[1]], transport=transport) as second,
+        aster.serve([hops[2]], transport=transport) as third,
+        aster.connect(first.address, transport=transport) as to_first,
+        aster.connect(second.address, transport=transport) as to_second,
+        aster.connect(third.address, transport=transport) as to_third,
+    ):
+        hops[0].next, hops[1].next = await to_second.client(_Hop), await to_third.client(_Hop)
+        await aster.with_options(await to_first.client(_Hop), timeout=timeout).go(Plan(0, [Step("wait", seconds=wait)]))
+    (one,), (two,), (three,) = (hop.remaining for hop in hops)
+    assert timeout >= one - _ROUNDING
+    assert one - wait >= two - _ROUNDING
+    assert two - wait >= three - _ROUNDING
+    world.count("reached the third hop")
