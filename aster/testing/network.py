@@ -32,6 +32,7 @@ _Item = tuple[bytes, _Place] | OSError
 
 _LISTENERS_PORTS = 20_000
 _CLIENTS_PORTS = 50_000
+_PORTS = 65_536
 _CLIENTS_NETWORK = int(ipaddress.IPv4Address("10.0.0.0"))
 
 _WILDCARDS = ("0.0.0.0", "::")
@@ -95,14 +96,15 @@ class SimulatedNetwork(Transport):
         """Give every client another port, as an address translator does that has forgotten them: what is under way to the old ones goes astray."""
         for sock in [sock for sock in self._sockets.values() if sock.peer is not None]:
             del self._sockets[sock.place]
-            sock.place = (sock.place[0], _CLIENTS_PORTS + next(self._numbers))
+            sock.place = (sock.place[0], self._free_port(sock.place[0], _CLIENTS_PORTS))
             self._sockets[sock.place] = sock
             self.statistics.rebound += 1
 
     # The transport
 
     async def listen(self, host: str, port: int, *, identity: Identity, accept: Accept, reactor: Reactor, options: ConnectionOptions) -> Listener:
-        place = (_numeric(host), port or _LISTENERS_PORTS + next(self._numbers))
+        own = _numeric(host)
+        place = (own, port or self._free_port(own, _LISTENERS_PORTS))
         if place in self._sockets:
             raise listen_error(host, port, errno.EADDRINUSE)
         sock = self._open(place, None, reactor)
@@ -110,15 +112,22 @@ class SimulatedNetwork(Transport):
         return listen_over(_as_socket(sock), sizes, identity=identity, accept=accept, reactor=_SocketReactor(reactor), options=options, engine=OrderedEngine)
 
     async def connect(self, address: Address, *, identity: Identity, handler: ConnectionHandler, reactor: Reactor, options: ConnectionOptions) -> Connection:
-        number = next(self._numbers)
         target = (_numeric(address.host), address.port)
-        place = (str(ipaddress.IPv4Address(_CLIENTS_NETWORK + number)), _CLIENTS_PORTS + number)
+        own = str(ipaddress.IPv4Address(_CLIENTS_NETWORK + next(self._numbers)))
+        place = (own, self._free_port(own, _CLIENTS_PORTS))
         sock = self._open(place, target, reactor)
         connection = await connect_over(
             _as_socket(sock), target, SMALLEST_DATAGRAM, address, identity=identity, reactor=_SocketReactor(reactor), options=options, engine=OrderedEngine
         )
         connection.attach(handler)
         return connection
+
+    def _free_port(self, host: str, first: int) -> int:
+        # They begin again after the last, as a system's do: the engine writes an address into a token with two bytes for the port.
+        while True:
+            place = (host, first + next(self._numbers) % (_PORTS - first))
+            if place not in self._sockets:
+                return place[1]
 
     def _open(self, place: _Place, peer: _Place | None, reactor: Reactor) -> _Socket:
         sock = self._sockets[place] = _Socket(self, place, peer, reactor)

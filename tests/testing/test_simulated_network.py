@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -147,6 +147,17 @@ async def test_a_client_that_is_rebound_keeps_its_connection() -> None:
         assert network.statistics.rebound == 4
         assert not end.stream_credit  # the server's end, which opens none: it is the same one, and lives
         assert [live for live in live_connections() if live.peer.endpoint_id == client.endpoint_id] == [end]
+
+
+async def test_a_port_that_the_network_numbers_is_free() -> None:
+    network = SimulatedNetwork()
+    async with aster.serve([Echo()], transport=network) as first:
+        port = first.address.rpartition(":")[2]
+    async with AsyncExitStack() as stack:
+        for taken in range(int(port) + 1, int(port) + 4):
+            await stack.enter_async_context(aster.serve([Echo()], transport=network, listen=f"127.0.0.1:{taken}"))
+        server = await stack.enter_async_context(aster.serve([Echo()], transport=network))
+        assert int(server.address.rpartition(":")[2]) == int(port) + 4
 
 
 async def test_where_nobody_listens_a_client_hears_so() -> None:

@@ -202,6 +202,29 @@ def test_nobody_there_is_told() -> None:
     assert simulation.now() == pytest.approx(0.02)
 
 
+def test_ports_are_free_ones_and_remain_ports_however_many_were_used() -> None:
+    simulation = Simulation()
+    identity, peers = Identity.generate(), list[str]()
+
+    def accept(connection: Connection) -> _Owner:
+        peers.append(connection.peer.address)
+        return _Owner(simulation, "server")
+
+    _, address = simulation.listen(accept, identity=identity)
+    _connected(simulation, address)
+    for _ in range(65_536):  # more than there are
+        simulation.network.rebind()
+        if simulation.network.statistics.rebound % 9_000 == 0:
+            other, _ = _connected(simulation, address)
+            other.close()
+            simulation.run(until=simulation.now() + 10)
+            listener, _ = simulation.listen(accept, identity=identity)
+            assert 20_000 <= listener.port < 65_536
+            assert listener.port != address.port
+    assert len(peers) == 8
+    assert all(50_000 <= int(peer.rpartition(":")[2]) < 65_536 for peer in peers)
+
+
 def test_a_day_passes_in_seconds() -> None:
     simulation = Simulation()
     connection, owner = _connected(simulation, _listening(simulation), ConnectionOptions(idle_timeout=300, keepalive=100))
