@@ -149,6 +149,34 @@ async def test_a_client_that_is_rebound_keeps_its_connection() -> None:
         assert [live for live in live_connections() if live.peer.endpoint_id == client.endpoint_id] == [end]
 
 
+async def test_what_is_under_way_to_a_client_that_is_rebound_goes_astray_and_the_server_follows_it() -> None:
+    network = SimulatedNetwork(Link(latency=0.5))
+    async with echo_over(network) as (echo, _):
+
+        async def seconds_of_a_call() -> float:
+            began = anyio.current_time()
+            assert await echo.same(Item(1)) == Item(1)
+            return anyio.current_time() - began
+
+        await anyio.sleep(5)
+        assert await seconds_of_a_call() == pytest.approx(1.0, abs=0.01)
+        await anyio.sleep(5)
+        astray = network.statistics.unreachable
+
+        async def rebind_while_the_answer_is_under_way() -> None:
+            await anyio.sleep(0.75)
+            network.rebind()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(rebind_while_the_answer_is_under_way)
+            assert 1.25 < await seconds_of_a_call() < 10  # it had to be sent again
+        assert network.statistics.unreachable > astray
+        await anyio.sleep(5)
+        astray = network.statistics.unreachable
+        assert await seconds_of_a_call() == pytest.approx(1.0, abs=0.01)
+        assert network.statistics.unreachable == astray
+
+
 async def test_a_port_that_the_network_numbers_is_free() -> None:
     network = SimulatedNetwork()
     async with aster.serve([Echo()], transport=network) as first:
