@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from aster.codec import wire_type
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
 from aster.errors import RpcError, StatusCode
 
-__all__ = ["Actor", "Part", "Plan", "Run", "Step"]
+__all__ = ["Actor", "Part", "Plan", "Run", "Step", "message"]
 
 
 @wire_type("tests.laws/Step")
@@ -50,12 +52,19 @@ class Part:
     plan: Plan | None = None
 
 
+def message(number: int, size: int) -> Part:
+    """The message of a number, whose data has no two pieces alike: none of it can be lost, repeated or exchanged unnoticed."""
+    return Part(number, hashlib.shake_128(number.to_bytes(8, "big", signed=True)).digest(size))
+
+
 @dataclass
 class Run:
     """What became of one handler."""
 
     began: int = 0
     read: list[int] = field(default_factory=list[int])
+    checksum: int = 0
+    """CRC-32 of the data of all requests read, one after the other."""
     sent: int = 0
     cancelled: int = 0
     finals: int = 0
@@ -117,7 +126,7 @@ class Actor:
                 match step.what:
                     case "send":
                         run.sent += 1
-                        yield Part(run.sent - 1, bytes(step.amount))
+                        yield message(run.sent - 1, step.amount)
                     case "wait":
                         await anyio.sleep(step.seconds)
                     case "hang":
@@ -156,8 +165,10 @@ async def _plan_of(parts: AsyncIterator[Part]) -> Plan:
 async def _read(requests: AsyncIterator[Part], run: Run, most: int | None) -> None:
     while most is None or most > 0:
         try:
-            run.read.append((await anext(requests)).number)
+            part = await anext(requests)
         except StopAsyncIteration:
             return
+        run.read.append(part.number)
+        run.checksum = zlib.crc32(part.data, run.checksum)
         if most is not None:
             most -= 1

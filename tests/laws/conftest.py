@@ -52,7 +52,12 @@ def _examples_and_counts(request: pytest.FixtureRequest, setting: Setting, world
             examples = max(examples // _COSTLY, 5)
         test._hypothesis_internal_use_settings = settings(settings.default, max_examples=examples)
     world.counts.clear()
+    before = world.disturbances
     yield
     marker = request.node.get_closest_marker("exercises")
-    never = [what for what in marker.args if not world.counts[what]] if marker is not None else []
+    if marker is None:
+        return
+    counts = world.counts + (world.disturbances - before)
+    wanted = [*marker.args, *(marker.kwargs["simulated"] if world.network is not None else ())]
+    never = [what for what in wanted if not counts[what]]
     assert not never, f"no example has exercised: {', '.join(never)}"

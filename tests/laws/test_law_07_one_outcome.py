@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aster.errors import RpcError, StatusCode
-from tests.laws.actor import Part, Step
+from tests.laws.actor import Part, Step, message
 from tests.laws.world import PATTERNS, World, exercises
 from tests.rpc.probes import until
 
@@ -41,7 +41,7 @@ async def test_every_call_has_one_outcome_at_each_end(world: World, pattern: str
         assert (outcomes, run.cancelled) == ([], 1)
         world.count("cancelled")
     elif end.what == "return":
-        expected = [Part(number, bytes(step.amount)) for number, step in enumerate(sends)]
+        expected = [message(number, step.amount) for number, step in enumerate(sends)]
         single = pattern in ("unary", "gather")
         assert outcomes == [(expected or [Part(-1)])[-1:] if single else expected]
         world.count("succeeded")

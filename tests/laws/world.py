@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import anyio
@@ -65,9 +65,12 @@ class Setting:
 SETTINGS = [Setting(backend, transport) for transport in ("memory", "quic", "simulated") for backend in ("asyncio", "trio")]
 
 
-def exercises(*what: str) -> pytest.MarkDecorator:
-    """Say what all examples of a test together must have counted by ``World.count``, each at least once."""
-    return pytest.mark.exercises(*what)
+def exercises(*what: str, simulated: Sequence[str] = ()) -> pytest.MarkDecorator:
+    """Say what all examples of a test together must have counted by ``World.count``, each at least once.
+
+    ``simulated``: what the simulated network must have done to some datagram meanwhile, by the names of its ``Statistics``.
+    """
+    return pytest.mark.exercises(*what, simulated=simulated)
 
 
 @dataclass
@@ -107,6 +110,11 @@ class World:
     def network(self) -> SimulatedNetwork | None:
         """The network between them, if it is simulated."""
         return self.transport if isinstance(self.transport, SimulatedNetwork) else None
+
+    @property
+    def disturbances(self) -> Counter[str]:
+        """What the network, if it is simulated, has done to datagrams so far."""
+        return Counter(asdict(self.network.statistics) if self.network is not None else {})
 
     def count(self, what: str) -> None:
         """Something was exercised."""
