@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 _SIZE = st.integers(0, 6_000)
 _SIZES = st.lists(_SIZE, max_size=10)
-_BEYOND_THE_WINDOW = [20_000] * 20
+_BEYOND_THE_WINDOW = [70_000] * 5
 _WINDOW = 262_144
 _DISTURBED = ("lost", "duplicated", "reordered")
 
