@@ -43,6 +43,8 @@ async def world(setting: Setting, anyio_backend: object) -> AsyncGenerator[World
 
 @pytest.fixture(autouse=True)
 def _examples_and_counts(request: pytest.FixtureRequest, setting: Setting, world: World) -> Generator[None]:
+    if request.node.get_closest_marker("virtual_time") is not None and not setting.virtual:
+        pytest.skip("it would take long in real time")
     in_virtual_time, over_quic = EXAMPLES[os.environ.get("ASTER_HYPOTHESIS") or "ci"]
     test: Any = request.function
     if hasattr(test, "hypothesis"):
