@@ -14,7 +14,7 @@ from tests.rpc.probes import until
 
 pytestmark = pytest.mark.anyio
 
-_LINGER = st.sampled_from([0.0, 0.003, 0.03])
+_LINGER = st.one_of(st.just(0.0), st.floats(0.003, 0.03))
 
 
 @exercises("returned", "failed", "was cancelled", "overdue", "lingered")

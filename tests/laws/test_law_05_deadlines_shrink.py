@@ -19,6 +19,7 @@ pytestmark = pytest.mark.anyio
 
 _PATTERN = st.sampled_from(PATTERNS)
 _LIMIT = st.sampled_from([None, 0.001, 0.03, 0.1, 1.0, 60.0])
+_LONG = st.one_of(st.none(), st.floats(5.0, 60.0))
 
 
 _ROUNDING = 1e-6
@@ -30,7 +31,7 @@ def _least(*limits: float | None) -> float:
 
 
 @exercises("unlimited", "limited by the timeout", "limited by the scope")
-@given(pattern=_PATTERN, timeout=st.sampled_from([None, 5.0, 60.0]), scope=st.sampled_from([None, 7.0, 30.0]))
+@given(pattern=_PATTERN, timeout=_LONG, scope=_LONG)
 async def test_a_handler_has_the_least_of_all_limits(world: World, pattern: str, timeout: float | None, scope: float | None) -> None:
     plan = world.plan(Step("send", 1))
     timed = aster.with_options(world.actor, timeout=timeout)
@@ -80,7 +81,9 @@ async def test_an_expired_timeout_is_deadline_exceeded_and_an_expired_scope_is_n
 
 @pytest.mark.costly
 @exercises("by the cap", "by the timeout")
-@given(pattern=_PATTERN, cap=st.sampled_from([0.05, 0.2]), timeout=st.sampled_from([None, 0.1, 1.0]))
+@given(pattern=_PATTERN, cap=st.floats(0.05, 0.2), timeout=st.one_of(st.none(), st.floats(0.05, 1.0)))
+@example(pattern="unary", cap=0.05, timeout=None)
+@example(pattern="talk", cap=0.2, timeout=0.1)
 async def test_the_servers_cap_limits_every_call(world: World, pattern: str, cap: float, timeout: float | None) -> None:
     async with world.fresh(max_deadline=cap) as fresh:
         plan = fresh.plan(Step("hang"))
@@ -112,7 +115,7 @@ class _Hop:
 
 @pytest.mark.costly
 @exercises("reached the third hop")
-@given(timeout=st.sampled_from([1.0, 5.0, 60.0]), wait=st.sampled_from([0.0, 0.005, 0.02]))
+@given(timeout=st.floats(1.0, 60.0), wait=st.floats(0.0, 0.02))
 async def test_over_three_hops_a_deadline_only_shrinks(world: World, timeout: float, wait: float) -> None:
     hops = [_Hop() for _ in range(3)]
     transport = world.setting.make_transport()
