@@ -19,6 +19,10 @@ _COSTLY = 6
 """How many times fewer a test has that makes connections of its own for each."""
 
 
+EXHAUSTED = "nothing left to do"
+"""What Hypothesis's statistics of a test say when it drew from so little that it stopped before its number of examples."""
+
+
 @pytest.fixture(scope="module", params=SETTINGS, ids=str)
 def setting(request: pytest.FixtureRequest) -> Setting:
     """The backend and the transport of all tests of a module, one after the other."""
@@ -56,6 +60,7 @@ def _examples_and_counts(request: pytest.FixtureRequest, setting: Setting, world
     world.counts.clear()
     before = world.disturbances
     yield
+    assert EXHAUSTED not in getattr(request.node, "hypothesis_statistics", ""), "there are fewer different examples than are asked for: draw more"
     marker = request.node.get_closest_marker("exercises")
     if marker is None:
         return

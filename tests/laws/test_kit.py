@@ -6,12 +6,14 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.statistics import collector, describe_statistics
 
-from tests.laws.conftest import EXAMPLES
+from tests.laws.conftest import EXAMPLES, EXHAUSTED
 from tests.laws.world import Setting, World, exercises
 
 pytestmark = pytest.mark.anyio
@@ -37,6 +39,22 @@ async def test_each_setting_has_its_number_of_examples(world: World) -> None:
     assert not world.counts, "each test begins with no counts"
     in_virtual_time, over_quic = EXAMPLES[os.environ.get("ASTER_HYPOTHESIS") or "ci"]
     assert _examples[world.setting] == (in_virtual_time if world.setting.virtual else over_quic)
+
+
+def test_a_test_with_too_few_different_examples_is_noticed() -> None:
+    @given(st.booleans())
+    def draws_little(_: bool) -> None:
+        pass
+
+    said, recorder = list[Any](), cast(Any, collector)
+    with recorder.with_value(said.append):
+        draws_little()
+    assert EXHAUSTED in describe_statistics(said[0])
+
+
+def test_hypothesis_leaves_its_statistics_where_the_kit_looks(request: pytest.FixtureRequest, setting: Setting) -> None:
+    (earlier,) = (item for item in request.session.items if item.name == f"test_an_example_is_counted[{setting}]")
+    assert "Stopped because" in vars(earlier)["hypothesis_statistics"]
 
 
 def test_each_law_has_one_file() -> None:
