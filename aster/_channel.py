@@ -14,7 +14,7 @@ from aster._protocol.events import Hello, ResetCode, Setting
 from aster._reactor import Condition, spare_ctrl_c
 from aster._retries import Backoff, RetryBudget
 from aster._tasks import StartedTask
-from aster.errors import AsterError, IdentityError, RefusedError, RpcError, StatusCode, UnreachableError
+from aster.errors import AsterError, ConnectionLost, IdentityError, RefusedError, RpcError, StatusCode, UnreachableError
 from aster.types import ServiceInfo
 
 if TYPE_CHECKING:
@@ -105,10 +105,7 @@ class ClientChannel:
         Raises:
             ConnectError: as ``AsterClient`` tells.
         """
-        connection = await self._connect()
-        if not connection.is_open:
-            raise RefusedError(f"the server at {self._where} turned this client away: {connection.why_closed}")
-        self._use(connection)
+        self._use(await self._connect())
 
     async def _connect(self) -> ClientConnection:
         connection = ClientConnection(self._lifetime.reactor, self._options, self._lifetime.inner, self)
@@ -121,20 +118,21 @@ class ClientChannel:
                 raise UnreachableError(
                     f"{self._where} did not complete a handshake within {self._connect_timeout:g} s: check that the server runs there and that UDP reaches it"
                 )
-        except BaseException:
+            if connection.why_closed is not None:
+                raise connection.why_closed
+        except BaseException as exc:
             if not connection.connected:
                 self._connections.discard(connection)
             connection.hang_up()
+            if isinstance(exc, ConnectionLost):
+                raise RefusedError(f"the server at {self._where} turned this client away: {exc}") from exc
             raise
         return connection
 
     def _use(self, connection: ClientConnection) -> None:
-        if connection.is_open:
-            self.current, self._reason = connection, None
-            self._used_since = self._lifetime.reactor.now()
-            self._waiting.notify_all()
-        else:
-            self._closing(connection)
+        self.current, self._reason = connection, None
+        self._used_since = self._lifetime.reactor.now()
+        self._waiting.notify_all()
 
     def connection_changed(self, connection: ClientConnection) -> None:
         """A connection takes no new calls any more, or the last one of those that it had is over."""
@@ -143,25 +141,16 @@ class ClientChannel:
         elif not connection.calls:
             connection.hang_up()
         if connection is self.current:
+            self.current, self._reason = None, connection.why_closed
             if self._lifetime.reactor.now() - self._used_since >= LONGEST_BACKOFF:
                 self._backoff.reset()
-            self._closing(connection)
-        self._waiting.notify_all()
-
-    def _closing(self, connection: ClientConnection) -> None:
-        """The connection that was to take calls takes none."""
-        self.current, self._reason = None, connection.why_closed
-        if not self._left:
             logger.info("connecting to %s again: %s", self._where, self._reason)
-            self._redial()
-
-    def _redial(self) -> None:
-        if self._redialing is None:
             self._redialing = StartedTask(self._lifetime.inner, spare_ctrl_c(self._keep_dialing), "aster reconnect", self._lifetime.reactor)
+        self._waiting.notify_all()
 
     async def _keep_dialing(self) -> None:
         try:
-            while self.current is None and not self._is_final:
+            while not self._is_settled():
                 await anyio.sleep(self._backoff.next())
                 await self._try_again()
         finally:
@@ -169,7 +158,11 @@ class ClientChannel:
 
     async def _try_again(self) -> None:
         try:
-            self._use(await self._connect())
+            connection = await self._connect()
+            if self._left:  # a cancelled attempt may succeed all the same
+                connection.hang_up()
+            else:
+                self._use(connection)
         except IdentityError as exc:
             self._is_final, self._reason = True, exc
             logger.info("giving up to connect again: %s", exc)
@@ -190,10 +183,14 @@ class ClientChannel:
             RpcError: UNAVAILABLE, there is still none.
         """
         with anyio.move_on_after(self._connect_timeout):
-            await self._waiting.wait_for(lambda: self.current is not None or self._is_final or self._left)
+            await self._waiting.wait_for(self._is_settled)
         if self.current is None:
             raise self._unavailable()
         return self.current
+
+    def _is_settled(self) -> bool:
+        """Whether there is nothing to wait for: there is a connection, or there will be none."""
+        return self.current is not None or self._is_final or self._left
 
     def _unavailable(self) -> RpcError:
         if self._left:
@@ -245,8 +242,7 @@ class ClientChannel:
         for connection in list(self._connections):
             await _finish_calls(connection, began)
             connection.hang_up()
-        while self._redialing is not None or self._connections:
-            await self._waiting.wait_for(lambda: self._redialing is None and not self._connections)
+        await self._waiting.wait_for(lambda: self._redialing is None and not self._connections)
 
 
 async def _finish_calls(connection: ClientConnection, began: float) -> None:

@@ -15,7 +15,7 @@ from aster._methods import BidiStreamMethod, ClientStreamMethod
 from aster._options import check_seconds
 from aster._streams import ResponseStream
 from aster._stub import Unset, interactive_call, make_stub, with_settings
-from aster.errors import AddressError, ConnectionLost, RefusedError, RpcError, StatusCode
+from aster.errors import AddressError, RpcError, StatusCode
 from aster.transports.base import Transport, checked_transport
 from aster.transports.quic import QuicTransport
 from aster.trust import Address, Identity, identity_from, join_host_port
@@ -131,11 +131,7 @@ class AsterClient:
             reactor=connection.reactor,
             options=self.options.for_transport(),
         )
-        try:
-            await connection.say_hello(transport)
-        except ConnectionLost as exc:
-            where = join_host_port(self._address.host, self._address.port)
-            raise RefusedError(f"the server at {where} turned this client away: {exc}") from exc
+        await connection.say_hello(transport)
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         channel, lifetime = self._channel, self._lifetime

@@ -8,12 +8,13 @@ Environment:
 from __future__ import annotations
 
 import gc
-import importlib.util
 import os
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.backends import require_backend
 
 _Backend = tuple[str, dict[str, Any]]
 _ASYNCIO: _Backend = ("asyncio", {"debug": False})
@@ -37,8 +38,5 @@ def _a_small_heap() -> None:
 def anyio_backend(request: pytest.FixtureRequest) -> _Backend:
     """The backend and its options. A test that carries ``pytest.mark.anyio`` runs once on each."""
     backend: _Backend = request.param
-    if backend[0] == "trio" and importlib.util.find_spec("trio") is None:
-        if os.environ.get("ASTER_REQUIRE_TRIO") == "1":
-            pytest.fail("trio is not installed, and ASTER_REQUIRE_TRIO=1 asks for it; install the package with its [test] extra")
-        pytest.skip("trio is not installed; install the package with its [trio] extra")
+    require_backend(backend[0])
     return backend

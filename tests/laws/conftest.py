@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.laws.world import SETTINGS, Setting, World
+from tests.backends import require_backend
+from tests.laws.world import SETTINGS, Setting, Tally, World
 
 EXAMPLES = {"ci": (300, 50), "brief": (20, 20), "long": (10_000, 2_000)}
 """Of each test, in virtual time and over QUIC."""
@@ -27,8 +27,7 @@ EXHAUSTED = "nothing left to do"
 def setting(request: pytest.FixtureRequest) -> Setting:
     """The backend and the transport of all tests of a module, one after the other."""
     setting: Setting = request.param
-    if setting.backend == "trio" and importlib.util.find_spec("trio") is None and os.environ.get("ASTER_REQUIRE_TRIO") != "1":
-        pytest.skip("trio is not installed; install the package with its [trio] extra")
+    require_backend(setting.backend)
     return setting
 
 
@@ -46,7 +45,7 @@ async def world(setting: Setting, anyio_backend: object) -> AsyncGenerator[World
 
 
 @pytest.fixture(autouse=True)
-def _examples_and_counts(request: pytest.FixtureRequest, setting: Setting, world: World) -> Generator[None]:
+def _examples_and_counts(request: pytest.FixtureRequest, setting: Setting, world: Tally) -> Generator[None]:
     if request.node.get_closest_marker("virtual_time") is not None and not setting.virtual:
         pytest.skip("it would take long in real time")
     in_virtual_time, over_quic = EXAMPLES[os.environ.get("ASTER_HYPOTHESIS") or "ci"]

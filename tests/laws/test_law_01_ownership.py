@@ -39,6 +39,7 @@ async def test_the_servers_half_ends_when_its_task_has_unwound_and_not_before(wo
             await until(lambda: run.where == "hang")
             group.cancel_scope.cancel()
     await world.quiet()  # until the half has ended
+    world.hosted.on_unwound = lambda _: None
     assert run.began == run.finals == len(open_at_the_end) <= 1
     if not run.began:
         assert ending == "overdue"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import anyio
 import pytest
+from hypothesis import strategies as st
 
 import aster
 from aster.testing import Link, SimulatedNetwork, live_connections, virtual_time_backend
@@ -20,13 +21,16 @@ from aster.transports.quic import QuicTransport
 from tests.laws.actor import Actor, Part, Plan, Run, Step
 from tests.rpc.probes import cancelled_at_every_step, until
 
-__all__ = ["PATTERNS", "SETTINGS", "Setting", "World", "exercises"]
+__all__ = ["PATTERNS", "SEEDS", "SETTINGS", "Setting", "Tally", "World", "cancelled_everywhere", "exercises"]
 
 _ORDINARY = Link(latency=0.01, jitter=0.005, loss=0.02, duplication=0.01, reordering=0.05)
 """The link of the simulated network, unless a test sets another."""
 
 _SIMULATED_STEP = 0.0005
 """Seconds by which a cancellation comes later each time: a twentieth of the link's latency."""
+
+SEEDS = st.integers(0, 2**16)
+"""Of simulated networks."""
 
 PATTERNS = ("unary", "stream", "gather", "talk")
 
@@ -43,20 +47,25 @@ class Setting:
         """Whether time is virtual there."""
         return self.transport != "quic"
 
+    def run(self, program: Callable[[], Awaitable[None]]) -> None:
+        """Run an async program in a loop of its own."""
+        name, options = self.backend_options
+        anyio.run(program, backend=name, backend_options=options)
+
     @property
     def backend_options(self) -> tuple[str, dict[str, Any]]:
         """As AnyIO's pytest plugin wants them."""
         return virtual_time_backend(self.backend) if self.virtual else (self.backend, {})
 
-    def make_transport(self) -> Transport:
-        """One for a server and its clients."""
+    def make_transport(self, seed: int = 1) -> Transport:
+        """One for a server and its clients. ``seed``: of the network, if it is simulated."""
         match self.transport:
             case "memory":
                 return MemoryTransport()
             case "quic":
                 return QuicTransport()
             case _:
-                return SimulatedNetwork(_ORDINARY, seed=1)
+                return SimulatedNetwork(_ORDINARY, seed=seed)
 
     def __str__(self) -> str:
         return f"{self.backend}-{self.transport}"
@@ -73,52 +82,95 @@ def exercises(*what: str, simulated: Sequence[str] = ()) -> pytest.MarkDecorator
     return pytest.mark.exercises(*what, simulated=simulated)
 
 
+async def cancelled_everywhere(
+    program: Callable[[], Awaitable[object]],
+    after: Callable[[], Awaitable[object]],
+    transport: Transport,
+    around: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+) -> int:
+    """Run a program again and again, cancelled ever later, until it ends before its cancellation; ``after`` each time, not cancelled.
+
+    Over memory and QUIC at every turn of the scheduler, as ``cancelled_at_every_step`` tells. Over a simulated network, whose time stands still while
+    anything takes turns, after every half millisecond. Returns how many times it was cancelled.
+    """
+    if not isinstance(transport, SimulatedNetwork):
+        return await cancelled_at_every_step(program, after, transport, around)
+    times, finished = 0, False
+    while not finished:
+        async with around():
+            with anyio.move_on_after(times * _SIMULATED_STEP) as scope:
+                await program()
+        finished = not scope.cancelled_caught
+        await after()
+        times += not finished
+    return times
+
+
 @dataclass
-class World:
-    """A server of an ``Actor`` and a client of it."""
+class Tally:
+    """What the examples of a test have exercised in one setting."""
 
     setting: Setting
+    counts: Counter[str] = field(default_factory=Counter[str])
+
+    def count(self, what: str) -> None:
+        """Something was exercised."""
+        self.counts[what] += 1
+
+    def fresh(self, *, seed: int = 1, client: dict[str, Any] | None = None, **server: Any) -> AbstractAsyncContextManager[World]:
+        """A world of its own in the same setting, which counts here. ``seed``: of its network, if that is simulated."""
+        return World.made(self.setting, seed=seed, counts=self.counts, client=client, **server)
+
+    @property
+    def network(self) -> SimulatedNetwork | None:
+        """The network that all examples share, if they do and it is simulated."""
+        return None
+
+    @property
+    def disturbances(self) -> Counter[str]:
+        """What that network has done to datagrams so far."""
+        return Counter(asdict(self.network.statistics) if self.network is not None else {})
+
+
+@dataclass(kw_only=True)
+class World(Tally):
+    """A server of an ``Actor`` and a client of it."""
+
     server: aster.AsterServer
     client: aster.AsterClient
     hosted: Actor
     actor: Actor
     transport: Transport
-    counts: Counter[str] = field(default_factory=Counter[str])
+    _leaving: AsyncExitStack
     _keys: Any = field(default_factory=lambda: itertools.count(1))
-    _has_left: bool = False
 
     @classmethod
     @asynccontextmanager
-    async def made(cls, setting: Setting, *, counts: Counter[str] | None = None, client: dict[str, Any] | None = None, **server: Any) -> AsyncGenerator[World]:
+    async def made(
+        cls, setting: Setting, *, seed: int = 1, counts: Counter[str] | None = None, client: dict[str, Any] | None = None, **server: Any
+    ) -> AsyncGenerator[World]:
         """A world for as long as the block lasts; options of the server by name, of the client as a dict."""
-        transport, hosted = setting.make_transport(), Actor()
+        transport, hosted = setting.make_transport(seed), Actor()
         async with aster.serve([hosted], transport=transport, **server) as served:
             connected = aster.connect(served.address, transport=transport, **(client or {}))
-            await connected.__aenter__()
-            actor = await connected.client(Actor)
-            world = cls(setting, served, connected, hosted, actor, transport, Counter() if counts is None else counts)
-            try:
-                yield world
-            finally:
-                await world.leave()
-
-    def fresh(self, *, client: dict[str, Any] | None = None, **server: Any) -> AbstractAsyncContextManager[World]:
-        """A world of its own in the same setting, which counts in this one."""
-        return World.made(self.setting, counts=self.counts, client=client, **server)
+            async with AsyncExitStack() as leaving:
+                await leaving.enter_async_context(connected)
+                actor = await connected.client(Actor)
+                yield cls(
+                    setting,
+                    Counter() if counts is None else counts,
+                    server=served,
+                    client=connected,
+                    hosted=hosted,
+                    actor=actor,
+                    transport=transport,
+                    _leaving=leaving,
+                )
 
     @property
     def network(self) -> SimulatedNetwork | None:
         """The network between them, if it is simulated."""
         return self.transport if isinstance(self.transport, SimulatedNetwork) else None
-
-    @property
-    def disturbances(self) -> Counter[str]:
-        """What the network, if it is simulated, has done to datagrams so far."""
-        return Counter(asdict(self.network.statistics) if self.network is not None else {})
-
-    def count(self, what: str) -> None:
-        """Something was exercised."""
-        self.counts[what] += 1
 
     def plan(self, *steps: Step) -> Plan:
         """A plan with a record of its own."""
@@ -132,9 +184,7 @@ class World:
 
     async def leave(self) -> None:
         """Leave the client's block, in the task that made this world. Idempotent."""
-        if not self._has_left:
-            self._has_left = True
-            await self.client.__aexit__(None, None, None)
+        await self._leaving.aclose()
 
     @property
     def server_end(self) -> Connection:
@@ -150,19 +200,9 @@ class World:
     async def cancelled_everywhere(self, program: Callable[[], Awaitable[object]], after: Callable[[], Awaitable[object]]) -> int:
         """Run a program again and again, cancelled ever later, until it ends before its cancellation; ``after`` each time, not cancelled.
 
-        Over memory and QUIC at every turn of the scheduler, as ``cancelled_at_every_step`` tells. Over a simulated network, whose time stands still while
-        anything takes turns, after every half millisecond. Returns how many times it was cancelled.
+        As ``cancelled_everywhere`` tells. Returns how many times it was cancelled.
         """
-        if self.network is None:
-            return await cancelled_at_every_step(program, after, self.transport)
-        times, finished = 0, False
-        while not finished:
-            with anyio.move_on_after(times * _SIMULATED_STEP) as scope:
-                await program()
-            finished = not scope.cancelled_caught
-            await after()
-            times += not finished
-        return times
+        return await cancelled_everywhere(program, after, self.transport)
 
     async def call(self, pattern: str, plan: Plan, requests: Callable[[], Any] = lambda: iter(()), *, actor: Actor | None = None) -> list[Part]:
         """Make a call of a pattern to its end: all responses. Requests follow the one with the plan. ``actor``: a stub with other options."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Any
@@ -19,6 +17,7 @@ from aster.decorators import bidi_stream, client_stream, rpc, server_stream
 from aster.testing import live_connections, virtual_time_backend
 from aster.transports.base import Connection, Transport
 from aster.transports.memory import MemoryTransport
+from tests.backends import require_backend
 from tests.rpc.echo import Echo, Item
 
 __all__ = [
@@ -70,8 +69,7 @@ async def error_of(call: Awaitable[object]) -> aster.RpcError:
 
 def backend_for(name: str, transport: Transport) -> tuple[str, dict[str, Any]]:
     """Virtual time over memory; over QUIC packets come in real time."""
-    if name == "trio" and importlib.util.find_spec("trio") is None and os.environ.get("ASTER_REQUIRE_TRIO") != "1":
-        pytest.skip("trio is not installed; install the package with its [trio] extra")
+    require_backend(name)
     return virtual_time_backend(name) if isinstance(transport, MemoryTransport) else (name, {})
 
 

@@ -16,6 +16,7 @@ import aster
 from aster.decorators import rpc, server_stream
 from aster.testing import Link, SimulatedNetwork, assert_no_orphans, virtual_time_backend
 from aster.trust import Identity
+from tests.backends import require_backend
 from tests.rpc.echo import Echo, Item, numbers_of
 from tests.rpc.probes import Witness, until
 
@@ -136,7 +137,7 @@ def _outcomes_on(backend: str, seed: int, calls: int = _CALLS) -> tuple[dict[int
 
 @pytest.mark.timeout(120)  # a thousand calls over a lossy network are tens of thousands of packets on each backend: some 10 s without a busy machine
 def test_a_thousand_mixed_calls_over_a_bad_network_have_one_outcome_each_the_same_on_both_backends(caplog: pytest.LogCaptureFixture) -> None:
-    pytest.importorskip("trio")
+    require_backend("trio")
     on = {backend: _outcomes_on(backend, seed=5) for backend in ("asyncio", "trio")}
     for outcomes, network, witness in on.values():
         assert all(len(each) == 1 for each in outcomes.values())
@@ -154,7 +155,7 @@ def test_a_thousand_mixed_calls_over_a_bad_network_have_one_outcome_each_the_sam
 @settings(max_examples=15)
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_calls_beneath_which_the_server_restarts_end_once_and_nothing_is_left(backend: str, seed: int) -> None:
-    pytest.importorskip(backend)
+    require_backend(backend)
     chance, network, identity = random.Random(seed), SimulatedNetwork(Link(latency=0.01, loss=0.05, reordering=0.05), seed=seed), Identity.generate()
     began, ended, codes = Counter[int](), Counter[int](), Counter[aster.StatusCode]()
     hosted = Mixed()

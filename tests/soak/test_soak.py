@@ -15,6 +15,7 @@ import anyio
 import pytest
 
 from aster._outgoing import OutgoingCall
+from tests.backends import require_backend
 from tests.rpc.probes import on_asyncio
 from tests.soak.__main__ import main
 from tests.soak.census import Census
@@ -36,8 +37,7 @@ _SOAKS = {("quic", "asyncio"): _WHOLE, ("quic", "trio"): _TENTH, ("memory", "asy
 @pytest.mark.parametrize(("transport", "backend"), _SOAKS)
 def test_calls_leave_nothing_behind_however_many_and_however_they_fail(transport: str, backend: str) -> None:
     """A program of its own: what other tests have made, and what a runner of tests keeps of logs and failures, would be counted as well."""
-    if backend == "trio" and os.environ.get("ASTER_REQUIRE_TRIO") != "1":
-        pytest.importorskip("trio", reason="trio is not installed; install the package with its [trio] extra")
+    require_backend(backend)
     command = [sys.executable, "-W", "error", "-m", "tests.soak", "--transport", transport, "--backend", backend, *_SOAKS[transport, backend]]
     environment = os.environ | {"PYTHONPATH": str(_ROOT)}
     done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False, timeout=_PATIENCE)
@@ -88,8 +88,7 @@ _LEAKS: list[tuple[str, str, Callable[[OutgoingCall], None]]] = [
 
 @pytest.mark.parametrize(("name", "backend", "leak"), _LEAKS)
 def test_what_a_call_leaves_behind_is_found_by_its_name(name: str, backend: str, leak: Callable[[OutgoingCall], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    if backend == "trio":
-        pytest.importorskip("trio", reason="trio is not installed; install the package with its [trio] extra")
+    require_backend(backend)
     begin = OutgoingCall.begin
 
     def begin_and_leak(call: OutgoingCall, *args: Any, **kwargs: Any) -> None:

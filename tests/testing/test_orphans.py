@@ -18,6 +18,7 @@ import pytest
 import aster
 from aster.testing import assert_no_orphans, live_connections, virtual_time_backend
 from aster.transports.memory import MemoryTransport
+from tests.backends import require_backend
 from tests.guide import TaskService
 
 pytestmark = pytest.mark.anyio
@@ -28,8 +29,7 @@ HOURS = timedelta(hours=5).total_seconds()
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Everything here runs in virtual time."""
-    if request.param == "trio":
-        pytest.importorskip("trio")
+    require_backend(request.param)
     return virtual_time_backend(request.param)
 
 

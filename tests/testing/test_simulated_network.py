@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import aster
 from aster.testing import Link, SimulatedNetwork, assert_no_orphans, live_connections, virtual_time_backend
 from aster.testing.transports import TRANSPORT_CHECKS, TransportCheck
+from tests.backends import require_backend
 from tests.rpc.echo import Echo, Item, numbers_of
 from tests.rpc.probes import error_of
 
@@ -28,7 +29,7 @@ _FAIR = Link(latency=0.005, jitter=0.001, loss=0.01, duplication=0.05, reorderin
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Virtual time on both backends."""
-    pytest.importorskip(request.param)
+    require_backend(request.param)
     return virtual_time_backend(request.param)
 
 

@@ -138,7 +138,7 @@ class QuicConnection(Connection):
         await anyio.lowlevel.checkpoint()
         if not self.has_ended:
             self.flush_soon()
-        await self._waiting.wait_for(lambda: self.has_ended or not (self._dirty or not self.engine.all_acknowledged()))
+        await self._waiting.wait_for(lambda: self.has_ended or (not self._dirty and self.engine.all_acknowledged()))
 
     def close(self, code: int = 0, reason: str = "") -> None:
         check_code(code)
