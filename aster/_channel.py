@@ -38,7 +38,7 @@ FIRST_BACKOFF = 0.1
 """Seconds at the most before the second attempt to connect again; the first one is made at once."""
 
 LONGEST_BACKOFF = 5.0
-"""Seconds at the most between two attempts: half the default ``connect_timeout``, so that a call that waits that long sees one or two of them.
+"""Seconds at the most between two attempts: half the default ``connect_timeout``, so that who waits that long sees two of them, if they fail at once.
 A connection that lives as long has proved itself: the next one is tried at once again."""
 
 ROUND_TRIP_ALLOWANCE = 1.0
@@ -145,7 +145,7 @@ class ClientChannel:
             if self._lifetime.reactor.now() - self._used_since >= LONGEST_BACKOFF:
                 self._backoff.reset()
             logger.info("connecting to %s again: %s", self._where, self._reason)
-            self._redialing = StartedTask(self._lifetime.inner, spare_ctrl_c(self._keep_dialing), "aster reconnect", self._lifetime.reactor)
+            self._redialing = StartedTask(self._lifetime.inner, spare_ctrl_c(self._keep_dialing), "aster reconnect", self._lifetime.reactor, shielded=True)
         self._waiting.notify_all()
 
     async def _keep_dialing(self) -> None:
@@ -208,7 +208,9 @@ class ClientChannel:
     def repeat(self, call: OutgoingCall, delay: float, channel: CallChannel) -> StartedTask:
         """In ``delay`` seconds begin a call again, on the connection that ``channel`` gives, from a task that the call may cancel."""
         self._repeating.add(call)
-        task = StartedTask(self._lifetime.inner, spare_ctrl_c(lambda: self._begin_again(call, delay, channel)), "aster retry", self._lifetime.reactor)
+        task = StartedTask(
+            self._lifetime.inner, spare_ctrl_c(lambda: self._begin_again(call, delay, channel)), "aster retry", self._lifetime.reactor, shielded=True
+        )
         task.check(lambda: self._repeated(call))
         return task
 
@@ -281,7 +283,8 @@ class ServiceChannel:
         self.budget = channel.budget
         self._channel = channel
         self._service = service
-        self._checked = checked
+        # The hello, which is small: a stub that is kept would keep a whole connection.
+        self._checked = checked.hello
 
     @property
     def current(self) -> ClientConnection | None:
@@ -291,7 +294,7 @@ class ServiceChannel:
             RpcError: FAILED_PRECONDITION, its server has no such service.
         """
         current = self._channel.current
-        return current if current is self._checked or current is None else self._check(current)
+        return current if current is None or current.hello is self._checked else self._check(current)
 
     async def connection(self) -> ClientConnection:
         """As ``ClientChannel.connection`` and ``current``."""
@@ -306,7 +309,7 @@ class ServiceChannel:
         difference = contract_difference(self._service, connection.hello)
         if difference:
             raise RpcError(StatusCode.FAILED_PRECONDITION, f"the server has changed since this stub was made: {difference}")
-        self._checked = connection
+        self._checked = connection.hello
         return connection
 
 

@@ -265,6 +265,10 @@ class ClientConnection(PeerConnection):
         self._breach: str | None = None
         self._left = False
 
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> StartedTask:
+        """Run a task of a call, which alone cancels it: a call that shields itself goes on in a client's block that was cancelled from outside."""
+        return StartedTask(self._inner, function, name, self.reactor, shielded=True)
+
     async def say_hello(self, transport: Connection) -> Hello:
         """Open the control stream, and wait for the server's hello.
 
@@ -292,11 +296,13 @@ class ClientConnection(PeerConnection):
     @property
     def is_open(self) -> bool:
         """Whether it takes new calls."""
-        return self.lost is None and self.go_away is None and self.hello is not None and not self._left
+        return self.lost is None and self.go_away is None and self._breach is None and self.hello is not None and not self._left
 
     @property
     def why_closed(self) -> AsterError | None:
         """Why it takes no new calls, when that is the server's or the network's doing."""
+        if self.lost is None and self._breach is not None:
+            return ConnectionLost(f"the server broke a rule: {self._breach}")
         if self.lost is not None or self.go_away is None:
             return self.lost
         return ConnectionLost(f"the server takes no new calls: {self.go_away.reason or 'it is closing'}")
@@ -411,8 +417,10 @@ class ClientConnection(PeerConnection):
         if self.lost is None and self._breach is None:
             self._breach = why
             logger.info("closing the connection to %s: %s", self.transport.peer.address, why)
+            # From here on no stream can be opened, though the news of the end comes in a later turn.
             self.transport.close(CloseCode.PROTOCOL, why)
             self._waiting.notify_all()
+            self._owner.connection_changed(self)
 
 
 class ServerHost(Protocol):

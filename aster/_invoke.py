@@ -75,15 +75,21 @@ async def _expire_natively(deadline: float) -> None:
 async def _begin(channel: CallChannel, method: RemoteMethod, request: bytes | None, settings: CallSettings) -> _Begun:
     ambient = anyio.current_effective_deadline()
     own = math.inf if settings.timeout is None else anyio.current_time() + settings.timeout
-    connection = channel.current
-    if connection is None or not connection.has_slot:
-        connection = await _queue(channel, method, own)
-    deadline = min(own, ambient)
-    if deadline <= connection.reactor.now():
-        await (_expire_natively(ambient) if ambient < own else anyio.lowlevel.checkpoint())
-        raise _expired(method)
-    call = OutgoingCall(connection, method, channel)
-    call.begin(request, settings.metadata, deadline, deadline=own if own <= ambient and own < math.inf else None)
+    try:
+        connection = channel.current
+        if connection is None or not connection.has_slot:
+            connection = await _queue(channel, method, own)
+        deadline = min(own, ambient)
+        if deadline <= connection.reactor.now():
+            if ambient < own:
+                await _expire_natively(ambient)
+            raise _expired(method)
+        call = OutgoingCall(connection, method, channel)
+        call.begin(request, settings.metadata, deadline, deadline=own if own <= ambient and own < math.inf else None)
+    except RpcError:
+        # Also a failure for which nothing was waited for is a checkpoint: who tries again and again lets others run, and can be cancelled.
+        await anyio.lowlevel.checkpoint()
+        raise
     return _Begun(call, own, ambient)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Protocol
 from aster._call import NO_METADATA, CallDriver, Decode, Encode
 from aster._protocol.call import CallLimits, ClientCall
 from aster._protocol.events import ResetCode, Target, TrailerOrigin
-from aster._protocol.frames import MESSAGE_CHARGE, encode_header_start, metadata_size
+from aster._protocol.frames import encode_header_start, metadata_size
 from aster._protocol.states import State
 from aster._pump import RequestPump
 from aster._reactor import Reactor, TimerHandle
@@ -112,7 +112,6 @@ class OutgoingCall(CallDriver):
         "_repeater",
         "_repetition",
         "_sent",
-        "_sent_size",
         "done",
         "error",
         "method",
@@ -131,9 +130,9 @@ class OutgoingCall(CallDriver):
         self._delay = 0.0
         self._failure: RpcError | None = None
         self._repetition: StartedTask | None = None
-        # What a repetition has to send, as long as there can be one: while the server has given no sign that it read any of it.
+        # What a repetition has to send, as long as there can be one: while the server has given no sign that it read any of it, be it credit or a response.
+        # At the most a window and a message, since more is not sent before credit has come.
         self._sent: list[bytes] | None = None
-        self._sent_size = 0
         self._repeater = repeater
         self.method = method
         self.done = False
@@ -212,18 +211,9 @@ class OutgoingCall(CallDriver):
             return False
         self.stream.write(self._protocol.send_message(payload))
         if self._sent is not None:
-            self._remember(payload)
+            self._sent.append(payload)
         self.count(len(payload))
         return True
-
-    def _remember(self, payload: bytes) -> None:
-        """Keep what a repetition would have to send: at the most a window and a message, since more is not sent before the server has granted credit."""
-        self._sent_size += len(payload) + MESSAGE_CHARGE
-        if self._sent is not None and self._sent_size == self._outbound.outstanding:
-            self._sent.append(payload)
-        else:
-            # Credit has come: a handler reads them.
-            self._sent = None
 
     async def send_request(self, request: Any) -> bool:
         """Encode one request and send it, as ``send`` does."""
@@ -364,6 +354,7 @@ class OutgoingCall(CallDriver):
             self._protocol.receive_data(data)
             if self._outbound.credited:
                 self.check_credit()
+                self._sent = None
         except RemoteProtocolError as exc:
             self._broken(exc)
             return

@@ -31,18 +31,20 @@ class StartedTask:
         function: an async function; a ``finally`` of it tells those who wait for its end.
         name: what debuggers show.
         reactor: of the same loop.
+        shielded: whether only ``cancel`` reaches it, and nothing that cancels the group.
     """
 
-    __slots__ = ("_coroutine", "_handle", "_reactor")
+    __slots__ = ("_coroutine", "_handle", "_reactor", "_shield")
 
-    def __init__(self, group: TaskGroup, function: Callable[[], Coroutine[Any, Any, None]], name: str, reactor: Reactor) -> None:
-        self._coroutine = function()
+    def __init__(self, group: TaskGroup, function: Callable[[], Coroutine[Any, Any, None]], name: str, reactor: Reactor, *, shielded: bool = False) -> None:
+        self._shield = anyio.CancelScope(shield=True) if shielded else None
+        self._coroutine = function() if self._shield is None else _within(self._shield, function)
         self._handle = group.create_task(self._coroutine, name=name)
         self._reactor = reactor
 
     def cancel(self, never_ran: Callable[[], None]) -> None:
         """Cancel the scope of the task; without effect once it has ended. ``never_ran`` as for ``check``."""
-        self._handle.cancel()
+        (self._shield or self._handle).cancel()
         self.check(never_ran)
 
     def check(self, never_ran: Callable[[], None]) -> None:
@@ -65,6 +67,11 @@ class StartedTask:
 
     def _has_not_begun(self) -> bool:
         return inspect.getcoroutinestate(self._coroutine) == inspect.CORO_CREATED
+
+
+async def _within(scope: anyio.CancelScope, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    with scope:
+        await function()
 
 
 async def outlast(event: anyio.Event) -> None:

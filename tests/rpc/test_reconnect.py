@@ -215,6 +215,16 @@ async def test_leaving_the_clients_block_ends_the_attempts(place: Place, turns: 
                 await anyio.lowlevel.checkpoint()
 
 
+@pytest.mark.parametrize("turns", range(12))
+async def test_leaving_the_clients_block_while_a_connection_is_made_again_leaves_nothing(place: Place, turns: int) -> None:
+    async with assert_no_orphans(), place:
+        await place.up(Echo())
+        async with aster.connect(place.address, transport=place.transport) as client:
+            server_ends(client)[0].close()
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+
+
 async def test_cancelling_a_program_that_loses_its_connection_at_any_step_leaves_nothing(place: Place) -> None:
     async def program() -> None:
         async with place:
