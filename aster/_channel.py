@@ -14,7 +14,7 @@ from aster._protocol.events import Hello, ResetCode, Setting
 from aster._reactor import Condition, spare_ctrl_c
 from aster._retries import Backoff, RetryBudget
 from aster._tasks import StartedTask
-from aster.errors import AsterError, ConnectionLost, IdentityError, RefusedError, RpcError, StatusCode, UnreachableError
+from aster.errors import AsterError, IdentityError, RefusedError, RpcError, StatusCode, UnreachableError
 from aster.types import ServiceInfo
 
 if TYPE_CHECKING:
@@ -119,13 +119,11 @@ class ClientChannel:
                     f"{self._where} did not complete a handshake within {self._connect_timeout:g} s: check that the server runs there and that UDP reaches it"
                 )
             if connection.why_closed is not None:
-                raise connection.why_closed
-        except BaseException as exc:
+                raise RefusedError(f"the server at {self._where} turned this client away: {connection.why_closed}") from connection.why_closed
+        except BaseException:
             if not connection.connected:
                 self._connections.discard(connection)
             connection.hang_up()
-            if isinstance(exc, ConnectionLost):
-                raise RefusedError(f"the server at {self._where} turned this client away: {exc}") from exc
             raise
         return connection
 

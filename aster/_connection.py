@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -260,7 +259,7 @@ class ClientConnection(PeerConnection):
         self._owner = owner
         self.calls: set[OutgoingCall] = set()
         self.go_away: GoAway | None = None
-        self._queue: deque[_Slot] = deque()
+        self._queue: dict[_Slot, None] = {}  # in their order; one that gives up is found at once
         self._reserved = 0
         self._breach: str | None = None
         self._left = False
@@ -269,12 +268,11 @@ class ClientConnection(PeerConnection):
         """Run a task of a call, which alone cancels it: a call that shields itself goes on in a client's block that was cancelled from outside."""
         return StartedTask(self._inner, function, name, self.reactor, shielded=True)
 
-    async def say_hello(self, transport: Connection) -> Hello:
-        """Open the control stream, and wait for the server's hello.
+    async def say_hello(self, transport: Connection) -> None:
+        """Open the control stream, and wait for the server's hello, or until it has closed the connection instead.
 
         Raises:
             IncompatiblePeerError: it speaks no version that we do, or no sense.
-            ConnectionLost: the server closed the connection instead.
         """
         self._transport = transport
         self._control = transport.open_stream(_ControlStream(self._control_frame, self._broken))
@@ -282,16 +280,12 @@ class ClientConnection(PeerConnection):
         await self.wait_until(lambda: self.hello is not None or self.lost is not None or self._breach is not None)
         if self._breach is not None:
             raise IncompatiblePeerError(f"the server at {transport.peer.address} does not speak this protocol: {self._breach}")
-        if self.hello is None:
-            assert self.lost is not None
-            raise self.lost
-        if PROTOCOL_VERSION not in self.hello.versions:
+        if self.hello is not None and PROTOCOL_VERSION not in self.hello.versions:
             transport.close(CloseCode.VERSION, "no version in common")
             raise IncompatiblePeerError(
                 f"the server at {transport.peer.address} speaks version {_numbers(self.hello.versions)} of the protocol, "
                 f"this client version {PROTOCOL_VERSION}; update the older of the two"
             )
-        return self.hello
 
     @property
     def is_open(self) -> bool:
@@ -324,7 +318,7 @@ class ClientConnection(PeerConnection):
             Whether there is one; false when the connection takes no calls any more.
         """
         slot = _Slot(self.reactor.waiter())
-        self._queue.append(slot)
+        self._queue[slot] = None
         self._grant_slots()
         try:
             while not slot.granted and self.is_open:
@@ -333,7 +327,7 @@ class ClientConnection(PeerConnection):
             if slot.granted:
                 self._reserved -= 1
             else:
-                self._queue.remove(slot)
+                del self._queue[slot]
             self._grant_later()
         return self.is_open
 
@@ -343,7 +337,8 @@ class ClientConnection(PeerConnection):
 
     def _grant_slots(self) -> None:
         while self._queue and self.lost is None and self._slots_left() > 0:
-            slot = self._queue.popleft()
+            slot = next(iter(self._queue))
+            del self._queue[slot]
             slot.granted = True
             self._reserved += 1
             slot.waiter.wake()

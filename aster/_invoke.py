@@ -223,7 +223,7 @@ class RemoteResponseStream(ResponseStream[Res]):
             raise anyio.BusyResourceError("beginning")
         self._starting = True
         try:
-            connection_call = await _begin(self._channel, self._method, self._request, self._settings)
+            begun = await _begin(self._channel, self._method, self._request, self._settings)
         except BaseException:
             # One object is one call at the most: what could not begin has had its outcome.
             self._closed = True
@@ -233,15 +233,15 @@ class RemoteResponseStream(ResponseStream[Res]):
             self._starting = False
         if self._closed:
             # Another task closed the stream while the call waited for its turn.
-            connection_call.call.cancel(ResetCode.CANCELLED)
+            begun.call.cancel(ResetCode.CANCELLED)
             raise anyio.ClosedResourceError
-        self._begun = connection_call
-        self._abandon = connection_call.call.call_soon_threadsafe
+        self._begun = begun
+        self._abandon = begun.call.call_soon_threadsafe
         if self._requests is not None:
-            connection_call.call.start_pump(self._requests)
+            begun.call.start_pump(self._requests)
             self._requests = None
         self._request = None
-        return connection_call
+        return begun
 
     async def aclose(self) -> None:
         """Cancel the call if it runs, and wait, shielded, until the request iterable is closed. Idempotent.

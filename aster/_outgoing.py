@@ -419,12 +419,12 @@ class OutgoingCall(CallDriver):
 
     def _failed(self, error: RpcError) -> None:
         """This attempt failed, and so did the call, unless it is repeated, once the attempt's stream has ended."""
-        if error.code is StatusCode.UNAVAILABLE and self._may_be_repeated():
+        if error.code is StatusCode.UNAVAILABLE and self._may_be_repeated(error.__cause__):
             self._failure = error
         else:
             self._settle(error)
 
-    def _may_be_repeated(self) -> bool:
+    def _may_be_repeated(self, loss: BaseException | None) -> bool:
         if self._sent is None or self._inbound.received:
             return False
         if not self._refused and self._was_seen_by_no_handler():
@@ -433,7 +433,7 @@ class OutgoingCall(CallDriver):
         # With what was taken from a request iterable a handler may have done anything.
         if not self.method.info.idempotent or (self._sent and self.method.info.pattern.streams_requests):
             return False
-        if not self._repeater.budget.spend() or self._attempts >= MAX_ATTEMPTS:
+        if not self._repeater.budget.spend(loss) or self._attempts >= MAX_ATTEMPTS:
             return False
         if self._backoff is None:
             self._backoff = Backoff(FIRST_WAIT, LONGEST_WAIT)

@@ -35,7 +35,7 @@ class PumpedCall(Protocol):
 
 
 class RequestPump:
-    """Sends what an iterable yields, then ends the requests; whatever happens, it closes the iterable.
+    """Sends what an iterable yields, then ends the requests; whatever happens once it has begun, it closes the iterable.
 
     Args:
         call: where to send; an exception of the iterable cancels it.

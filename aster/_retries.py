@@ -16,8 +16,9 @@ LONGEST_WAIT = 2.0
 """Seconds at the most before any of them."""
 
 TOKENS = 10.0
-"""What a client's budget holds when all is well. A failed attempt takes one, a call that succeeds gives back ``_RETURN``, and nothing is repeated while
-half of them or fewer are left: the example of gRFC A6. So one call in ten may fail and be repeated for ever; when all fail, repeating stops soon."""
+"""What a client's budget holds when all is well. A failed attempt that might be repeated takes one, a call that succeeds gives back ``_RETURN``, and no
+idempotent call is repeated while half of them or fewer are left: the example of gRFC A6. So one call in ten may fail and be repeated for ever; when all fail,
+repeating stops soon. Refused calls, which no handler saw, are outside of it."""
 
 _RETURN = 0.1
 
@@ -57,14 +58,21 @@ class Backoff:
 class RetryBudget:
     """What the calls of one client may spend on being repeated."""
 
-    __slots__ = ("tokens",)
+    __slots__ = ("_loss", "tokens")
 
     def __init__(self) -> None:
         self.tokens = TOKENS
+        self._loss: BaseException | None = None
 
-    def spend(self) -> bool:
-        """Pay for a failed attempt; whether another one is allowed."""
-        self.tokens = max(self.tokens - 1.0, 0.0)
+    def spend(self, loss: BaseException | None) -> bool:
+        """Pay for a failed attempt; whether another one is allowed.
+
+        Args:
+            loss: of the connection, if that was the cause; it is paid for once, not by each of its calls.
+        """
+        if loss is None or loss is not self._loss:
+            self.tokens = max(self.tokens - 1.0, 0.0)
+            self._loss = loss or self._loss
         return self.tokens > TOKENS / 2
 
     def earn(self) -> None:

@@ -35,7 +35,7 @@ ADDRESS_VARIABLE = "ASTER_ENDPOINT_ADDR"
 
 
 class AsterClient:
-    """A connection to a server, for as long as its ``async with`` block lasts.
+    """A client of one server, for as long as its ``async with`` block lasts.
 
     ::
 
@@ -149,7 +149,11 @@ class AsterClient:
 
         Raises:
             TypeError: ``service`` is not a class decorated with ``@service``, has no methods, or is session-scoped.
-            RpcError: UNIMPLEMENTED, the server has no such service or version; UNAVAILABLE, the connection is lost.
+            RpcError: UNIMPLEMENTED, the server has no such service or version; UNAVAILABLE, there was no connection within ``connect_timeout`` seconds, or
+                the block was left.
+            RuntimeError: the block was not entered.
+
+        Makes no call: it only waits, and may be cancelled, while there is no connection.
         """
         if not isinstance(service, type):
             raise TypeError(f"client() takes the class of a service, not {_described(service)}")

@@ -65,7 +65,8 @@ class Arrival(NamedTuple):
 class Datagram(NamedTuple):
     """What became of one datagram: a line of a trace. Times are in seconds, sizes in bytes.
 
-    ``flow`` names the client by its number, and the direction; ``number`` counts the datagrams of that flow. ``fate`` is ``"passed"``, or why nothing arrived.
+    ``flow`` names the client by its number, and the direction; ``number`` counts the datagrams of that flow. ``fate`` is ``"passed"``, or why the
+    link let nothing through; what passed may still find nobody listening.
     """
 
     time: float
@@ -97,7 +98,8 @@ class Statistics:
 
 
 class LinkState:
-    """One flow of datagrams over a link. Each decision depends on the seed, the flow and the datagram's number in it alone, not on what else goes on."""
+    """One flow of datagrams over a link. Each decision depends on the seed, the flow and the datagram's number in it alone, but for a full queue, which
+    depends on what was sent before and when."""
 
     __slots__ = ("_busy_until", "_count", "_flow", "_seed", "_statistics")
 

@@ -50,8 +50,8 @@ class SimulatedNetwork(Transport):
         async with aster.serve([Tasks()], transport=network) as server, aster.connect(server.address, transport=network) as client:
             ...
 
-    What it does to a datagram depends on the seed, the client, the direction and the number of the datagram alone. Which datagrams there are depends on the
-    program and, through the random numbers of TLS, hardly on chance: expect equal outcomes for equal seeds, not equal timing.
+    What it does to a datagram depends on the seed, the client, the direction and the number of the datagram alone, but for a full queue. Which datagrams
+    there are depends on the program and, through the random numbers of TLS, hardly on chance: expect equal outcomes for equal seeds, not equal timing.
 
     Args:
         link: from clients to servers, and back unless ``back`` is given.

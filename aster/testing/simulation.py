@@ -79,7 +79,7 @@ class VirtualReactor(Reactor):
         while not condition():
             if not self._due or self._due[0][0] > until:
                 assert until < math.inf, "nothing is due any more, and the condition does not hold"
-                self._now = until
+                self._now = max(self._now, until)
                 return
             when, _, timer = heapq.heappop(self._due)
             self._now = max(self._now, when)

@@ -30,7 +30,7 @@ _STEPS = st.lists(
 async def test_a_caller_that_is_cancelled_at_any_time_cancels_its_handler(world: World, pattern: str, steps: list[Step], turns: int, after: float) -> None:
     plan = world.plan(*steps, Step("return" if turns == 60 else "hang"))
     raised = list[BaseException]()
-    ended = False
+    ended, cancelled_at = False, 0.0
 
     async def caller() -> None:
         nonlocal ended
@@ -46,6 +46,7 @@ async def test_a_caller_that_is_cancelled_at_any_time_cancels_its_handler(world:
         await anyio.sleep(after)
         for _ in range(turns):
             await anyio.lowlevel.checkpoint()
+        cancelled_at = anyio.current_time()
         group.cancel_scope.cancel()
     await world.quiet()
     run = world.run(plan)
@@ -56,6 +57,9 @@ async def test_a_caller_that_is_cancelled_at_any_time_cancels_its_handler(world:
         return
     assert [isinstance(exc, anyio.get_cancelled_exc_class()) for exc in raised] == [True]
     assert run.cancelled == run.began or run.where == "the end"
+    if run.cancelled and world.setting.virtual:
+        assert run.unwound_at is not None
+        assert run.unwound_at - cancelled_at <= max([step.seconds for step in steps if step.what == "linger"], default=0.0) + world.a_few_round_trips
     world.count("cancelled in a handler" if run.began else "cancelled before a handler")
 
 

@@ -172,6 +172,11 @@ class World(Tally):
         """The network between them, if it is simulated."""
         return self.transport if isinstance(self.transport, SimulatedNetwork) else None
 
+    @property
+    def a_few_round_trips(self) -> float:
+        """Seconds, in virtual time: within which something is heard of at the other end, packets lost on the way and the rounding of clocks included."""
+        return 0.5 if self.network is not None else 0.001
+
     def plan(self, *steps: Step) -> Plan:
         """A plan with a record of its own."""
         key = next(self._keys)

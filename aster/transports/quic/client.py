@@ -61,7 +61,12 @@ class ClientConnection(QuicConnection):
         self._flush()
         await self._waiting.wait_for(lambda: self._established or self.has_ended)
         if self.has_ended:
-            raise self._failure or UnreachableError(f"{self._place}: {self._error}")
+            raise self._taken_failure()
+
+    def _taken_failure(self) -> ConnectError:
+        # Raised, it leads by its traceback to the caller's frames and to this connection: one that kept it would keep them all for the garbage collector.
+        failure, self._failure = self._failure, None
+        return failure or UnreachableError(f"{self._place}: {self._error}")
 
     def attach(self, handler: ConnectionHandler) -> None:
         """Hand the established connection to its owner."""
