@@ -24,7 +24,8 @@ __all__ = ["Actor", "Part", "Plan", "Run", "Step", "message"]
 class Step:
     """One thing to do.
 
-    ``send``: a response of ``amount`` bytes. ``wait``: for ``seconds``. ``hang``: for ever. ``read``: ``amount`` requests. ``drain``: all requests.
+    ``send``: a response of ``amount`` bytes. ``pour``: such responses without an end. ``wait``: for ``seconds``. ``hang``: for ever. ``read``: ``amount``
+    requests. ``drain``: all requests.
     ``fail``: with the status code ``amount``. ``bug``: raise something else. ``linger``: when the handler ends after this, clean up for ``seconds``, shielded.
     """
 
@@ -127,6 +128,10 @@ class Actor:
                     case "send":
                         run.sent += 1
                         yield message(run.sent - 1, step.amount)
+                    case "pour":
+                        while True:
+                            run.sent += 1
+                            yield message(run.sent - 1, step.amount)
                     case "wait":
                         await anyio.sleep(step.seconds)
                     case "hang":

@@ -9,22 +9,15 @@ from hypothesis import strategies as st
 
 import aster
 from aster._protocol.events import Header
-from aster._protocol.frames import encode_header, encode_header_start, encode_message
-from aster.codec import make_codec
-from aster.decorators import service_info
 from aster.errors import RpcError, StatusCode
 from aster.transports.base import Stream
-from aster.types import Metadata, SerializationMode
 from tests.laws.actor import Actor, Part, Plan, Step, message
+from tests.laws.wire import MANIFEST, first_part, head_of, is_single, numbered
 from tests.laws.world import PATTERNS, World, exercises
 from tests.rpc.probes import until
-from tests.rpc.raw import RawStream, manifest_of, raw_client, raw_server, target_of
+from tests.rpc.raw import RawStream, raw_client, raw_server
 
 pytestmark = pytest.mark.anyio
-
-_INFO = service_info(Actor)
-_codec = make_codec(SerializationMode.XLANG, _INFO.wire_tags)
-_encode_plan, _encode_part = _codec.encoder(Plan), _codec.encoder(Part)
 
 _SENDS = st.lists(st.builds(Step, st.just("send"), st.integers(0, 40_000)), max_size=4)
 _END = st.sampled_from([Step("return"), Step("fail", int(StatusCode.NOT_FOUND)), Step("fail", int(StatusCode.CANCELLED)), Step("bug"), Step("hang")])
@@ -146,7 +139,7 @@ def _end_silently(stream: Stream, how: str) -> None:
         stream.reset(9)
     else:
         if how == "cut":
-            stream.write(encode_message(bytes(100))[:50])
+            stream.write(numbered(0, 100)[:50])
         stream.finish()
 
 
@@ -163,11 +156,11 @@ async def test_a_call_whose_responses_end_without_an_outcome_fails(world: World,
 
     def answer(stream: Stream, _: Header) -> None:
         for part in sent:
-            stream.write(encode_message(_encode_part(part)))
+            stream.write(numbered(part.number, len(part.data)))
         _end_silently(stream, how)
 
     transport = world.setting.make_transport()
-    async with raw_server((manifest_of(Actor),), transport, answer) as address, aster.connect(address, transport=transport) as client:
+    async with raw_server(MANIFEST, transport, answer) as address, aster.connect(address, transport=transport) as client:
         actor, received, failures = await client.client(Actor), list[Part](), list[StatusCode]()
         try:
             if pattern in ("unary", "gather"):
@@ -192,15 +185,13 @@ async def test_a_call_whose_responses_end_without_an_outcome_fails(world: World,
 @example(pattern="talk", sizes=[], how="finished")
 async def test_a_handler_whose_requests_end_without_their_end_is_cancelled(world: World, pattern: str, sizes: list[int], how: str) -> None:
     """It never takes them for complete. (A reset is how a client cancels: law 3.)"""
-    single = pattern in ("unary", "stream")
+    single = is_single(pattern)
     plan = world.plan(Step("drain"), Step("hang"))
-    first = b"" if single else encode_message(_encode_part(Part(-1, plan=plan)))
-    rest = b"" if single else b"".join(encode_message(_encode_part(message(number, size))) for number, size in enumerate(sizes))
+    requests = b"" if single else first_part(pattern, plan) + b"".join(numbered(number, size) for number, size in enumerate(sizes))
     async with raw_client(world.server.address, world.transport) as raw:
         sink = RawStream()
         stream = raw.connection.open_stream(sink)
-        target = target_of(pattern, service="Actor", pattern=_INFO.methods[pattern].pattern)
-        stream.write(encode_header(encode_header_start(target), None, Metadata()) + first + rest)
+        stream.write(head_of(pattern) + requests)
         if not single:
             await until(lambda: world.run(plan).where == "drain" and len(world.run(plan).read) == len(sizes))
         _end_silently(stream, how)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -211,16 +211,19 @@ class World(Tally):
 
     async def call(self, pattern: str, plan: Plan, requests: Callable[[], Any] = lambda: iter(()), *, actor: Actor | None = None) -> list[Part]:
         """Make a call of a pattern to its end: all responses. Requests follow the one with the plan. ``actor``: a stub with other options."""
-        actor = actor or self.actor
         match pattern:
             case "unary":
-                return [await actor.unary(plan)]
+                return [await (actor or self.actor).unary(plan)]
             case "stream":
-                return [part async for part in actor.stream(plan)]
-            case "gather":
-                return [await actor.gather(self._with_plan(plan, requests))]
+                return [part async for part in (actor or self.actor).stream(plan)]
             case _:
-                return [part async for part in actor.talk(self._with_plan(plan, requests))]
+                return await self.call_with(pattern, self._with_plan(plan, requests), actor=actor)
+
+    async def call_with(self, pattern: str, requests: AsyncIterable[Part], *, actor: Actor | None = None) -> list[Part]:
+        """The same with all requests, of which the first has the plan."""
+        if pattern == "gather":
+            return [await (actor or self.actor).gather(aiter(requests))]
+        return [part async for part in (actor or self.actor).talk(aiter(requests))]
 
     async def _with_plan(self, plan: Plan, requests: Callable[[], Any]) -> AsyncGenerator[Part]:
         yield Part(-1, plan=plan)
