@@ -44,8 +44,22 @@ async def world(setting: Setting, anyio_backend: object) -> AsyncGenerator[World
         yield world
 
 
+@pytest.fixture(scope="module")
+def tally(setting: Setting) -> Tally:
+    """What tests use that run each example in a loop of its own, by ``setting.run``, and share no world."""
+    return Tally(setting)
+
+
+@pytest.fixture
+def cut(world: World) -> World:
+    """The world where a simulated network can be cut; skips elsewhere."""
+    if world.network is None:
+        pytest.skip("only a simulated network can be cut")
+    return world
+
+
 @pytest.fixture(autouse=True)
-def _examples_and_counts(request: pytest.FixtureRequest, setting: Setting, world: Tally) -> Generator[None]:
+def _examples_and_counts(request: pytest.FixtureRequest, setting: Setting) -> Generator[None]:
     if request.node.get_closest_marker("virtual_time") is not None and not setting.virtual:
         pytest.skip("it would take long in real time")
     in_virtual_time, over_quic = EXAMPLES[os.environ.get("ASTER_HYPOTHESIS") or "ci"]
@@ -56,6 +70,7 @@ def _examples_and_counts(request: pytest.FixtureRequest, setting: Setting, world
         if request.node.get_closest_marker("costly") is not None:
             examples = max(examples // _COSTLY, 5)
         test._hypothesis_internal_use_settings = settings(settings.default, max_examples=examples)
+    world: Tally = request.getfixturevalue("world" if "world" in request.fixturenames else "tally")
     world.counts.clear()
     before = world.disturbances
     failed = request.session.testsfailed

@@ -15,14 +15,10 @@ from hypothesis import strategies as st
 import aster
 from aster.testing import assert_no_orphans
 from tests.laws.actor import Part, Plan, Step
-from tests.laws.world import PATTERNS, SEEDS, Setting, Tally, World, cancelled_everywhere, exercises
+from tests.laws.world import PATTERNS, SEEDS, Tally, World, cancelled_everywhere, exercises
 from tests.rpc.probes import until
 
-
-@pytest.fixture(scope="module")
-def world(setting: Setting) -> Tally:
-    """No world that examples share: what it has in a loop, its timers among them, would look like an orphan of a block. Each has a loop of its own."""
-    return Tally(setting)
+# Each example has a loop of its own: what a shared world has there, its timers among them, would look like an orphan.
 
 
 class _Failed(Exception):
@@ -45,12 +41,6 @@ _ENDS = ("return", "raise", "raise a base exception", "cancel", "time runs out",
 
 _STATES = ("waits", "is half read in its block", "is half read without a block", "is forgotten", "is over", "sends", "is never iterated")
 """In which a call may be when the blocks around it are left."""
-
-
-async def _endless() -> AsyncIterator[Part]:
-    for number in range(1 << 30):
-        yield Part(number)
-        await anyio.sleep(0.001)
 
 
 class _Calls:
@@ -98,8 +88,9 @@ class _Calls:
 
     async def _with(self, plan: Plan) -> AsyncIterator[Part]:
         yield Part(plan=plan)
-        async for part in _endless():
-            yield part
+        for number in range(1 << 30):
+            yield Part(number)
+            await anyio.sleep(0.001)
 
 
 @contextmanager
@@ -122,13 +113,13 @@ def _borne() -> Generator[None]:
 @example(seed=1, end="time runs out", states=[(state, "talk") for state in _STATES])
 @example(seed=1, end="the server leaves first", states=[(state, "talk") for state in _STATES])
 @example(seed=1, end="the connection is cut", states=[(state, "talk") for state in _STATES])
-def test_nothing_remains_of_blocks_with_calls_in_any_state_however_they_are_left(world: Tally, seed: int, end: str, states: list[tuple[str, str]]) -> None:
+def test_nothing_remains_of_blocks_with_calls_in_any_state_however_they_are_left(tally: Tally, seed: int, end: str, states: list[tuple[str, str]]) -> None:
     async def blocks(scope: anyio.CancelScope) -> None:
-        async with anyio.create_task_group() as group, world.fresh(seed=seed, drain_grace=0.05) as fresh, AsyncExitStack() as stack:
+        async with anyio.create_task_group() as group, tally.fresh(seed=seed, drain_grace=0.05) as fresh, AsyncExitStack() as stack:
             calls = _Calls(fresh, group, stack)
             for state, pattern in states:
                 await calls.make(state, pattern)
-                world.count(state)
+                tally.count(state)
             match end:
                 case "raise":
                     raise _Failed
@@ -154,23 +145,23 @@ def test_nothing_remains_of_blocks_with_calls_in_any_state_however_they_are_left
                     await blocks(scope)
                 except* (_Failed, _Ended):
                     pass
-        world.count(end)
+        tally.count(end)
 
     with _no_warning():
-        world.setting.run(program)
+        tally.setting.run(program)
 
 
 @exercises("cancelled")
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_cancelled_at_every_step_of_serving_connecting_and_calling_nothing_remains(world: Tally, pattern: str) -> None:
+def test_cancelled_at_every_step_of_serving_connecting_and_calling_nothing_remains(tally: Tally, pattern: str) -> None:
     async def program() -> None:
-        async with world.fresh(drain_grace=0) as fresh:
+        async with tally.fresh(drain_grace=0) as fresh:
             await fresh.call(pattern, fresh.plan(Step("drain"), Step("send", 10)), lambda: iter([Part(1)]))
 
     async def sweep() -> None:
-        times = await cancelled_everywhere(program, anyio.lowlevel.checkpoint, world.setting.make_transport(), assert_no_orphans)
+        times = await cancelled_everywhere(program, anyio.lowlevel.checkpoint, tally.setting.make_transport(), assert_no_orphans)
         assert times > 10
-        world.counts["cancelled"] += times
+        tally.counts["cancelled"] += times
 
     with _no_warning():
-        world.setting.run(sweep)
+        tally.setting.run(sweep)
