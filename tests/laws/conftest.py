@@ -50,18 +50,12 @@ def tally(setting: Setting) -> Tally:
     return Tally(setting)
 
 
-@pytest.fixture
-def cut(world: World) -> World:
-    """The world where a simulated network can be cut; skips elsewhere."""
-    if world.network is None:
-        pytest.skip("only a simulated network can be cut")
-    return world
-
-
 @pytest.fixture(autouse=True)
 def _examples_and_counts(request: pytest.FixtureRequest, setting: Setting) -> Generator[None]:
     if request.node.get_closest_marker("virtual_time") is not None and not setting.virtual:
         pytest.skip("it would take long in real time")
+    if request.node.get_closest_marker("simulated") is not None and setting.transport != "simulated":
+        pytest.skip("it disturbs the network")
     in_virtual_time, over_quic = EXAMPLES[os.environ.get("ASTER_HYPOTHESIS") or "ci"]
     test: Any = request.function
     if hasattr(test, "hypothesis"):

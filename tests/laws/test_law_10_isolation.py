@@ -134,7 +134,11 @@ async def test_a_corrupt_call_fails_alone_on_its_connection(world: World, why: s
             stream.write(numbered(turn, 100))
             sink = RawStream()
             corrupt = peer.connection.open_stream(sink)
-            corrupt.write(head_of(pattern) + (first_part(pattern, plan) if streams else b"") + _CORRUPT[why])
+            corrupt.write(head_of(pattern))
+            if streams:
+                corrupt.write(first_part(pattern, plan))
+                await until(lambda turn=turn: world.run(plan).began == turn + 1)
+            corrupt.write(_CORRUPT[why])
             if not streams and why == "no value":
                 corrupt.write(END)
             trailer = await sink.trailer()

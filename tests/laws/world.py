@@ -197,6 +197,12 @@ class World(Tally):
         (end,) = (end for end in live_connections() if end.peer.endpoint_id == self.client.endpoint_id)
         return end
 
+    @property
+    def client_end(self) -> Connection:
+        """The connection to the server, at the client."""
+        (end,) = (end for end in live_connections() if end.peer.endpoint_id == self.server.endpoint_id)
+        return end
+
     async def quiet(self) -> None:
         """Wait until every call is over at both ends: only the control stream is left."""
         end = self.server_end
