@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,18 @@ _COSTLY = 6
 
 EXHAUSTED = "nothing left to do"
 """What Hypothesis's statistics of a test say when it drew from so little that it stopped before its number of examples."""
+
+
+_PATIENCE = 90
+"""Seconds after which a test of a law counts as hung: three hundred examples over a simulated network take up to ten on a free core."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests beside this file, and no others, the time for all their examples."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.parent == here:
+            item.add_marker(pytest.mark.timeout(_PATIENCE))
 
 
 @pytest.fixture(scope="module", params=SETTINGS, ids=str)
