@@ -20,11 +20,7 @@ from tests.laws.world import Setting, World, exercises
 pytestmark = pytest.mark.anyio
 
 _LAWS = {*range(1, 11), *range(12, 17)}
-"""Those that there are so far: sessions, the eleventh, come later."""
-
-_LATER: set[int] = {10, 12, 13, 14, 15, 16}
-"""Those whose properties are still to be gathered here; until then they are proved where ``tests/test_behaviours.py`` says."""
-
+"""Those that there are: sessions, the eleventh, come later."""
 
 _examples = Counter[Setting]()
 
@@ -71,4 +67,4 @@ async def test_hypothesis_leaves_its_statistics_where_the_kit_looks(world: World
 
 def test_each_law_has_one_file() -> None:
     numbers = [int(match[1]) for path in Path(__file__).parent.glob("test_law_*.py") if (match := re.match(r"test_law_(\d\d)_", path.name))]
-    assert sorted(numbers) == sorted(_LAWS - _LATER)
+    assert sorted(numbers) == sorted(_LAWS)

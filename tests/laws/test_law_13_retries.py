@@ -205,7 +205,7 @@ async def test_a_call_is_repeated_when_the_rules_say_so_and_only_then(
 @pytest.mark.costly
 @pytest.mark.virtual_time
 @exercises("cancelled between attempts", "within the timeout")
-@given(seed=SEEDS, pattern=st.sampled_from(["unary", "stream"]), after=st.floats(0.0, 3.0), limited=st.booleans())
+@given(seed=SEEDS, pattern=st.sampled_from(["unary", "stream"]), after=st.floats(0.001, 3.0), limited=st.booleans())
 @example(seed=1, pattern="unary", after=0.15, limited=False)
 @example(seed=1, pattern="unary", after=0.15, limited=True)
 async def test_no_attempt_follows_a_cancellation_or_the_timeout_of_the_call(world: World, seed: int, pattern: str, after: float, limited: bool) -> None:
