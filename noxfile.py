@@ -115,3 +115,10 @@ def hostile(session: nox.Session) -> None:
     session.install("-e", ".[test]")
     for backend in ("asyncio", "trio"):
         session.run("python", "-m", "tests.hostile", "--backend", backend, *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Break each row of the transition tables and some places of each law, and see that a test fails; ``-- --all`` breaks all places."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.mutants", *session.posargs)

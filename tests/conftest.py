@@ -2,7 +2,7 @@
 
 Environment:
     ASTER_REQUIRE_TRIO: when set to 1, a missing trio fails the tests that need it instead of skipping them.
-    ASTER_HYPOTHESIS: the Hypothesis profile: ``ci`` (the default), ``brief`` or ``long``.
+    ASTER_HYPOTHESIS: the Hypothesis profile: ``ci`` (the default), ``brief``, ``long`` or ``mutants``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.backends import require_backend
 
@@ -23,6 +23,8 @@ _TRIO: _Backend = ("trio", {})
 # The same examples in every run, and no verdict that depends on the machine's speed: the timeout of a test is the only clock.
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("brief", settings.get_profile("ci"), max_examples=20)
+# One failure is enough to know, and making it smaller takes minutes.
+settings.register_profile("mutants", settings.get_profile("brief"), phases=(Phase.explicit, Phase.generate))
 settings.register_profile("long", settings.get_profile("ci"), derandomize=False, max_examples=2_000, print_blob=True)
 settings.load_profile(os.environ.get("ASTER_HYPOTHESIS") or "ci")
 

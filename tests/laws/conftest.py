@@ -13,7 +13,7 @@ from hypothesis import settings
 from tests.backends import require_backend
 from tests.laws.world import SETTINGS, Setting, Tally, World
 
-EXAMPLES = {"ci": (300, 50), "brief": (20, 20), "long": (10_000, 2_000)}
+EXAMPLES = {"ci": (300, 50), "brief": (20, 20), "mutants": (20, 20), "long": (10_000, 2_000)}
 """Of each test, in virtual time and over QUIC."""
 
 _COSTLY = 6
