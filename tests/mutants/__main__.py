@@ -1,7 +1,8 @@
 """``python -m tests.mutants``: break the package on purpose, one place at a time, and look whether a test notices.
 
 All rows of the transition tables, and of each law as many mutants as ``--each`` says, or ``--all``. Ends with 1 when a mutant lives that
-``survivors.py`` does not list, and when one that it lists was killed or is no mutant any more.
+``survivors.py`` does not list, and when one that it lists was killed or is no mutant any more. The tests run once without a mutant before: where
+they fail by themselves, no mutant is killed by them.
 """
 
 from __future__ import annotations
@@ -66,6 +67,11 @@ def _judge_all(mutants: Sequence[Mutant], jobs: int) -> list[str]:
             root = Path(folder, str(number))
             root.mkdir()
             free.put(Workspace(root))
+        whole = free.get()
+        failing = [f"{failed} fails without a mutant" for tests in _stages(mutants) if (failed := whole.failure(*tests))]
+        free.put(whole)
+        if failing:
+            return failing
         print("| group | mutant | line | what | outcome | seconds |\n|---|---|---|---|---|---|", flush=True)
         runs = {threads.submit(judge, mutant): mutant for mutant in mutants}
         for run in as_completed(runs):
@@ -75,6 +81,11 @@ def _judge_all(mutants: Sequence[Mutant], jobs: int) -> list[str]:
             if verdict.counts and bool(verdict.killer) == (mutant.name in SURVIVORS):
                 wrong.append(f"{mutant.name} ({mutant.group}) {'is listed as a survivor and was killed' if verdict.killer else 'lives'}")
     return wrong
+
+
+def _stages(mutants: Sequence[Mutant]) -> list[tuple[str, ...]]:
+    """What all of them are judged by, each once."""
+    return list(dict.fromkeys(tests for mutant in mutants for tests in mutant.stages))
 
 
 def _parser() -> argparse.ArgumentParser:

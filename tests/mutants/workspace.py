@@ -17,7 +17,7 @@ from tests.mutants.mutant import ROOT, Mutant, module_path
 __all__ = ["Verdict", "Workspace"]
 
 _COPIED = ("aster", "tests", "docs", "examples", "README.md", "pyproject.toml")
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)
 _STAGE_LIMIT = 900.0
 """Seconds after which the tests of a stage count as hung; those of tests/rpc take three minutes on a free core."""
 
