@@ -14,12 +14,12 @@ from aster.transports.quic import QuicTransport
 from aster.trust import Address, Identity
 from tests.benchmark.workloads import Calls
 
-__all__ = ["connect", "serve"]
+__all__ = ["IgnoringHandler", "IgnoringSink", "connect", "serve"]
 
 _MESSAGE = bytes(60)
 
 
-class _Sink:
+class IgnoringSink:
     """Ignores what it is told; the two ends below listen to what concerns them."""
 
     def data_received(self, data: bytes) -> None: ...
@@ -33,7 +33,7 @@ class _Sink:
     def connection_lost(self, error: AsterError) -> None: ...
 
 
-class _Echo(_Sink):
+class _Echo(IgnoringSink):
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
@@ -44,7 +44,7 @@ class _Echo(_Sink):
         self._stream.finish()
 
 
-class _Reply(_Sink):
+class _Reply(IgnoringSink):
     def __init__(self, reactor: Reactor) -> None:
         self._waiter = reactor.waiter()
         self._received = 0
@@ -63,7 +63,9 @@ class _Reply(_Sink):
         assert self._received == len(_MESSAGE)
 
 
-class _Handler:
+class IgnoringHandler:
+    """Echoes whatever is opened; what else it is told it ignores."""
+
     def stream_opened(self, stream: Stream) -> StreamSink:
         return _Echo(stream)
 
@@ -87,8 +89,8 @@ async def serve() -> AsyncGenerator[str]:
     async with _reactor() as reactor:
         identity = Identity.generate()
 
-        def accept(connection: Connection) -> _Handler:
-            return _Handler()
+        def accept(connection: Connection) -> IgnoringHandler:
+            return IgnoringHandler()
 
         listener = await QuicTransport().listen("127.0.0.1", 0, identity=identity, accept=accept, reactor=reactor, options=ConnectionOptions())
         try:
@@ -101,7 +103,7 @@ async def serve() -> AsyncGenerator[str]:
 async def connect(address: str) -> AsyncGenerator[Calls]:
     async with _reactor() as reactor:
         connection = await QuicTransport().connect(
-            Address.parse(address), identity=Identity.generate(), handler=_Handler(), reactor=reactor, options=ConnectionOptions()
+            Address.parse(address), identity=Identity.generate(), handler=IgnoringHandler(), reactor=reactor, options=ConnectionOptions()
         )
 
         async def unary() -> None:

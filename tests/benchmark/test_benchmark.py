@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from tests.benchmark import cancel
 from tests.benchmark.__main__ import main
 from tests.benchmark.measure import contenders
 from tests.benchmark.workloads import WORKLOADS
@@ -58,3 +59,17 @@ def test_arguments_that_make_no_sense_end_it_with_a_message(arguments: list[str]
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code
+
+
+def test_cancellation_has_a_median_and_a_percentile_beside_the_bare_engines(capsys: pytest.CaptureFixture[str]) -> None:
+    cancel.main(["--calls", "10"])
+    title, *rows = capsys.readouterr().out.splitlines()
+    assert title.split() == ["milliseconds", "median", "95", "%"]
+    assert [row[:24].strip() for row in rows][:2] == ["call, asyncio", "bare engine, asyncio"]
+    assert all(0 < float(row[24:34]) <= float(row[34:]) for row in rows)
+
+
+def test_too_few_cancellations_end_it_with_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cancel.main(["--calls", "1"])
+    assert "2 or more" in capsys.readouterr().err

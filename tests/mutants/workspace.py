@@ -71,9 +71,12 @@ class Workspace:
         try:
             output, _ = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
             return "hung"
+        finally:
+            # Hung, or this run was interrupted.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
         if process.returncode == 0:
             return ""
         if process.returncode in (4, 5):
