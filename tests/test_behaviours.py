@@ -107,17 +107,25 @@ _BEHAVIOURS: dict[int, Behaviour] = {
                 "test_cancelling_a_call_cancels_its_handler_in_the_middle_of_an_await",
             ),
             "rpc/test_cancellation_sweep.py": ("test_cancellation_after_any_turn_of_the_scheduler_unwinds_the_handler_exactly_once",),
+            "laws/test_law_03_cancellation_crosses.py": (
+                "test_a_caller_that_is_cancelled_at_any_time_cancels_its_handler",
+                "test_cancelling_at_every_step_of_a_call_leaves_nothing",
+            ),
         },
     ),
     17: Behaviour(
         "also after it has had responses, which it keeps",
-        {"rpc/test_cancellation.py": ("test_cancelling_after_the_first_response_keeps_it_and_cancels_the_handler",)},
+        {
+            "rpc/test_cancellation.py": ("test_cancelling_after_the_first_response_keeps_it_and_cancels_the_handler",),
+            "laws/test_law_03_cancellation_crosses.py": ("test_responses_that_came_before_a_cancellation_were_received",),
+        },
     ),
     18: Behaviour(
         "a cancelled handler unwinds, wherever it was",
         {
             "rpc/test_cancellation.py": ("test_cancelling_a_call_cancels_its_handler_in_the_middle_of_an_await",),
             "rpc/test_cancellation_sweep.py": ("test_cancellation_at_every_place_of_a_handler_lands_there_exactly_once",),
+            "laws/test_law_03_cancellation_crosses.py": ("test_a_caller_that_is_cancelled_at_any_time_cancels_its_handler",),
         },
     ),
     19: Behaviour(
@@ -126,7 +134,8 @@ _BEHAVIOURS: dict[int, Behaviour] = {
             "rpc/test_cancellation.py": (
                 "test_a_handler_that_raises_cancellation_by_hand_fails_its_call_with_internal",
                 "test_a_handler_that_cancels_its_own_task_fails_its_call_with_internal",
-            )
+            ),
+            "laws/test_law_07_one_outcome.py": ("test_every_call_has_one_outcome_at_each_end",),
         },
     ),
     20: Behaviour(
@@ -135,7 +144,9 @@ _BEHAVIOURS: dict[int, Behaviour] = {
             "rpc/test_cancellation.py": (
                 "test_the_callers_own_cancellation_is_native_and_is_not_swallowed",
                 "test_fail_after_around_a_call_raises_timeout_error",
-            )
+            ),
+            "laws/test_law_03_cancellation_crosses.py": ("test_a_caller_that_is_cancelled_at_any_time_cancels_its_handler",),
+            "laws/test_law_05_deadlines_shrink.py": ("test_an_expired_timeout_is_deadline_exceeded_and_an_expired_scope_is_native",),
         },
     ),
     21: Behaviour(
@@ -148,7 +159,10 @@ _BEHAVIOURS: dict[int, Behaviour] = {
     22: Behaviour("a millisecond is a timeout too", {"rpc/test_deadlines.py": ("test_a_deadline_of_a_millisecond_is_honoured",)}),
     23: Behaviour(
         "a generator is interrupted also where it does not wait for its reader",
-        {"rpc/test_deadlines.py": ("test_a_deadline_interrupts_a_handler_between_yields",)},
+        {
+            "rpc/test_deadlines.py": ("test_a_deadline_interrupts_a_handler_between_yields",),
+            "laws/test_law_05_deadlines_shrink.py": ("test_an_expired_timeout_is_deadline_exceeded_and_an_expired_scope_is_native",),
+        },
     ),
     24: Behaviour(
         "what a handler calls has no more time than the handler",
@@ -156,12 +170,16 @@ _BEHAVIOURS: dict[int, Behaviour] = {
             "rpc/test_deadlines.py": (
                 "test_a_deadline_shrinks_and_never_grows_over_three_hops",
                 "test_a_deadline_that_expires_at_the_third_hop_unwinds_every_hop",
-            )
+            ),
+            "laws/test_law_05_deadlines_shrink.py": ("test_over_three_hops_a_deadline_only_shrinks",),
         },
     ),
     25: Behaviour(
         "a thousand timeouts at one moment are kept and leave nothing",
-        {"rpc/test_deadlines.py": ("test_a_thousand_calls_that_time_out_at_once_all_fail_on_time_and_leave_nothing_behind",)},
+        {
+            "rpc/test_deadlines.py": ("test_a_thousand_calls_that_time_out_at_once_all_fail_on_time_and_leave_nothing_behind",),
+            "laws/test_law_05_deadlines_shrink.py": ("test_many_calls_that_time_out_together_all_fail_on_time_and_leave_nothing",),
+        },
     ),
     26: Behaviour(
         "a limit of size holds to the byte, for every message of every pattern, whoever sends it",
@@ -238,6 +256,21 @@ _BEHAVIOURS: dict[int, Behaviour] = {
             )
         },
     ),
+    32: Behaviour(
+        "who does not read holds up who sends, and memory is bounded at both ends",
+        {
+            "laws/test_law_09_backpressure.py": (
+                "test_a_caller_that_does_not_read_holds_up_its_handler",
+                "test_a_handler_that_does_not_read_holds_up_its_caller",
+                "test_a_reader_that_does_not_read_costs_no_more_memory_than_a_window_and_a_message_at_each_end",
+                "test_a_client_that_ignores_credit_costs_no_more_memory_either",
+            )
+        },
+    ),
+    33: Behaviour(
+        "and its neighbours on the connection are as fast as without it",
+        {"laws/test_law_10_isolation.py": ("test_calls_that_fail_or_wait_leave_their_neighbours_alone",)},
+    ),
     34: Behaviour(
         "calls that are too many wait in line, as long as their deadlines let them",
         {
@@ -271,11 +304,23 @@ _BEHAVIOURS: dict[int, Behaviour] = {
             "rpc/test_bad_input.py": ("test_a_peer_with_another_key_than_the_addresss_is_an_identity_error_at_once",),
         },
     ),
+    37: Behaviour(
+        "a server that drains lets its calls end, takes no others, and is gone on time",
+        {
+            "laws/test_law_14_drain.py": (
+                "test_leaving_a_server_lets_calls_end_within_the_grace_and_cancels_the_rest",
+                "test_each_call_of_a_server_that_is_left_ends_as_its_handler_did",
+                "test_cancellation_from_outside_skips_the_grace",
+            ),
+            "rpc/test_endings.py": ("test_drain_lets_calls_in_flight_finish_and_refuses_new_ones",),
+        },
+    ),
     38: Behaviour(
         "a lost connection fails each call that it carried once, and the client connects again",
         {
             "rpc/test_one_outcome.py": ("test_the_loss_of_the_connection_fails_the_calls_that_it_carried_and_no_others",),
             "rpc/test_reconnect.py": ("test_a_stub_goes_on_after_its_server_was_restarted", "test_a_connection_that_was_lost_is_replaced"),
+            "laws/test_law_12_loss.py": ("test_a_connection_that_is_closed_fails_each_of_its_calls_once",),
         },
     ),
     39: Behaviour(
@@ -313,9 +358,6 @@ _BEHAVIOURS: dict[int, Behaviour] = {
 }
 
 _LATER: dict[int, str] = {
-    32: "the credit of a call bounds both ends already (tests/rpc/test_memory_bounds.py, test_wire_rules.py); measured memory is not claimed yet",
-    33: "a stalled reader's neighbours: not claimed yet",
-    37: "the drain of calls is there (tests/rpc/test_endings.py); sessions are not",
     44: "there are no sessions yet",
 }
 """Behaviours that are not claimed, or not whole."""

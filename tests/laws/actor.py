@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import anyio
+import anyio.lowlevel
 
 import aster
 from aster.codec import wire_type
@@ -25,8 +26,8 @@ class Step:
     """One thing to do.
 
     ``send``: a response of ``amount`` bytes. ``pour``: such responses without an end. ``wait``: for ``seconds``. ``hang``: for ever. ``read``: ``amount``
-    requests. ``drain``: all requests.
-    ``fail``: with the status code ``amount``. ``bug``: raise something else. ``linger``: when the handler ends after this, clean up for ``seconds``, shielded.
+    requests. ``drain``: all requests. ``raise cancellation``: by hand, while nothing cancels it. ``fail``: with the status code ``amount``. ``bug``: raise
+    something else. ``linger``: when the handler ends after this, clean up for ``seconds``, shielded.
     """
 
     what: str
@@ -142,6 +143,8 @@ class Actor:
                         await _read(requests, run, None)
                     case "fail":
                         raise RpcError(StatusCode(step.amount), f"step {step.what}")
+                    case "raise cancellation":
+                        raise await _cancellation()
                     case "bug":
                         raise ZeroDivisionError
                     case "linger":
@@ -159,6 +162,17 @@ class Actor:
                     await anyio.sleep(linger)
             run.unwound_at = anyio.current_time()
             self.on_unwound(run)
+
+
+async def _cancellation() -> BaseException:
+    """The backend's own, of a scope that is over."""
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class() as exc:
+            return exc
+    raise AssertionError("a cancelled scope did not cancel")
 
 
 async def _plan_of(parts: AsyncIterator[Part]) -> Plan:

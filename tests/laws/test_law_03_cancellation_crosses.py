@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.laws.actor import Part, Step
+from tests.laws.actor import Part, Step, message
 from tests.laws.world import PATTERNS, World, exercises
 
 pytestmark = pytest.mark.anyio
@@ -61,6 +61,30 @@ async def test_a_caller_that_is_cancelled_at_any_time_cancels_its_handler(world:
         assert run.unwound_at is not None
         assert run.unwound_at - cancelled_at <= max([step.seconds for step in steps if step.what == "linger"], default=0.0) + world.a_few_round_trips
     world.count("cancelled in a handler" if run.began else "cancelled before a handler")
+
+
+@exercises("some were received")
+@given(pattern=st.sampled_from(["stream", "talk"]), sizes=st.lists(st.integers(0, 3_000), min_size=1, max_size=5), reads=st.integers(0, 5))
+@example(pattern="stream", sizes=[5, 6], reads=1)
+async def test_responses_that_came_before_a_cancellation_were_received(world: World, pattern: str, sizes: list[int], reads: int) -> None:
+    plan, received, reads = world.plan(*(Step("send", size) for size in sizes), Step("hang")), list[Part](), min(reads, len(sizes))
+    with anyio.CancelScope() as scope:
+        async with world.actor.stream(plan) if pattern == "stream" else world.actor.talk([Part(plan=plan)]) as responses:
+            while len(received) < reads:
+                received.append(await anext(responses))
+            scope.cancel()
+            if reads == len(sizes):
+                await anext(responses)
+            else:
+                await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert received == [message(number, size) for number, size in enumerate(sizes[:reads])]
+    await world.quiet()
+    run = world.run(plan)
+    # Without a response it never began, or not for long.
+    assert run.began == run.finals == run.cancelled == 1 if reads else run.began == run.finals <= 1
+    if reads:
+        world.count("some were received")
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -80,6 +80,36 @@ async def test_an_expired_timeout_is_deadline_exceeded_and_an_expired_scope_is_n
         world.count("the handler was interrupted")
 
 
+_TIMEOUTS = st.lists(st.one_of(st.just(0.05), st.floats(0.001, 0.1)), min_size=2, max_size=12)
+
+
+@exercises("together", "one after the other", "a handler was interrupted")
+@given(pattern=_PATTERN, timeouts=_TIMEOUTS)
+@example(pattern="talk", timeouts=[0.05] * 100)
+async def test_many_calls_that_time_out_together_all_fail_on_time_and_leave_nothing(world: World, pattern: str, timeouts: list[float]) -> None:
+    late, plans = list[float](), [world.plan(Step("hang")) for _ in timeouts]
+
+    async def call(number: int) -> None:
+        began = anyio.current_time()
+        with pytest.raises(RpcError) as failure:
+            await world.call(pattern, plans[number], lambda: iter([Part(1)]), actor=aster.with_options(world.actor, timeout=timeouts[number]))
+        assert failure.value.code is StatusCode.DEADLINE_EXCEEDED
+        late.append(anyio.current_time() - began - timeouts[number])
+
+    async with anyio.create_task_group() as group:
+        for number in range(len(timeouts)):
+            group.start_soon(call, number)
+    assert len(late) == len(timeouts)
+    assert min(late) >= -1e-3
+    if world.setting.virtual:
+        assert max(late) <= 2e-3
+    await world.quiet()
+    runs = [world.run(plan) for plan in plans]
+    assert all(run.began == run.finals == run.cancelled <= 1 for run in runs)
+    world.counts["a handler was interrupted"] += any(run.cancelled for run in runs)
+    world.count("together" if len(set(timeouts)) < len(timeouts) else "one after the other")
+
+
 @pytest.mark.costly
 @exercises("by the cap", "by the timeout")
 @given(seed=SEEDS, pattern=_PATTERN, cap=st.floats(0.05, 0.2), timeout=st.one_of(st.none(), st.floats(0.05, 1.0)))

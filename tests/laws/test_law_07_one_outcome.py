@@ -20,10 +20,12 @@ from tests.rpc.raw import RawStream, raw_client, raw_server
 pytestmark = pytest.mark.anyio
 
 _SENDS = st.lists(st.builds(Step, st.just("send"), st.integers(0, 40_000)), max_size=4)
-_END = st.sampled_from([Step("return"), Step("fail", int(StatusCode.NOT_FOUND)), Step("fail", int(StatusCode.CANCELLED)), Step("bug"), Step("hang")])
+_END = st.sampled_from(
+    [Step("return"), Step("fail", int(StatusCode.NOT_FOUND)), Step("fail", int(StatusCode.CANCELLED)), Step("bug"), Step("raise cancellation"), Step("hang")]
+)
 
 
-@exercises("succeeded", "failed", "cancelled", "left early")
+@exercises("succeeded", "failed", "cancelled", "left early", "raise cancellation")
 @given(pattern=st.sampled_from(PATTERNS), sends=_SENDS, end=_END)
 async def test_every_call_has_one_outcome_at_each_end(world: World, pattern: str, sends: list[Step], end: Step) -> None:
     plan, outcomes = world.plan(*sends, end), list[object]()
@@ -53,7 +55,8 @@ async def test_every_call_has_one_outcome_at_each_end(world: World, pattern: str
     else:
         assert outcomes == [StatusCode(end.amount) if end.what == "fail" else StatusCode.INTERNAL]
         world.count("failed")
-    assert run.cancelled == (end.what == "hang")
+    assert run.cancelled == (end.what in ("hang", "raise cancellation"))
+    world.count(end.what)
     if run.sent:
         world.count("left early" if end.what == "hang" else "sent")
 
