@@ -13,8 +13,18 @@ from hypothesis import settings
 from tests.backends import require_backend
 from tests.laws.world import SETTINGS, Setting, Tally, World
 
-EXAMPLES = {"ci": (300, 50), "brief": (20, 20), "mutants": (20, 20), "long": (10_000, 2_000)}
-"""Of each test, in virtual time and over QUIC."""
+_EXAMPLES = {
+    "ci": {"memory": 300, "simulated": 100, "quic": 50},
+    "brief": dict.fromkeys(("memory", "simulated", "quic"), 20),
+    "mutants": dict.fromkeys(("memory", "simulated", "quic"), 20),
+    "long": {"memory": 10_000, "simulated": 10_000, "quic": 2_000},
+}
+
+
+def examples_of(setting: Setting) -> int:
+    """How many each test has in a setting."""
+    return _EXAMPLES[os.environ.get("ASTER_HYPOTHESIS") or "ci"][setting.transport]
+
 
 _COSTLY = 6
 """How many times fewer a test has that makes connections of its own for each."""
@@ -69,11 +79,10 @@ def _examples_and_counts(request: pytest.FixtureRequest, setting: Setting) -> Ge
         pytest.skip("it would take long in real time")
     if request.node.get_closest_marker("simulated") is not None and setting.transport != "simulated":
         pytest.skip("it disturbs the network")
-    in_virtual_time, over_quic = EXAMPLES[os.environ.get("ASTER_HYPOTHESIS") or "ci"]
     test: Any = request.function
     if hasattr(test, "hypothesis"):
         # What @settings would set if it could know where the test runs; a name of Hypothesis's own, so test_kit.py looks whether it still has an effect.
-        examples = in_virtual_time if setting.virtual else over_quic
+        examples = examples_of(setting)
         if request.node.get_closest_marker("costly") is not None:
             examples = max(examples // _COSTLY, 5)
         test._hypothesis_internal_use_settings = settings(settings.default, max_examples=examples)

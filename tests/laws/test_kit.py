@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Generator
@@ -14,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.statistics import collector, describe_statistics
 
-from tests.laws.conftest import EXAMPLES, EXHAUSTED
+from tests.laws.conftest import EXHAUSTED, examples_of
 from tests.laws.world import Setting, World, exercises
 
 pytestmark = pytest.mark.anyio
@@ -29,8 +28,7 @@ _examples = Counter[Setting]()
 def _as_many_as_are_asked_for(setting: Setting) -> Generator[None]:
     _examples.clear()
     yield
-    in_virtual_time, over_quic = EXAMPLES[os.environ.get("ASTER_HYPOTHESIS") or "ci"]
-    assert _examples[setting] == (in_virtual_time if setting.virtual else over_quic)
+    assert _examples[setting] == examples_of(setting)
 
 
 @pytest.mark.usefixtures("_as_many_as_are_asked_for")

@@ -151,6 +151,10 @@ def test_nothing_remains_of_blocks_with_calls_in_any_state_however_they_are_left
         tally.setting.run(program)
 
 
+_STEP = 0.003
+"""Seconds between cancellations over the simulated network: a whole program takes hundreds of milliseconds there, and each run of it makes a connection."""
+
+
 @exercises("cancelled")
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_cancelled_at_every_step_of_serving_connecting_and_calling_nothing_remains(tally: Tally, pattern: str) -> None:
@@ -159,7 +163,7 @@ def test_cancelled_at_every_step_of_serving_connecting_and_calling_nothing_remai
             await fresh.call(pattern, fresh.plan(Step("drain"), Step("send", 10)), lambda: iter([Part(1)]))
 
     async def sweep() -> None:
-        times = await cancelled_everywhere(program, anyio.lowlevel.checkpoint, tally.setting.make_transport(), assert_no_orphans)
+        times = await cancelled_everywhere(program, anyio.lowlevel.checkpoint, tally.setting.make_transport(), assert_no_orphans, _STEP)
         assert times > 10
         tally.counts["cancelled"] += times
 

@@ -87,18 +87,19 @@ async def cancelled_everywhere(
     after: Callable[[], Awaitable[object]],
     transport: Transport,
     around: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+    step: float = _SIMULATED_STEP,
 ) -> int:
     """Run a program again and again, cancelled ever later, until it ends before its cancellation; ``after`` each time, not cancelled.
 
     Over memory and QUIC at every turn of the scheduler, as ``cancelled_at_every_step`` tells. Over a simulated network, whose time stands still while
-    anything takes turns, after every half millisecond. Returns how many times it was cancelled.
+    anything takes turns, later by ``step`` seconds each time. Returns how many times it was cancelled.
     """
     if not isinstance(transport, SimulatedNetwork):
         return await cancelled_at_every_step(program, after, transport, around)
     times, finished = 0, False
     while not finished:
         async with around():
-            with anyio.move_on_after(times * _SIMULATED_STEP) as scope:
+            with anyio.move_on_after(times * step) as scope:
                 await program()
         finished = not scope.cancelled_caught
         await after()
