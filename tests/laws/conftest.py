@@ -34,8 +34,8 @@ EXHAUSTED = "nothing left to do"
 """What Hypothesis's statistics of a test say when it drew from so little that it stopped before its number of examples."""
 
 
-_PATIENCE = 90
-"""Seconds after which a test of a law counts as hung: three hundred examples over a simulated network take up to ten on a free core."""
+_PATIENCE = {"brief": 30, "mutants": 30, "long": 1_800}.get(os.environ.get("ASTER_HYPOTHESIS") or "ci", 90)
+"""Seconds after which a test of a law counts as hung: all its examples take up to six on a free core, and sixty times as long in the long session."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
