@@ -10,12 +10,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import anyio
-import anyio.lowlevel
 
 import aster
 from aster.codec import wire_type
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
 from aster.errors import RpcError, StatusCode
+from tests.rpc.probes import kept_cancellation
 
 __all__ = ["Actor", "Part", "Plan", "Run", "Step", "message"]
 
@@ -144,7 +144,7 @@ class Actor:
                     case "fail":
                         raise RpcError(StatusCode(step.amount), f"step {step.what}")
                     case "raise cancellation":
-                        raise await _cancellation()
+                        raise await kept_cancellation()
                     case "bug":
                         raise ZeroDivisionError
                     case "linger":
@@ -162,17 +162,6 @@ class Actor:
                     await anyio.sleep(linger)
             run.unwound_at = anyio.current_time()
             self.on_unwound(run)
-
-
-async def _cancellation() -> BaseException:
-    """The backend's own, of a scope that is over."""
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        try:
-            await anyio.lowlevel.checkpoint()
-        except anyio.get_cancelled_exc_class() as exc:
-            return exc
-    raise AssertionError("a cancelled scope did not cancel")
 
 
 async def _plan_of(parts: AsyncIterator[Part]) -> Plan:

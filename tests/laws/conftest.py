@@ -13,7 +13,7 @@ from hypothesis import settings
 from tests.backends import require_backend
 from tests.laws.world import SETTINGS, Setting, Tally, World
 
-_EXAMPLES = {
+_EXAMPLES: dict[str, dict[str, int]] = {
     "ci": {"memory": 300, "simulated": 100, "quic": 50},
     "brief": dict.fromkeys(("memory", "simulated", "quic"), 20),
     "mutants": dict.fromkeys(("memory", "simulated", "quic"), 20),

@@ -31,6 +31,7 @@ __all__ = [
     "calls_are_over",
     "cancelled_at_every_step",
     "error_of",
+    "kept_cancellation",
     "on_asyncio",
     "until",
 ]
@@ -257,6 +258,18 @@ async def _cancelled_natively_after(steps: int, program: Callable[[], Awaitable[
     with pytest.raises(asyncio.CancelledError):
         await task
     return True
+
+
+async def kept_cancellation() -> BaseException:
+    """What a cancelled scope raised, caught and kept: outside of that scope it cancels nothing. The one way to have such an exception on trio."""
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class() as exc:
+            # By its traceback it would keep what called here.
+            return exc.with_traceback(None)
+    raise AssertionError("a cancelled scope cancels at the next checkpoint")
 
 
 def on_asyncio() -> bool:

@@ -19,7 +19,7 @@ from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
-from tests.rpc.probes import CALLS, Call, Endless, Witness, backend_for, calls_are_over, on_asyncio, until
+from tests.rpc.probes import CALLS, Call, Endless, Witness, backend_for, calls_are_over, kept_cancellation, on_asyncio, until
 
 pytestmark = pytest.mark.anyio
 
@@ -208,22 +208,11 @@ async def test_asyncios_own_cancellation_crosses_too(running: Running, call: Cal
         assert endless.witness.cancelled == endless.witness.unwound == endless.witness.began >= 1
 
 
-async def _kept_cancellation() -> BaseException:
-    """What a cancelled scope of one's own raised, caught and kept: outside of that scope it cancels nothing. The one way to have such an exception on trio."""
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        try:
-            await anyio.lowlevel.checkpoint()
-        except anyio.get_cancelled_exc_class() as exc:
-            return exc
-    raise AssertionError("a cancelled scope cancels at the next checkpoint")
-
-
 async def _made_cancellation() -> BaseException:
     return asyncio.CancelledError()
 
 
-@pytest.mark.parametrize("cancellation", [_made_cancellation, _kept_cancellation], ids=["made", "kept"])
+@pytest.mark.parametrize("cancellation", [_made_cancellation, kept_cancellation], ids=["made", "kept"])
 async def test_a_handler_that_raises_cancellation_by_hand_fails_its_call_with_internal(
     running: Running, call: Call, cancellation: Callable[[], Awaitable[BaseException]]
 ) -> None:

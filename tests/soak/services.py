@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import anyio
-import anyio.lowlevel
 
 import aster
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
 from aster.types import SerializationMode
 from tests.rpc.echo import Item, Nothing
+from tests.rpc.probes import kept_cancellation
 
 __all__ = ["LARGE", "MESSAGE_LIMIT", "METADATA_LIMIT", "Stranger", "Troubled"]
 
@@ -34,7 +34,7 @@ async def _fail(item: Item) -> Item:
         case "exit":
             raise SystemExit(item.number)
         case "cancellation":
-            raise await _cancellation()
+            raise await kept_cancellation()
         case "metadata":
             aster.current_call().send_metadata({"much": "x" * METADATA_LIMIT})
         case "trailers":
@@ -46,17 +46,6 @@ async def _fail(item: Item) -> Item:
         case _:
             await anyio.sleep_forever()
     return Item(-1)
-
-
-async def _cancellation() -> BaseException:
-    """A cancellation of the running backend, to be raised where nothing is cancelled; trio's can be had in no other way."""
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        try:
-            await anyio.lowlevel.checkpoint()
-        except anyio.get_cancelled_exc_class() as exc:
-            return exc.with_traceback(None)
-    raise AssertionError("a checkpoint in a cancelled scope raises")
 
 
 @service("Troubled")
