@@ -65,6 +65,12 @@ class Lifetime:
         if errors and body is None:
             raise errors[0]
 
+    async def close_failed(self, failure: BaseException, farewell: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """As ``close``, when entering failed. A failure of Aster's own gives way to cancellation that comes meanwhile: who tries again after each failure
+        would lose asyncio's, which comes once.
+        """
+        await self.close(None if isinstance(failure, Exception) else failure, farewell)
+
     async def _run_to_its_end(self, farewell: Callable[[], Coroutine[Any, Any, None]], errors: list[BaseException]) -> None:
         """Run it in a task of its own: asyncio's ``Task.cancel()``, and so ``asyncio.timeout``, interrupts this task in spite of any shield."""
         begun = False

@@ -118,7 +118,7 @@ class AsterClient:
         try:
             await channel.open()
         except BaseException as exc:
-            await lifetime.close(exc, channel.leave)
+            await lifetime.close_failed(exc, channel.leave)
             raise
         self._channel = channel
         return self

@@ -179,7 +179,7 @@ class AsterServer:
                 options=self._hosting.options.for_transport(),
             )
         except BaseException as exc:
-            await lifetime.close(exc)
+            await lifetime.close_failed(exc)
             raise
         self._address = Address(self.endpoint_id, self._advertised_host(), self._listener.port)
 
