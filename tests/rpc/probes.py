@@ -202,6 +202,7 @@ async def cancelled_at_every_step(
     around: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
     *,
     native: bool = False,
+    since: Callable[[], bool] = lambda: True,
 ) -> int:
     """Run a program again and again, cancelled after 0, 1, 2 ... turns of the scheduler, until it ends before its cancellation.
 
@@ -213,6 +214,7 @@ async def cancelled_at_every_step(
         transport: what the program uses.
         around: entered before each time, and left before ``after``.
         native: cancel by asyncio's own ``Task.cancel()``, once, instead of by a scope.
+        since: turns count from when this holds, for a part of the program that a sweep of it all might step over.
 
     Returns:
         How many times it was cancelled.
@@ -220,7 +222,7 @@ async def cancelled_at_every_step(
     steps, times = 0, 0
     while True:
         async with around():
-            finished = not await (_cancelled_natively_after if native else _cancelled_after)(steps, program)
+            finished = not await (_cancelled_natively_after if native else _cancelled_after)(steps, program, since)
         await after()
         if finished:
             return times
@@ -228,11 +230,13 @@ async def cancelled_at_every_step(
         steps += 1 if isinstance(transport, MemoryTransport) else 1 + steps // 10
 
 
-async def _cancelled_after(steps: int, program: Callable[[], Awaitable[object]]) -> bool:
+async def _cancelled_after(steps: int, program: Callable[[], Awaitable[object]], since: Callable[[], bool]) -> bool:
     finished = False
     async with anyio.create_task_group() as group:
 
         async def cancel() -> None:
+            while not (finished or since()):
+                await anyio.lowlevel.checkpoint()
             for _ in range(steps):
                 await anyio.lowlevel.checkpoint()
                 if finished:
@@ -247,8 +251,10 @@ async def _cancelled_after(steps: int, program: Callable[[], Awaitable[object]])
     return not finished
 
 
-async def _cancelled_natively_after(steps: int, program: Callable[[], Awaitable[object]]) -> bool:
+async def _cancelled_natively_after(steps: int, program: Callable[[], Awaitable[object]], since: Callable[[], bool]) -> bool:
     task = asyncio.ensure_future(program())
+    while not (task.done() or since()):
+        await anyio.lowlevel.checkpoint()
     for _ in range(steps):
         await anyio.lowlevel.checkpoint()
         if task.done():
