@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import anyio
 import pytest
 
 import aster
-from aster._protocol.events import Header, ResetCode, Trailer, TrailerOrigin
+from aster._protocol.events import Header, ResetCode, Setting, Trailer, TrailerOrigin
 from aster._protocol.frames import encode_credit, encode_message, encode_trailer
 from aster.errors import RpcError, StatusCode
 from aster.testing import assert_no_orphans
 from aster.transports.base import Stream, Transport
+from aster.transports.memory import MemoryTransport
 from tests.rpc.echo import Echo, Item, encode_item, numbers_of
-from tests.rpc.probes import CALLS, backend_for, cancelled_at_every_step, error_of, until
+from tests.rpc.probes import CALLS, backend_for, cancelled_at_every_step, error_of, on_asyncio, until
 from tests.rpc.raw import manifest_of, raw_server
 
 pytestmark = pytest.mark.anyio
@@ -218,3 +221,36 @@ async def test_cancelling_a_call_that_is_repeated_at_every_step_leaves_nothing(t
             """Each time is looked at by ``assert_no_orphans``."""
 
         assert await cancelled_at_every_step(program, nothing, transport, assert_no_orphans) > 5
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["scope", "native"])
+@pytest.mark.parametrize("pattern", CALLS)
+async def test_cancelling_calls_that_are_repeated_in_turn_at_every_step_leaves_nothing(transport: Transport, pattern: str, native: bool) -> None:
+    """One call at a time: the first attempt of each is refused, and the second waits for its place behind the others."""
+    if native and not on_asyncio():
+        pytest.skip("trio has scopes only")
+    served = list[int]()
+
+    def answer(stream: Stream, header: Header) -> None:
+        served.append(stream.id)
+        (_refuse_and_stop if len(served) <= 3 else partial(_answer, header=header))(stream)
+
+    async with raw_server((manifest_of(Echo),), transport, answer, {Setting.CALL_LIMIT: 1}) as address:
+        ends = Counter[int]()
+
+        async def program() -> None:
+            served.clear()
+            async with aster.connect(address, transport=transport) as client, anyio.create_task_group() as group:
+                echo = await client.client(Echo)
+                for _ in range(3):
+                    group.start_soon(CALLS[pattern], echo)
+            assert len(served) == 6
+
+        async def nothing() -> None:
+            ends[len(served)] += 1
+
+        await cancelled_at_every_step(program, nothing, transport, assert_no_orphans, native=native)
+        # Cancellations came before the first attempt; over memory, where none is left out, also among the others.
+        assert ends[0] > 1
+        assert max(ends) == 6
+        assert len(ends) > 2 or not isinstance(transport, MemoryTransport)
