@@ -35,3 +35,11 @@ def running(transport: Transport) -> Running:
             yield server, connected
 
     return run
+
+
+@pytest.fixture(params=[False, True], ids=["scope", "native"])
+def native(request: pytest.FixtureRequest, anyio_backend: tuple[str, dict[str, Any]]) -> bool:
+    """Whether asyncio's own cancellation is used, which knows no shields."""
+    if request.param and anyio_backend[0] != "asyncio":
+        pytest.skip("trio has scopes only")
+    return request.param

@@ -52,14 +52,6 @@ def anyio_backend(request: pytest.FixtureRequest, transport: Transport) -> tuple
     return backend_for(request.param, transport)
 
 
-@pytest.fixture(params=[False, True], ids=["scope", "native"])
-def native(request: pytest.FixtureRequest, anyio_backend: tuple[str, dict[str, Any]]) -> bool:
-    """Whether asyncio's own cancellation is used, which knows no shields."""
-    if request.param and anyio_backend[0] != "asyncio":
-        pytest.skip("trio has scopes only")
-    return request.param
-
-
 # What a client may find.
 
 Door = Callable[[Transport], AbstractAsyncContextManager[str]]
