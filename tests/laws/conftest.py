@@ -14,7 +14,7 @@ from tests.backends import require_backend
 from tests.laws.world import SETTINGS, Setting, Tally, World
 
 _EXAMPLES: dict[str, dict[str, int]] = {
-    "ci": {"memory": 300, "simulated": 100, "quic": 50},
+    "ci": {"memory": 300, "simulated": 300, "quic": 50},
     "brief": dict.fromkeys(("memory", "simulated", "quic"), 20),
     "mutants": dict.fromkeys(("memory", "simulated", "quic"), 20),
     "long": {"memory": 10_000, "simulated": 10_000, "quic": 2_000},
