@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +16,7 @@ from aster.decorators import rpc, server_stream
 from aster.errors import RpcError, StatusCode
 from aster.testing import assert_no_orphans
 from aster.transports.base import Transport
+from aster.transports.memory import MemoryTransport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item
 from tests.rpc.probes import Witness, backend_for, calls_are_over, until
@@ -139,3 +142,51 @@ async def test_a_request_iterable_that_ends_the_program_ends_the_clients_block_a
         assert [type(exc) for exc in ended] == [anyio.get_cancelled_exc_class()]
         async with aster.connect(server.address, transport=transport) as client:
             assert await (await client.client(Echo)).same(Item(1)) == Item(1)
+
+
+_BARE = """
+import builtins, logging, sys
+import anyio
+import aster
+from aster.transports.memory import MemoryTransport
+from aster.transports.quic import QuicTransport
+from tests.rpc.echo import Echo, Item
+
+backend, error = sys.argv[1], getattr(builtins, sys.argv[3])
+transport = MemoryTransport() if sys.argv[2] == "memory" else QuicTransport()
+logging.getLogger("aster").addHandler(logging.StreamHandler(sys.stdout))
+
+async def requests():
+    try:
+        yield Item(1)
+        raise error(7)
+    finally:
+        print("iterable closed")
+
+async def main():
+    try:
+        async with aster.serve([Echo()], transport=transport) as server, aster.connect(server.address, transport=transport) as client:
+            echo = await client.client(Echo)
+            try:
+                await echo.total(requests())
+            except anyio.get_cancelled_exc_class():
+                print("call cancelled")
+                raise
+    finally:
+        print("blocks left")
+
+try:
+    anyio.run(main, backend=backend)
+except BaseException as exc:
+    print(repr(exc))
+"""
+
+
+@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt"])
+@pytest.mark.parametrize("kind", ["memory", "quic"])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_request_iterable_that_ends_the_program_bare_ends_it_with_its_blocks_left(backend: str, kind: str, error: str) -> None:
+    """In a process of its own, since asyncio itself ends its loop with it."""
+    backend_for(backend, MemoryTransport())  # skips where trio is missing
+    done = subprocess.run([sys.executable, "-c", _BARE, backend, kind, error], capture_output=True, text=True, check=False)
+    assert done.stdout == f"iterable closed\ncall cancelled\nblocks left\n{error}(7)\n"
