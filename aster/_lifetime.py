@@ -48,15 +48,13 @@ class Lifetime:
                 that was cancelled stays so.
         """
         errors: list[BaseException] = []
-        if body is None:
-            await _note_cancellation(errors)
         if farewell is not None:
             await self._run_to_its_end(farewell, errors)
         await _leave(self.inner, errors)
         self.reactor.close()
         await _leave(self._outer, errors)
         if body is None and not errors:
-            # What was cancelled while the farewell shielded itself comes out now, on both backends.
+            # What was cancelled before, or while the farewell shielded itself, comes out now, on both backends.
             await _note_cancellation(errors)
         cancelled = anyio.get_cancelled_exc_class()
         failures = [error for error in errors if not isinstance(error, cancelled)]
