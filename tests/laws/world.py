@@ -19,7 +19,7 @@ from aster.transports.base import Connection, Transport
 from aster.transports.memory import MemoryTransport
 from aster.transports.quic import QuicTransport
 from tests.laws.actor import Actor, Part, Plan, Run, Step
-from tests.rpc.probes import cancelled_at_every_step, until
+from tests.rpc.probes import calls_are_over, cancelled_at_every_step, server_record
 
 __all__ = ["PATTERNS", "SEEDS", "SETTINGS", "Setting", "Tally", "World", "cancelled_everywhere", "exercises"]
 
@@ -195,8 +195,7 @@ class World(Tally):
     @property
     def server_end(self) -> Connection:
         """The connection of the client, at the server."""
-        (end,) = (end for end in live_connections() if end.peer.endpoint_id == self.client.endpoint_id)
-        return end
+        return server_record(self.client).transport
 
     @property
     def client_end(self) -> Connection:
@@ -205,9 +204,8 @@ class World(Tally):
         return end
 
     async def quiet(self) -> None:
-        """Wait until every call is over at both ends: only the control stream is left."""
-        end = self.server_end
-        await until(lambda: end.open_streams == 1)
+        """Wait until every call is over at both ends."""
+        await calls_are_over(self.client)
 
     async def cancelled_everywhere(self, program: Callable[[], Awaitable[object]], after: Callable[[], Awaitable[object]]) -> int:
         """Run a program again and again, cancelled ever later, until it ends before its cancellation; ``after`` each time, not cancelled.

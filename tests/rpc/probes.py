@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Any
@@ -13,9 +14,10 @@ import anyio.lowlevel
 import pytest
 
 import aster
+from aster._connection import ServerConnection
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream
-from aster.testing import live_connections, virtual_time_backend
-from aster.transports.base import Connection, Transport
+from aster.testing import virtual_time_backend
+from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport
 from tests.backends import require_backend
 from tests.rpc.echo import Echo, Item
@@ -33,6 +35,7 @@ __all__ = [
     "error_of",
     "kept_cancellation",
     "on_asyncio",
+    "server_record",
     "until",
 ]
 
@@ -80,19 +83,26 @@ async def until(condition: Callable[[], object]) -> None:
         await anyio.sleep(0.001)
 
 
-_server_ends = WeakKeyDictionary[aster.AsterClient, Connection]()
+_records = WeakKeyDictionary[aster.AsterClient, ServerConnection]()
+
+
+def server_record(client: aster.AsterClient) -> ServerConnection:
+    """The connection of a client, as its server in this process keeps it."""
+    record = _records.get(client)
+    if record is None or record.lost is not None:
+        kept = (thing for thing in gc.get_objects() if type(thing) is ServerConnection)
+        (record,) = (each for each in kept if each.peer.endpoint_id == client.endpoint_id and each.lost is None)
+        _records[client] = record
+    return record
 
 
 async def calls_are_over(client: aster.AsterClient) -> None:
-    """Wait until every call of a client has ended at both ends: no stream is left but the one for control.
+    """Wait until every call of a client has ended at both ends: no stream is left but the one for control, and the server keeps no call.
 
     Looking at the server's end is enough: a stream ends there when the client's half has ended too, which waits for the server's.
     """
-    server_end = _server_ends.get(client)
-    if server_end is None:
-        (server_end,) = (connection for connection in live_connections() if connection.peer.endpoint_id == client.endpoint_id)
-        _server_ends[client] = server_end
-    await until(lambda: server_end.open_streams == 1)
+    record = server_record(client)
+    await until(lambda: record.transport.open_streams == 1 and not record.calls)
 
 
 class Witness:
