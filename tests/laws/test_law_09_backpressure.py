@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import aster
-from aster._protocol.events import Header
+from aster._protocol.events import Header, ResetCode, Setting
+from aster._protocol.frames import encode_credit
 from aster.errors import RpcError, StatusCode
 from aster.transports.base import Stream
 from tests.laws.actor import Actor, Part, Plan, Step, message
@@ -139,6 +140,33 @@ async def test_a_server_that_sends_beyond_the_window_fails_its_call(world: World
     assert failure.value.code is StatusCode.INTERNAL
     assert "beyond its credit" in failure.value.message
     world.count("beyond the window")
+
+
+@pytest.mark.costly
+@pytest.mark.simulated
+@exercises("more messages than a packet can hold")
+@given(seed=SEEDS, begins=st.integers(6, 10), size=st.integers(50_000, 100_000))
+async def test_a_server_that_grants_credit_for_what_has_not_left_fails_its_call(world: World, seed: int, begins: int, size: int) -> None:
+    """Only the engine knows what has left, and memory has none: what is written there has arrived."""
+    poured, resets = _Poured(world.plan(), size), list[int]()
+
+    def answer(stream: Stream, _: Header) -> None:
+        stream.write(encode_credit((begins - 1) * charge(size, 0)))
+
+    transport = world.setting.make_transport(seed)
+    window = begins * charge(size, 0)
+    async with (
+        raw_server(MANIFEST, transport, answer, {Setting.WINDOW: window}, on_reset=resets.append) as address,
+        aster.connect(address, transport=transport, window=window) as client,
+    ):
+        with pytest.raises(RpcError) as failure:
+            await (await client.client(Actor)).gather(poured)
+        assert failure.value.code is StatusCode.INTERNAL
+        assert "credit for messages that it has not received" in failure.value.message
+        await until(lambda: resets)
+    assert resets == [ResetCode.PROTOCOL]
+    assert begins < poured.given <= begins + 2
+    world.count("more messages than a packet can hold")
 
 
 _MESSAGE = 100_000
