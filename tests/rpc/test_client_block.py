@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -11,10 +14,12 @@ import pytest
 import aster
 from aster._connection import ClientConnection
 from aster._outgoing import OutgoingCall
+from aster._reactor import Reactor
 from aster.decorators import rpc, service
-from aster.errors import RpcError, StatusCode
+from aster.errors import AsterError, RpcError, StatusCode
 from aster.testing import assert_no_orphans, live_connections
-from aster.transports.base import Transport
+from aster.transports.base import Accept, Connection, ConnectionHandler, ConnectionOptions, Listener, Stream, StreamSink, Transport
+from aster.trust import Address, Identity
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, numbers_of
 from tests.rpc.probes import until
@@ -135,3 +140,56 @@ async def test_calls_that_fail_at_once_are_checkpoints(running: Running) -> None
         metadata = aster.with_options(echo, metadata={"a": "x" * 9_000})
         await _fails_until_cancelled(lambda: metadata.same(Item()), StatusCode.RESOURCE_EXHAUSTED)
     await _fails_until_cancelled(lambda: echo.same(Item()), StatusCode.UNAVAILABLE)
+
+
+_TURNS_TO_TELL = 20
+
+
+@dataclass
+class _TellsLate:
+    """A connection's owner who hears of its end some turns after the transport has told of it."""
+
+    owner: ConnectionHandler
+    reactor: Reactor
+    heard: list[AsterError]
+
+    def stream_opened(self, stream: Stream) -> StreamSink:
+        return self.owner.stream_opened(stream)
+
+    def streams_available(self) -> None:
+        self.owner.streams_available()
+
+    def connection_lost(self, error: AsterError, turns: int = _TURNS_TO_TELL) -> None:
+        if turns:
+            self.reactor.call_soon(partial(self.connection_lost, error, turns - 1))
+        else:
+            self.heard.append(error)
+            self.owner.connection_lost(error)
+
+
+class _Late(Transport):
+    """A transport whose clients hear late that their connection is gone."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.heard = list[AsterError]()
+        self._transport = transport
+
+    async def listen(self, host: str, port: int, *, identity: Identity, accept: Accept, reactor: Reactor, options: ConnectionOptions) -> Listener:
+        return await self._transport.listen(host, port, identity=identity, accept=accept, reactor=reactor, options=options)
+
+    async def connect(self, address: Address, *, identity: Identity, handler: ConnectionHandler, reactor: Reactor, options: ConnectionOptions) -> Connection:
+        late = _TellsLate(handler, reactor, self.heard)
+        return await self._transport.connect(address, identity=identity, handler=late, reactor=reactor, options=options)
+
+
+@pytest.mark.parametrize("leaving", [None, KeyError("the body's")], ids=["ended", "raised"])
+async def test_leaving_waits_until_the_transport_has_told_that_the_connection_is_gone(transport: Transport, leaving: KeyError | None) -> None:
+    """What the transport does until then, it does on the block's behalf."""
+    late = _Late(transport)
+    async with assert_no_orphans(), aster.serve([Echo()], transport=transport) as server:
+        with nullcontext() if leaving is None else pytest.raises(KeyError):
+            async with aster.connect(server.address, transport=late) as client:
+                assert await (await client.client(Echo)).same(Item(1)) == Item(1)
+                if leaving is not None:
+                    raise leaving
+        assert len(late.heard) == 1
