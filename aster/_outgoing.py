@@ -221,7 +221,7 @@ class OutgoingCall(CallDriver):
 
     def end_requests(self) -> None:
         """Tell the server that no more requests follow. Idempotent."""
-        if self._outbound.state is not State.ENDED and not self._outbound_is_over():
+        if not self._outbound_is_over():
             self.stream.write(self._protocol.send_end())
             self._wake()
 

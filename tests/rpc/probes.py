@@ -36,6 +36,7 @@ __all__ = [
     "kept_cancellation",
     "on_asyncio",
     "server_record",
+    "server_records",
     "until",
 ]
 
@@ -86,12 +87,16 @@ async def until(condition: Callable[[], object]) -> None:
 _records = WeakKeyDictionary[aster.AsterClient, ServerConnection]()
 
 
+def server_records() -> list[ServerConnection]:
+    """Connections that are not lost, as the servers of this process keep them."""
+    return [thing for thing in gc.get_objects() if type(thing) is ServerConnection and thing.lost is None]
+
+
 def server_record(client: aster.AsterClient) -> ServerConnection:
-    """The connection of a client, as its server in this process keeps it."""
+    """The one of a client."""
     record = _records.get(client)
     if record is None or record.lost is not None:
-        kept = (thing for thing in gc.get_objects() if type(thing) is ServerConnection)
-        (record,) = (each for each in kept if each.peer.endpoint_id == client.endpoint_id and each.lost is None)
+        (record,) = (each for each in server_records() if each.peer.endpoint_id == client.endpoint_id)
         _records[client] = record
     return record
 

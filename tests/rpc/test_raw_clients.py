@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
@@ -18,7 +20,7 @@ from aster.decorators import client_stream
 from aster.transports.base import ConnectionOptions, Transport
 from aster.transports.memory import MemoryTransport
 from tests.rpc.echo import PATTERNS, Echo, Item
-from tests.rpc.probes import Endless, Witness, backend_for, until
+from tests.rpc.probes import Endless, Witness, backend_for, server_records, until
 from tests.rpc.raw import END, HELLO, header_of, raw
 
 pytestmark = pytest.mark.anyio
@@ -263,3 +265,28 @@ async def test_a_handler_that_returns_before_its_requests_end_has_their_sender_s
         _, later = peer.call(header_of("total") + END)
         await later.trailer()
         assert ended.stop_code is None
+
+
+# Lost connections
+
+
+async def test_a_server_keeps_nothing_of_a_connection_that_was_lost_beneath_its_calls(transport: Transport) -> None:
+    """Calls of which it has the beginning of a header, a handler that waits for requests, and one whose outcome the client has not confirmed."""
+    async with aster.serve([Echo()], transport=transport) as server:
+        async with raw(server, transport) as peer:
+            await peer.said_hello()
+            (kept,) = server_records()
+            peer.call(header_of("same")[:1])
+            peer.call(header_of("total"))
+            _, answered = peer.call(header_of("same") + ITEM + END)
+            await answered.ended.wait()
+            await until(lambda kept=kept: kept.running == 1 and len(kept.calls) == 3)
+            record = weakref.ref(kept)
+        # In memory the two ends of a connection know each other.
+        del kept, peer, answered
+        for _ in range(50):
+            gc.collect()
+            if record() is None:
+                break
+            await anyio.sleep(0.01)  # real over QUIC, where packets bring the news
+        assert record() is None

@@ -405,7 +405,6 @@ class QuicConnection(Connection):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._dirty.clear()
         self._release()
         self._waiting.notify_all()
 
