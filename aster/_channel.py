@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 
 from aster._connection import ClientConnection, CloseCode, EndpointOptions
-from aster._outgoing import OutgoingCall, Repeater
+from aster._outgoing import OutgoingCall
 from aster._protocol.events import Hello, ResetCode, Setting
 from aster._reactor import Condition, spare_ctrl_c
 from aster._retries import Backoff, RetryBudget
 from aster._tasks import StartedTask
-from aster.errors import AsterError, IdentityError, RefusedError, RpcError, StatusCode, UnreachableError
+from aster.errors import AsterError, ConnectError, ConnectionLost, IdentityError, RefusedError, RpcError, StatusCode, UnreachableError
 from aster.types import ServiceInfo
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ __all__ = [
     "LONGEST_BACKOFF",
     "LONGEST_CLEANUP",
     "ROUND_TRIP_ALLOWANCE",
-    "CallChannel",
     "ClientChannel",
     "ServiceChannel",
     "contract_difference",
@@ -47,19 +46,6 @@ ROUND_TRIP_ALLOWANCE = 1.0
 LONGEST_CLEANUP = 60.0
 """Seconds of cleanup budget that a client grants a server, whatever its hello says: the wait is shielded, and a hostile server could ask for ever.
 Twelve times the default."""
-
-
-class CallChannel(Repeater, Protocol):
-    """Where calls find their connection, and where those that failed are repeated."""
-
-    @property
-    def current(self) -> ClientConnection | None:
-        """The connection that takes calls now, if there is one."""
-        ...
-
-    async def connection(self) -> ClientConnection:
-        """The connection that takes calls; RpcError (UNAVAILABLE) when there is none within the connect timeout."""
-        ...
 
 
 class ClientChannel:
@@ -119,13 +105,18 @@ class ClientChannel:
                     f"{self._where} did not complete a handshake within {self._connect_timeout:g} s: check that the server runs there and that UDP reaches it"
                 )
             if connection.why_closed is not None:
-                raise RefusedError(f"the server at {self._where} turned this client away: {connection.why_closed}") from connection.why_closed
+                raise self._turned_away(connection.why_closed) from connection.why_closed
         except BaseException:
             if not connection.connected:
                 self._connections.discard(connection)
             connection.hang_up()
             raise
         return connection
+
+    def _turned_away(self, why: AsterError) -> ConnectError:
+        if isinstance(why, ConnectionLost) and why.silent:
+            return UnreachableError(f"{self._where} took this client's connection, and then was heard no more: {why}")
+        return RefusedError(f"the server at {self._where} turned this client away: {why}")
 
     def _use(self, connection: ClientConnection) -> None:
         self.current, self._reason = connection, None
@@ -143,8 +134,11 @@ class ClientChannel:
             if self._lifetime.reactor.now() - self._used_since >= LONGEST_BACKOFF:
                 self._backoff.reset()
             logger.info("connecting to %s again: %s", self._where, self._reason)
-            self._redialing = StartedTask(self._lifetime.inner, spare_ctrl_c(self._keep_dialing), "aster reconnect", self._lifetime.reactor, shielded=True)
+            self._redial()
         self._waiting.notify_all()
+
+    def _redial(self) -> None:
+        self._redialing = StartedTask(self._lifetime.inner, spare_ctrl_c(self._keep_dialing), "aster reconnect", self._lifetime.reactor, shielded=True)
 
     async def _keep_dialing(self) -> None:
         try:
@@ -162,14 +156,16 @@ class ClientChannel:
             else:
                 self._use(connection)
         except IdentityError as exc:
-            self._is_final, self._reason = True, exc
+            self._is_final, self._reason = True, exc.with_traceback(None)
             logger.info("giving up to connect again: %s", exc)
         except (AsterError, OSError) as exc:
-            self._reason = exc
+            self._reason = exc.with_traceback(None)
             logger.info("connecting again failed: %s", exc)
 
     def _redialed(self) -> None:
         self._redialing = None
+        if not self._is_settled():  # asyncio's own cancellation has ended the task, and nothing else will connect again
+            self._redial()
         self._waiting.notify_all()
 
     # Waiting
@@ -203,7 +199,7 @@ class ClientChannel:
 
     # Repeating calls
 
-    def repeat(self, call: OutgoingCall, delay: float, channel: CallChannel) -> StartedTask:
+    def repeat(self, call: OutgoingCall, delay: float, channel: ServiceChannel) -> StartedTask:
         """In ``delay`` seconds begin a call again, on the connection that ``channel`` gives, from a task that the call may cancel."""
         self._repeating.add(call)
         task = StartedTask(
@@ -212,7 +208,7 @@ class ClientChannel:
         task.check(lambda: self._repeated(call))
         return task
 
-    async def _begin_again(self, call: OutgoingCall, delay: float, channel: CallChannel) -> None:
+    async def _begin_again(self, call: OutgoingCall, delay: float, channel: ServiceChannel) -> None:
         try:
             await anyio.sleep(delay)
             call.begin_again(await slot_of(channel))
@@ -256,7 +252,7 @@ async def _finish_calls(connection: ClientConnection, began: float) -> None:
         connection.transport.close(CloseCode.CLEANUP_OVERDUE, "cancelled calls did not unwind in time")
 
 
-async def slot_of(channel: CallChannel) -> ClientConnection:
+async def slot_of(channel: ServiceChannel) -> ClientConnection:
     """A connection on which a call may begin, if it does before anything else is awaited.
 
     Raises:

@@ -31,7 +31,7 @@ from aster._protocol.frames import (
 )
 from aster._reactor import Condition, Reactor, TimerHandle, Waiter
 from aster._tasks import StartedTask
-from aster.errors import AsterError, ConnectionLost, IncompatiblePeerError, RemoteProtocolError, RpcError, StatusCode
+from aster.errors import AsterError, ConnectionLost, IncompatiblePeerError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Connection, ConnectionOptions, Stream, StreamSink
 from aster.types import Peer
 
@@ -62,6 +62,8 @@ _UNITS = {
     **dict.fromkeys(("window", "max_message_size", "max_metadata_size", "max_connection_buffer"), " of bytes"),
     **dict.fromkeys(("idle_timeout", "keepalive_interval", "cleanup_budget"), " of seconds"),
 }
+
+_EVERY_STREAM = 1 << 62
 
 _KEEPALIVES_BEFORE_IDLE = 3
 """How often a silent peer is asked, at the least, before its connection counts as lost: a datagram or two may be lost on the way."""
@@ -272,10 +274,13 @@ class ClientConnection(PeerConnection):
         """Open the control stream, and wait for the server's hello, or until it has closed the connection instead.
 
         Raises:
-            IncompatiblePeerError: it speaks no version that we do, or no sense.
+            IncompatiblePeerError: it speaks no version that we do, or no sense, or lets nobody speak.
         """
         self._transport = transport
-        self._control = transport.open_stream(_ControlStream(self._control_frame, self._broken))
+        try:
+            self._control = transport.open_stream(_ControlStream(self._control_frame, self._broken))
+        except LocalProtocolError:
+            raise IncompatiblePeerError(f"the server at {transport.peer.address} allows no stream, not even the one for its HELLO") from None
         self._control.write(encode_hello(Hello((PROTOCOL_VERSION,), self.options.settings())))
         await self.wait_until(lambda: self.hello is not None or self.lost is not None or self._breach is not None)
         if self._breach is not None:
@@ -363,6 +368,16 @@ class ClientConnection(PeerConnection):
         """Whether the server has said that it does not serve this stream."""
         return self.go_away is not None and stream.id > self.go_away.last_stream
 
+    def refused(self, reason: str) -> None:
+        """A call was refused since the server drains, and its go-away, which says up to where it serves, is still on the way."""
+        if self.go_away is None:
+            self._goes_away(GoAway(_EVERY_STREAM, reason))
+
+    def _goes_away(self, go_away: GoAway) -> None:
+        self.go_away = go_away
+        self._turn_away_queue()
+        self._owner.connection_changed(self)
+
     def leave(self) -> None:
         """Cancel all calls, and take no new ones: whoever calls again at once would keep the client's block from ever being left."""
         self._left = True
@@ -403,9 +418,7 @@ class ClientConnection(PeerConnection):
         elif self.hello is None:
             raise RemoteProtocolError("the server's first frame was not its HELLO")
         else:
-            self.go_away = decode_go_away(payload)
-            self._turn_away_queue()
-            self._owner.connection_changed(self)
+            self._goes_away(decode_go_away(payload))
         self._waiting.notify_all()
 
     def _broken(self, why: str) -> None:

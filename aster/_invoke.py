@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import anyio
 import anyio.lowlevel
 
-from aster._channel import CallChannel, slot_of
+from aster._channel import ServiceChannel, slot_of
 from aster._connection import ClientConnection
 from aster._outgoing import OutgoingCall, RemoteMethod
 from aster._protocol.events import ResetCode
@@ -72,7 +72,7 @@ async def _expire_natively(deadline: float) -> None:
         await anyio.lowlevel.checkpoint()
 
 
-async def _begin(channel: CallChannel, method: RemoteMethod, request: bytes | None, settings: CallSettings) -> _Begun:
+async def _begin(channel: ServiceChannel, method: RemoteMethod, request: bytes | None, settings: CallSettings) -> _Begun:
     ambient = anyio.current_effective_deadline()
     own = math.inf if settings.timeout is None else anyio.current_time() + settings.timeout
     try:
@@ -93,7 +93,7 @@ async def _begin(channel: CallChannel, method: RemoteMethod, request: bytes | No
     return _Begun(call, own, ambient)
 
 
-async def _queue(channel: CallChannel, method: RemoteMethod, own: float) -> ClientConnection:
+async def _queue(channel: ServiceChannel, method: RemoteMethod, own: float) -> ClientConnection:
     with anyio.CancelScope(deadline=own):
         return await slot_of(channel)
     raise _expired(method)
@@ -103,7 +103,7 @@ def _expired(method: RemoteMethod) -> RpcError:
     return RpcError(StatusCode.DEADLINE_EXCEEDED, f"the call of {method.label} did not begin within its timeout")
 
 
-async def call_unary(channel: CallChannel, method: RemoteMethod, request: Any, settings: CallSettings) -> Any:
+async def call_unary(channel: ServiceChannel, method: RemoteMethod, request: Any, settings: CallSettings) -> Any:
     """One request, one response.
 
     Raises:
@@ -124,7 +124,7 @@ async def call_unary(channel: CallChannel, method: RemoteMethod, request: Any, s
     return call.single_response()
 
 
-async def call_client_stream(channel: CallChannel, method: RemoteMethod, requests: Any, settings: CallSettings) -> Any:
+async def call_client_stream(channel: ServiceChannel, method: RemoteMethod, requests: Any, settings: CallSettings) -> Any:
     """Requests from any iterable, one response.
 
     Raises:
@@ -137,8 +137,8 @@ async def call_client_stream(channel: CallChannel, method: RemoteMethod, request
     check_requests(requests, method)
     try:
         begun = await _begin(channel, method, None, settings)
-    except BaseException:
-        await close_requests(requests)
+    except BaseException as exc:
+        await close_requests(requests, f"the requests of {method.label}", exc)
         raise
     call = begun.call
     try:
@@ -174,7 +174,7 @@ class RemoteResponseStream(ResponseStream[Res]):
     _managed = False
     _starting = False
 
-    def __init__(self, channel: CallChannel, method: RemoteMethod, request: bytes | None, requests: Any, settings: CallSettings) -> None:
+    def __init__(self, channel: ServiceChannel, method: RemoteMethod, request: bytes | None, requests: Any, settings: CallSettings) -> None:
         self._channel = channel
         self._method = method
         self._request = request
@@ -224,10 +224,10 @@ class RemoteResponseStream(ResponseStream[Res]):
         self._starting = True
         try:
             begun = await _begin(self._channel, self._method, self._request, self._settings)
-        except BaseException:
+        except BaseException as exc:
             # One object is one call at the most: what could not begin has had its outcome.
             self._closed = True
-            await self._close_requests()
+            await self._close_requests(exc)
             raise
         finally:
             self._starting = False
@@ -255,11 +255,11 @@ class RemoteResponseStream(ResponseStream[Res]):
             await self._begun.call.close_pump()
         await self._close_requests()
 
-    async def _close_requests(self) -> None:
+    async def _close_requests(self, because: BaseException | None = None) -> None:
         """Close the request iterable of a call that has not begun; else the call does it."""
         requests, self._requests = self._requests, None
         if requests is not None:
-            await close_requests(requests)
+            await close_requests(requests, f"the requests of {self._label}", because)
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         if exc is not None and self._begun is not None:
@@ -293,7 +293,7 @@ class InteractiveCall(Generic[Req, Res]):
     Leaving the block after ``end`` and the outcome is silent; leaving it before that cancels the call. One task may send while another receives.
     """
 
-    def __init__(self, channel: CallChannel, method: RemoteMethod, settings: CallSettings) -> None:
+    def __init__(self, channel: ServiceChannel, method: RemoteMethod, settings: CallSettings) -> None:
         self._channel = channel
         self._method = method
         self._settings = settings

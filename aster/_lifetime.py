@@ -71,18 +71,22 @@ class Lifetime:
 
     async def _run_to_its_end(self, farewell: Callable[[], Coroutine[Any, Any, None]], errors: list[BaseException]) -> None:
         """Run it in a task of its own: asyncio's ``Task.cancel()``, and so ``asyncio.timeout``, interrupts this task in spite of any shield."""
-        begun = False
+        over = False
 
         async def run() -> None:
-            nonlocal begun
-            begun = True
+            nonlocal over
+            over = True
             try:
                 with anyio.CancelScope(shield=True):
                     await farewell()
+            except anyio.get_cancelled_exc_class():
+                # asyncio's own, of this task: what is left to do is begun again.
+                over = False
+                raise
             finally:
                 ended.set()
 
-        while not begun:
+        while not over:
             ended = anyio.Event()
             StartedTask(self._outer, spare_ctrl_c(run), "aster farewell", self.reactor).check(ended.set)
             try:

@@ -13,9 +13,9 @@ from aster._protocol.call import CallLimits, ClientCall
 from aster._protocol.events import ResetCode, Target, TrailerOrigin
 from aster._protocol.frames import encode_header_start, metadata_size
 from aster._protocol.states import State
-from aster._pump import RequestPump
+from aster._pump import RequestPump, log_error_of_requests
 from aster._reactor import Reactor, TimerHandle
-from aster._retries import FIRST_WAIT, LONGEST_WAIT, MAX_ATTEMPTS, TOKENS, Backoff, RetryBudget
+from aster._retries import FIRST_WAIT, LONGEST_WAIT, MAX_ATTEMPTS, Backoff, RetryBudget
 from aster._tasks import StartedTask
 from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Stream
@@ -68,6 +68,10 @@ class OutgoingOwner(Protocol):
         """Whether the server has said that it does not serve this stream."""
         ...
 
+    def refused(self, reason: str) -> None:
+        """The server has refused a call since it drains."""
+        ...
+
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> StartedTask:
         """Run a task of the call in the connection's inner task group."""
         ...
@@ -104,9 +108,6 @@ class OutgoingCall(CallDriver):
         "_owner",
         "_protocol",
         "_pump",
-        "_pump_ended",
-        "_pump_error",
-        "_pump_token",
         "_refused",
         "_released",
         "_repeater",
@@ -178,14 +179,14 @@ class OutgoingCall(CallDriver):
             )
         protocol = self._protocol
         timeout = None if self._expires == math.inf else self._expires - self._reactor.now()
-        head = protocol.send_header(self.method.header_start, timeout, self._metadata)
+        parts = [protocol.send_header(self.method.header_start, timeout, self._metadata)]
         for payload in self._sent or ():
             self._check_size(payload)
-            head += protocol.send_message(payload)
+            parts.append(protocol.send_message(payload))
         if ended:
-            head += protocol.send_end()
+            parts.append(protocol.send_end())
         self.stream = self._owner.open_call(self)
-        self.stream.write(head)
+        self.stream.write(b"".join(parts))
 
     def _check_size(self, payload: bytes) -> None:
         if len(payload) > self._owner.peer_message_limit:
@@ -233,7 +234,7 @@ class OutgoingCall(CallDriver):
     def start_pump(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
         """Send what ``requests`` yields from a task of its own, then end the requests."""
         self._pump = RequestPump(self, requests)
-        self._pump.start(self._owner.spawn, f"aster requests of {self.method.label}")
+        self._pump.start(self._owner.spawn, f"the requests of {self.method.label}")
 
     async def close_pump(self) -> None:
         """Stop the request iterable and wait until it is closed; its own exception comes out of here."""
@@ -245,8 +246,7 @@ class OutgoingCall(CallDriver):
         """Cancel the call for a caller that has something of its own to raise, mostly cancellation: what the request iterable raised is logged."""
         self.cancel(ResetCode.CANCELLED)
         error = await self._pump.stop() if self._pump is not None else None
-        if error is not None:
-            logger.info("the requests of %s raised while their call was ended early", self.method.label, exc_info=error)
+        log_error_of_requests(f"the requests of {self.method.label}", error)
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` in the loop's thread, from any thread and from destructors."""
@@ -364,8 +364,7 @@ class OutgoingCall(CallDriver):
                 self._sent = None
             self._wake()
         elif trailer.status is StatusCode.OK:
-            if self._repeater.budget.tokens < TOKENS:
-                self._repeater.budget.earn()
+            self._repeater.budget.earn()
             self._settle(None)
         else:
             self._failed(RpcError(trailer.status, trailer.message, trailers=trailer.metadata))
@@ -425,10 +424,12 @@ class OutgoingCall(CallDriver):
             self._settle(error)
 
     def _may_be_repeated(self, loss: BaseException | None) -> bool:
-        if self._sent is None or self._inbound.received:
+        # Metadata and responses have been seen by the caller; gRPC counts a call as committed from then on, too.
+        if self._sent is None or self._inbound.received or self._protocol.metadata is not None:
             return False
         if not self._refused and self._was_seen_by_no_handler():
             self._refused, self._delay = True, 0.0
+            self._owner.refused(f"it refused a call of {self.method.label}")
             return True
         # With what was taken from a request iterable a handler may have done anything.
         if not self.method.info.idempotent or (self._sent and self.method.info.pattern.streams_requests):
@@ -458,7 +459,8 @@ class OutgoingCall(CallDriver):
         self._inbound, self._outbound = self._protocol.responses, self._protocol.requests
         try:
             self._open(ended=ended)
-        except LocalProtocolError:  # this server takes less at once than the one before
+        except LocalProtocolError as exc:  # this server takes less at once than the one before
+            logger.info("%s is not repeated: %s", self.method.label, exc)
             self.give_up()
             return
         logger.debug("%s was repeated: %s", self.method.label, self._failure)

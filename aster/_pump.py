@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from contextvars import ContextVar
@@ -12,7 +13,9 @@ import anyio
 from aster._protocol.events import ResetCode
 from aster._tasks import StartedTask, outlast
 
-__all__ = ["PumpedCall", "RequestPump", "close_requests"]
+__all__ = ["PumpedCall", "RequestPump", "close_requests", "log_error_of_requests"]
+
+logger = logging.getLogger("aster")
 
 _PUMPS: ContextVar[tuple[object, ...]] = ContextVar("aster_request_iterables", default=())
 """The request iterables inside which this task runs, each by its pump. One that closes its own call must not wait for itself."""
@@ -42,17 +45,19 @@ class RequestPump:
         requests: any iterable or async iterable.
     """
 
-    __slots__ = ("_call", "_ended", "_error", "_requests", "_task")
+    __slots__ = ("_call", "_ended", "_error", "_name", "_requests", "_task")
 
     def __init__(self, call: PumpedCall, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
         self._call = call
         self._requests = requests
         self._ended = anyio.Event()
         self._error: BaseException | None = None
+        self._name = ""
         self._task: StartedTask
 
     def start(self, spawn: Callable[[Callable[[], Coroutine[Any, Any, None]], str], StartedTask], name: str) -> None:
         """Begin, in the task that ``spawn`` makes."""
+        self._name = name
         self._task = spawn(self._run, name)
 
     async def _run(self) -> None:
@@ -106,15 +111,32 @@ class RequestPump:
         """
         self.cancel()
         if self not in _PUMPS.get():
-            await outlast(self._ended)
+            try:
+                await outlast(self._ended)
+            except BaseException:
+                log_error_of_requests(self._name, self._error)
+                raise
         error, self._error = self._error, None
         return error
 
 
-async def close_requests(requests: Iterable[Any] | AsyncIterable[Any]) -> None:
-    """Close what a caller gave as requests for a call that never began."""
-    async with _closing(requests):
-        pass
+def log_error_of_requests(name: str, error: BaseException | None) -> None:
+    """Log what an iterable raised, if anything, that goes to nobody else: its caller has something of its own to raise, mostly cancellation."""
+    if error is not None:
+        logger.info("%s raised while their call was ended early", name, exc_info=error)
+
+
+async def close_requests(requests: Iterable[Any] | AsyncIterable[Any], name: str = "", because: BaseException | None = None) -> None:
+    """Close what a caller gave as requests for a call that never began, ``because`` of what it raised: if that is no ``Exception``, what the iterable
+    raises is logged by ``name``.
+    """
+    try:
+        async with _closing(requests):
+            pass
+    except Exception as exc:
+        if because is None or isinstance(because, Exception):
+            raise
+        log_error_of_requests(name, exc)
 
 
 class _closing:

@@ -77,4 +77,5 @@ class RetryBudget:
 
     def earn(self) -> None:
         """A call has succeeded."""
-        self.tokens = min(self.tokens + _RETURN, TOKENS)
+        if self.tokens < TOKENS:
+            self.tokens = min(self.tokens + _RETURN, TOKENS)

@@ -71,7 +71,12 @@ class StartedTask:
 
 async def _within(scope: anyio.CancelScope, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
     with scope:
-        await function()
+        try:
+            await function()
+        except anyio.get_cancelled_exc_class():
+            # asyncio's own, of this task alone, ends no more than that: AnyIO would cancel the group for it, and so the block that the group belongs to.
+            if scope.cancel_called:
+                raise
 
 
 async def outlast(event: anyio.Event) -> None:
@@ -88,4 +93,7 @@ async def outlast(event: anyio.Event) -> None:
             except (anyio.get_cancelled_exc_class(), KeyboardInterrupt) as exc:
                 interruption = exc
     if interruption is not None:
-        raise interruption
+        try:
+            raise interruption
+        finally:
+            del interruption  # by its traceback it leads back here

@@ -154,7 +154,15 @@ class DecodeError(AsterError):
 
 
 class ConnectionLost(AsterError):
-    """The connection that carried a stream has ended."""
+    """The connection that carried a stream has ended.
+
+    Attributes:
+        silent: whether the peer was heard no more; else one of the two sides has ended it.
+    """
+
+    def __init__(self, message: str, *, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent
 
 
 class ProtocolError(AsterError):

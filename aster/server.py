@@ -293,8 +293,9 @@ class AsterServer:
             connection.stop_calls("the server is shutting down")
 
     async def _wait_for_handlers(self) -> None:
-        for connection in list(self._hosting.connections):
-            await connection.wait_until(lambda connection=connection: not connection.running)
+        # Looked at again from the beginning: a call that was announced may have begun on one connection while another one was waited for.
+        while busy := next((connection for connection in self._hosting.connections if connection.running), None):
+            await busy.wait_until(lambda busy=busy: not busy.running)
 
     async def _give_grace(self, body: BaseException | None) -> None:
         """What the block's body raised decides: neither cancellation nor what ends the program waits for calls."""

@@ -21,12 +21,12 @@ class Link:
     """How one direction between two endpoints treats datagrams.
 
     Attributes:
-        latency: seconds that a datagram is under way.
+        latency: seconds that a datagram is under way, finite.
         jitter: seconds at the most that are added to that, drawn for each datagram; so they may overtake one another.
         bandwidth: bytes a second that pass; infinity for no limit.
         queue: bytes that may wait for a limited bandwidth; a datagram that finds it full is dropped.
         loss: the share of datagrams that vanish, from 0 to 1; so are the next three.
-        duplication: the share that arrives twice.
+        duplication: the share that arrives twice, the second time up to one latency later.
         reordering: the share that is held back for one to two latencies more, so that later ones overtake it.
         truncation: the share that arrives cut short, at a length that is drawn.
 
@@ -53,6 +53,8 @@ class Link:
                 raise ValueError(f"{item.name} of a Link is a share of all datagrams, from 0 to 1, not {value!r}")
             if not value >= 0 or (item.name == "bandwidth" and value == 0):
                 raise ValueError(f"{item.name} of a Link must not be negative, nor a bandwidth zero; it is {value!r}: use partition() to let nothing pass")
+            if value == math.inf and item.name in ("latency", "jitter"):
+                raise ValueError(f"{item.name} of a Link must be finite: use partition() to let nothing pass")
 
 
 class Arrival(NamedTuple):
@@ -132,7 +134,8 @@ class LinkState:
         return Datagram(now, self._flow, index, size, fate, arrivals)
 
     def _has_room(self, size: int, now: float, link: Link) -> bool:
-        return link.bandwidth == math.inf or max(0.0, self._busy_until - now) * link.bandwidth + size <= link.queue
+        # One that begins at once waits in no queue, however large it is.
+        return link.bandwidth == math.inf or now >= self._busy_until or (self._busy_until - now) * link.bandwidth + size <= link.queue
 
     def _arrivals(self, size: int, now: float, link: Link, drawn: _Drawn) -> tuple[Arrival, ...]:
         self._busy_until = max(now, self._busy_until) + size / link.bandwidth

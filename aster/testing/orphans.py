@@ -53,14 +53,15 @@ async def assert_no_orphans() -> AsyncGenerator[None]:
     Raises:
         AssertionError: something is left; the message names it. Not raised when the block itself raised, which then passes unchanged.
     """
-    before = dict(_census())
+    # The things themselves are kept: the identity of one that has gone may be that of an orphan.
+    before = {identity: thing for identity, _, thing in _census()}
     generators = _WatchedGenerators()
     generators.install()
     try:
         yield
     finally:
         generators.remove()
-    left = [name for identity, name in _census() if identity not in before]
+    left = [name for identity, name, _ in _census() if identity not in before]
     left += generators.unfinished()
     assert not left, "left behind: " + "; ".join(sorted(left))
 
@@ -76,26 +77,30 @@ def live_connections() -> list[Connection]:
     return [connection for connection in connections if connection.open_streams]
 
 
-def _census() -> Iterator[tuple[Hashable, str]]:
-    """All there is of what is counted: an identity that lasts as long as the thing does, and a name for people."""
+_Counted = tuple[Hashable, str, object]
+"""An identity that lasts as long as the thing does, a name for people, and the thing."""
+
+
+def _census() -> Iterator[_Counted]:
+    """All there is of what is counted."""
     yield from _tasks()
     yield from _timers()
     for thread in threading.enumerate():
         if not thread.name.startswith(_POOLED_THREADS):
-            yield ("thread", thread), f"thread {thread.name}"
+            yield ("thread", thread), f"thread {thread.name}", thread
     yield from _sockets()
     for connection in live_connections():
-        yield ("streams", id(connection)), f"{connection.open_streams} streams of {type(connection).__qualname__}"
+        yield ("streams", id(connection)), f"{connection.open_streams} streams of {type(connection).__qualname__}", connection
 
 
 def _is_trio() -> bool:
     return type(anyio.lowlevel.current_token().native_token).__module__.startswith("trio")
 
 
-def _tasks() -> Iterator[tuple[Hashable, str]]:
+def _tasks() -> Iterator[_Counted]:
     if not _is_trio():
         for task in asyncio.all_tasks():
-            yield ("task", task), f"task {task.get_name()}"
+            yield ("task", task), f"task {task.get_name()}", task
         return
     import trio
 
@@ -104,26 +109,26 @@ def _tasks() -> Iterator[tuple[Hashable, str]]:
     while pending:
         task = pending.pop()
         pending += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
-        yield ("task", task), f"task {task.name}"
+        yield ("task", task), f"task {task.name}", task
 
 
-def _timers() -> Iterator[tuple[Hashable, str]]:
+def _timers() -> Iterator[_Counted]:
     # Trio has none: its deadlines belong to scopes, and those to tasks.
     if not _is_trio():
         scheduled: list[asyncio.TimerHandle] = getattr(asyncio.get_running_loop(), "_scheduled", [])
         for timer in scheduled:
             if not timer.cancelled():
-                yield ("timer", id(timer)), f"timer {timer!r}"
+                yield ("timer", id(timer)), f"timer {timer!r}", timer
 
 
-def _sockets() -> Iterator[tuple[Hashable, str]]:
+def _sockets() -> Iterator[_Counted]:
     for entry in os.listdir(_DESCRIPTORS):
         try:
             status = os.fstat(int(entry))
         except OSError:  # the descriptor with which the directory was read
             continue
         if stat.S_ISSOCK(status.st_mode):
-            yield ("socket", entry, status.st_ino), f"socket with descriptor {entry}"
+            yield ("socket", entry, status.st_ino), f"socket with descriptor {entry}", None
 
 
 def _kinds_of_connection(kind: type[Connection] = Connection) -> set[type[object]]:

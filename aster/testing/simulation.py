@@ -98,7 +98,10 @@ class VirtualReactor(Reactor):
                 return True
             return False
 
-        self.run(condition=ended)
+        try:
+            self.run(condition=ended)
+        finally:
+            coroutine.close()
         return result[0]
 
 

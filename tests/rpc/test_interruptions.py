@@ -225,3 +225,48 @@ async def test_a_failed_call_keeps_nothing_of_its_caller_alive(running: Running)
             await until(lambda: failing.witness.began and not failing.witness.running)
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("ends", ["client", "server"])
+async def test_cancelling_every_task_while_a_block_takes_leave_of_handlers_that_shield_themselves_leaves_nothing(transport: Transport, ends: str) -> None:
+    """The farewell is among those tasks: what it had left to do, waiting and hanging up, is done all the same."""
+    if not on_asyncio():
+        return
+    others, places, lingering = asyncio.all_tasks(), anyio.create_memory_object_stream[str](1), Lingering()
+    left = False
+
+    async def serve() -> None:
+        async with aster.serve([lingering], transport=transport, drain_grace=0) as server:
+            places[0].send_nowait(server.address)
+            if ends == "server":
+                await until(lambda: lingering.witness.began)
+            else:
+                await anyio.sleep_forever()
+
+    async def connect() -> None:
+        nonlocal left
+        async with aster.connect(await places[1].receive(), transport=transport) as client:
+            echo = await client.client(Echo)
+            async with anyio.create_task_group() as group:
+                group.start_soon(CALLS["unary"], echo)
+                await until(lambda: lingering.witness.began)
+                if ends == "client":
+                    group.cancel_scope.cancel()
+        left = True
+
+    async with assert_no_orphans():
+        with _collected_afterwards():
+            tasks = [asyncio.ensure_future(serve()), asyncio.ensure_future(connect())]
+            await lingering.unwinding.wait()
+            assert lingering.witness.running == 1
+            for each in asyncio.all_tasks() - others:
+                if ends == "server" or each is not tasks[0]:
+                    each.cancel()
+            if ends == "client":
+                await asyncio.wait([tasks[1]])
+                tasks[0].cancel()
+            await asyncio.wait(tasks)
+        for stream in places:
+            stream.close()
+    assert not left
+    assert lingering.witness.unwound == 1

@@ -16,12 +16,12 @@ from aster import StatusCode
 from aster._connection import CloseCode, EndpointOptions, ServerConnection
 from aster._protocol.events import GoAway, ResetCode, TrailerOrigin
 from aster._protocol.frames import FrameKind, decode_go_away, encode_message
-from aster.decorators import client_stream
-from aster.transports.base import ConnectionOptions, Transport
+from aster.decorators import client_stream, rpc
+from aster.transports.base import ConnectionOptions, Stream, Transport
 from aster.transports.memory import MemoryTransport
-from tests.rpc.echo import PATTERNS, Echo, Item
+from tests.rpc.echo import PATTERNS, Echo, Item, encode_item
 from tests.rpc.probes import Endless, Witness, backend_for, server_records, until
-from tests.rpc.raw import END, HELLO, header_of, raw
+from tests.rpc.raw import END, HELLO, RawStream, header_of, raw
 
 pytestmark = pytest.mark.anyio
 
@@ -290,3 +290,57 @@ async def test_a_server_keeps_nothing_of_a_connection_that_was_lost_beneath_its_
                 break
             await anyio.sleep(0.01)  # real over QUIC, where packets bring the news
         assert record() is None
+
+
+class Held(Echo):
+    """Its handlers wait until they are let go, each by the number of its request."""
+
+    def __init__(self) -> None:
+        self.began = list[int]()
+        self.open = [anyio.Event() for _ in range(3)]
+
+    @rpc
+    async def same(self, item: Item) -> Item:
+        self.began.append(item.number)
+        await self.open[item.number].wait()
+        return item
+
+
+async def test_the_grace_holds_for_calls_that_come_late_on_one_connection_while_another_is_waited_for(transport: Transport) -> None:
+    """Their streams are below the last one that a go-away names: over a network their first datagrams may have been lost. One on each of two connections, since
+    the server may wait for either first."""
+    held, servers, leave = Held(), list[aster.AsterServer](), anyio.Event()
+
+    def request(number: int) -> bytes:
+        return header_of("same") + encode_message(encode_item(Item(number))) + END
+
+    async def serve() -> None:
+        async with aster.serve([held], transport=transport) as server:
+            servers.append(server)
+            await leave.wait()
+
+    async def comes_late(stream: Stream, number: int) -> None:
+        stream.write(request(number))
+        await until(lambda: number in held.began)
+        held.open[number - 1].set()
+        await anyio.sleep(0.02)  # real over QUIC: a server that did not wait for this call would have cancelled it by now
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(serve)
+        await until(lambda: servers)
+        async with raw(servers[0], transport) as one, raw(servers[0], transport) as other:
+            late = list[tuple[Stream, RawStream]]()
+            for peer in (one, other):
+                await peer.said_hello()
+                late.append(peer.call(b""))
+                _, answered = peer.call(header_of("same") + ITEM + END)
+                await answered.ended.wait()
+            _, first = other.call(request(0))
+            await until(lambda: held.began)
+            leave.set()
+            await until(lambda: len(one.heard.frames()) == len(other.heard.frames()) == 2)  # the hello and the go-away
+            for number, (stream, _) in enumerate(late, 1):
+                await comes_late(stream, number)
+            held.open[2].set()
+            for sink in (first, *(sink for _, sink in late)):
+                assert (await sink.trailer()).status is StatusCode.OK

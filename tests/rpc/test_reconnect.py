@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from aster.transports.memory import MemoryTransport
 from aster.trust import Address, Identity
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, numbers_of
-from tests.rpc.probes import Endless, backend_for, cancelled_at_every_step, error_of, until
+from tests.rpc.probes import Endless, backend_for, cancelled_at_every_step, error_of, on_asyncio, until
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -143,6 +144,32 @@ async def test_calls_wait_for_a_server_that_comes_back(place: Place) -> None:
                 assert not answers
                 await place.up(Echo())
             assert len(answers) == 5
+
+
+async def test_a_client_goes_on_when_asyncio_cancels_the_task_that_connects_again(place: Place) -> None:
+    """A program may cancel all tasks it finds but its own; the block is none of theirs."""
+    if not on_asyncio():
+        return
+    answers = list[Item]()
+    async with assert_no_orphans(), place:
+        await place.up(Echo())
+        async with aster.connect(place.address, transport=place.transport) as client:
+            echo = await client.client(Echo)
+            await place.down()
+            await until(lambda: _tasks("aster reconnect"))
+            for turns in (2, 3, 10):  # each has begun: one that has not is out of reach
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                for task in _tasks("aster reconnect"):
+                    task.cancel()
+            await place.up(Echo())
+            answers.append(await echo.same(Item(2)))
+    # A cancelled body would end without a word.
+    assert answers == [Item(2)]
+
+
+def _tasks(name: str) -> list[asyncio.Task[object]]:
+    return [task for task in asyncio.all_tasks() if task.get_name() == name]
 
 
 async def test_another_key_at_the_same_place_ends_the_attempts_for_good(place: Place) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 
 import anyio
 import pytest
 
 import aster
+from aster.testing import live_connections
+from aster.transports.base import Transport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Brief, Echo, Item, OpenEnded, Requests, numbers_of
-from tests.rpc.probes import LingeringRequests, on_asyncio
+from tests.rpc.probes import Call, Endless, LingeringRequests, on_asyncio, until
 
 pytestmark = pytest.mark.anyio
 
@@ -86,6 +89,55 @@ async def test_an_rpc_error_of_an_iterable_comes_out_as_itself(running: Running)
         with pytest.raises(aster.RpcError) as caught:
             await echo.total(Requests(1, error=error))
         assert caught.value is error
+
+
+class _FailsToClose:
+    """Requests that never come, of an iterator that cannot be closed."""
+
+    def __aiter__(self) -> _FailsToClose:
+        return self
+
+    async def __anext__(self) -> Item:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        raise ZeroDivisionError("while it was closed")
+
+
+async def _totals(echo: Echo) -> None:
+    await echo.total(_FailsToClose())
+
+
+async def _chats(echo: Echo) -> None:
+    async for _ in echo.chat(_FailsToClose()):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("call", [_totals, _chats])
+@pytest.mark.parametrize("begun", [True, False], ids=["running", "waiting for a connection"])
+async def test_cancellation_goes_before_what_an_iterable_raises_while_it_is_closed(
+    transport: Transport, call: Call, begun: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """asyncio's comes once, and would be lost."""
+    caplog.set_level(logging.INFO, "aster")
+    endless = Endless()
+    async with aster.serve([endless], transport=transport, drain_grace=0) as server, aster.connect(server.address, transport=transport) as client:
+        echo = await client.client(Echo)
+        if not begun:
+            await server.drain(0)
+            await until(lambda: not live_connections())
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(call, echo)
+                if begun:
+                    await until(lambda: endless.witness.began)
+                else:
+                    await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+        assert scope.cancelled_caught
+        told = [record for record in caplog.records if record.exc_info and isinstance(record.exc_info[1], ZeroDivisionError)]
+        assert len(told) == 1
 
 
 async def test_a_generator_that_fails_while_it_is_closed_fails_the_call_with_that(running: Running) -> None:

@@ -265,6 +265,22 @@ async def test_a_call_that_has_given_a_response_is_not_repeated(running: Running
             assert (numbers, flaky.attempts) == (list(range(responses)), 1)
 
 
+async def test_a_call_whose_metadata_has_arrived_is_not_repeated(running: Running) -> None:
+    """Its caller may have read it: another attempt would change it."""
+
+    class Telling(Flaky):
+        def _run(self) -> None:
+            aster.current_call().send_metadata({"attempt": str(len(self.times))})
+            super()._run()
+
+    telling = Telling()
+    async with running(telling) as (_, client):
+        stub = await client.client(Flaky)
+        telling.failures = [_UNAVAILABLE]
+        assert (await error_of(stub.safe(Item(1)))).message == "not now"
+        assert telling.attempts == 1
+
+
 async def test_a_call_that_has_taken_a_request_is_not_repeated(running: Running) -> None:
     flaky = Flaky()
     async with running(flaky) as (_, client):

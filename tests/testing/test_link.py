@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,6 +77,21 @@ def test_what_is_truncated_arrives_with_some_of_its_bytes() -> None:
     assert 0.15 * _COUNT < len(cut) < 0.25 * _COUNT
     assert 0 <= min(cut) < 60
     assert _SIZE - 60 < max(cut) < _SIZE
+
+
+@given(queue=st.integers(0, 2 * _SIZE))
+def test_what_finds_a_link_idle_passes_however_short_its_queue_is(queue: int) -> None:
+    link = Link(bandwidth=1_000.0, queue=queue)
+    state = LinkState(1, "flow", Statistics())
+    idle = [state.send(_SIZE, number * _SIZE / 1_000, link, partitioned=False) for number in range(10)]
+    assert {report.fate for report in idle} == {"passed"}
+    assert (state.send(_SIZE, 10 * _SIZE / 1_000 - 0.001, link, partitioned=False).fate == "passed") == (queue > _SIZE)
+
+
+@pytest.mark.parametrize("what", ["latency", "jitter"])
+def test_a_link_on_which_nothing_ever_arrives_is_refused(what: str) -> None:
+    with pytest.raises(ValueError, match=f"{what} of a Link must be finite: use partition"):
+        Link(**{what: float("inf")})
 
 
 def test_what_is_duplicated_arrives_twice_within_a_latency() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import socket
 import threading
@@ -20,6 +21,7 @@ from aster.testing import assert_no_orphans, live_connections, virtual_time_back
 from aster.transports.memory import MemoryTransport
 from tests.backends import require_backend
 from tests.guide import TaskService
+from tests.rpc.probes import on_asyncio
 
 pytestmark = pytest.mark.anyio
 
@@ -101,15 +103,26 @@ async def test_an_async_generator_that_is_left_to_the_collector_is_found() -> No
 
 
 async def test_a_timer_that_is_left_is_found() -> None:
-    if type(anyio.lowlevel.current_token().native_token).__module__.startswith("trio"):
+    if not on_asyncio():
         return  # trio has no timers but those of scopes
-    import asyncio
-
     timers = list[asyncio.TimerHandle]()
     with pytest.raises(AssertionError, match="timer"):
         async with assert_no_orphans():
             timers.append(asyncio.get_running_loop().call_later(60, int))
     timers[0].cancel()
+
+
+async def test_a_timer_is_found_that_took_the_address_of_one_that_has_gone() -> None:
+    if not on_asyncio():
+        return
+    loop, timers = asyncio.get_running_loop(), list[asyncio.TimerHandle]()
+    for _ in range(100):
+        loop.call_later(0, list)
+        with pytest.raises(AssertionError, match="timer"):  # noqa: PT012 (the first timer ends in the block)
+            async with assert_no_orphans():
+                await asyncio.sleep(0.001)
+                timers.append(loop.call_later(1_000, list))
+        timers.pop().cancel()
 
 
 async def test_a_connection_that_is_left_is_found() -> None:

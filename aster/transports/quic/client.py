@@ -65,8 +65,9 @@ class ClientConnection(QuicConnection):
 
     def _taken_failure(self) -> ConnectError:
         # Raised, it leads by its traceback to the caller's frames and to this connection: one that kept it would keep them all for the garbage collector.
-        failure, self._failure = self._failure, None
-        return failure or UnreachableError(f"{self._place}: {self._error}")
+        failure = self._failure or UnreachableError(f"{self._place}: {self._error}")
+        self._failure = self._error = None
+        return failure
 
     def attach(self, handler: ConnectionHandler) -> None:
         """Hand the established connection to its owner."""

@@ -35,8 +35,8 @@ def lost(end: EngineEnd, silence: float) -> ConnectionLost:
     """The error for streams of an established connection. ``silence``: seconds since the peer was last heard."""
     if end.silently:
         if end.code == QuicErrorCode.NO_VIABLE_PATH:
-            return ConnectionLost("connection lost: the peer moved to an address that does not answer")
-        return ConnectionLost(f"connection lost: idle for {silence:.3g} s, nothing came from the peer")
+            return ConnectionLost("connection lost: the peer moved to an address that does not answer", silent=True)
+        return ConnectionLost(f"connection lost: idle for {silence:.3g} s, nothing came from the peer", silent=True)
     if end.by_peer:
         return ConnectionLost(f"closed by peer: {_cause(end)}")
     return ConnectionLost(f"closed because the peer broke a rule of QUIC: {_cause(end)}")

@@ -86,7 +86,10 @@ class QuicTransport(Transport):
                 else:
                     connection.attach(handler)
                     return connection
-        raise failure or UnreachableError(f"no address of {place} answered; check that the server runs and that UDP packets reach it")
+        try:
+            raise failure or UnreachableError(f"no address of {place} answered; check that the server runs and that UDP packets reach it")
+        finally:
+            failure = None  # by its traceback it leads back here
 
     async def _connect_to(
         self,
