@@ -19,7 +19,7 @@ from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
-from tests.rpc.probes import CALLS, Call, Endless, Witness, backend_for, calls_are_over, kept_cancellation, on_asyncio, until
+from tests.rpc.probes import CALLS, Call, Endless, Witness, backend_for, calls_are_over, kept_cancellation, on_asyncio, server_record, until
 
 pytestmark = pytest.mark.anyio
 
@@ -463,13 +463,16 @@ async def test_past_the_cleanup_budget_the_client_closes_the_connection_and_says
     async with assert_no_orphans(), aster.serve([slow], transport=transport, cleanup_budget=0.05, drain_grace=0) as server:
         with caplog.at_level(logging.INFO, "aster"):
             async with aster.connect(server.address, transport=transport) as client:
-                echo = await client.client(Echo)
+                echo, record = await client.client(Echo), server_record(client)
                 with anyio.CancelScope() as scope:
                     async with anyio.create_task_group() as group:
                         group.start_soon(echo.same, Item())
                         await until(lambda: slow.witness.began == 1)
                         scope.cancel()
         assert slow.witness.unwound == 0
+        await until(lambda: record.lost)
+        assert record.lost is not None
+        assert "cancelled calls did not unwind in time" in str(record.lost)
         assert [record.getMessage() for record in caplog.records if "Echo.same" in record.getMessage() and "did not confirm" in record.getMessage()]
     assert slow.witness.unwound == 1
 

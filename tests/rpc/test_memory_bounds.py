@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import anyio
 import pytest
@@ -65,6 +66,42 @@ async def test_the_call_that_crosses_the_connections_cap_fails_alone_and_what_is
             assert sorted(outcomes, key=int) == [1] * 5 + [aster.StatusCode.RESOURCE_EXHAUSTED] * 2, round_
             outcomes.clear()
             unread.open = anyio.Event()
+
+
+class Hasty(Echo):
+    """Returns without a look at its requests; yields what it is told to and ends."""
+
+    @client_stream
+    async def total(self, items: AsyncIterator[Item]) -> Item:
+        return Item()
+
+    @server_stream
+    async def count(self, item: Item) -> AsyncIterator[Item]:
+        yield Item(data=bytes(item.number))
+
+
+async def test_what_a_handler_has_not_read_counts_no_more_once_it_has_returned(running: Running, transport: Transport) -> None:
+    size, calls = 700, 20
+    async with running(Hasty(), max_connection_buffer=5 * (size + 200)) as (server, _), raw_client(server.address, transport) as raw:
+        request = header_of("total") + encode_message(encode_item(Item(data=bytes(size))))  # in one datagram: it is there before the handler has begun
+        for _ in range(calls):
+            sink = RawStream()
+            raw.connection.open_stream(sink).write(request)
+            assert (await sink.trailer()).status is aster.StatusCode.OK
+
+
+async def test_responses_that_were_not_read_yet_count_no_more_once_their_call_is_over(running: Running) -> None:
+    """They are their reader's; another call has the room of them."""
+    size = 20_000
+    async with running(Hasty(), client={"max_connection_buffer": size + 1_000}) as (_, client):
+        echo = await client.client(Echo)
+        async with AsyncExitStack() as streams:
+            unread = list[aster.ResponseStream[Item]]()
+            for _ in range(3):
+                unread.append(await streams.enter_async_context(echo.count(Item(size))))
+                await calls_are_over(client)
+            for stream in unread:
+                assert [len(item.data) async for item in stream] == [size]
 
 
 class Generous(Endless):

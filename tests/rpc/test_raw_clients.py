@@ -17,6 +17,7 @@ from aster._connection import CloseCode, EndpointOptions, ServerConnection
 from aster._protocol.events import GoAway, ResetCode, TrailerOrigin
 from aster._protocol.frames import FrameKind, decode_go_away, encode_message
 from aster.decorators import client_stream, rpc
+from aster.testing import Link, SimulatedNetwork
 from aster.transports.base import ConnectionOptions, Stream, Transport
 from aster.transports.memory import MemoryTransport
 from tests.rpc.echo import PATTERNS, Echo, Item, encode_item
@@ -265,6 +266,24 @@ async def test_a_handler_that_returns_before_its_requests_end_has_their_sender_s
         _, later = peer.call(header_of("total") + END)
         await later.trailer()
         assert ended.stop_code is None
+
+
+@pytest.mark.parametrize("transport", [MemoryTransport()], ids=["virtual time"])
+async def test_a_cancel_that_crosses_an_outcome_which_is_still_on_its_way_is_confirmed_by_a_reset(transport: Transport) -> None:
+    """Nobody waits for that outcome any more; it would be sent again and again to a network that loses it."""
+    network = SimulatedNetwork(Link(latency=0.05))
+    async with aster.serve([Echo()], transport=network) as server, raw(server, network) as peer:
+        await peer.said_hello()
+        await anyio.sleep(1.0)
+        (kept,) = server_records()
+        network.back = Link(loss=1.0)
+        stream, sink = peer.call(header_of("same") + ITEM + END)
+        await until(lambda: kept.calls and not kept.running)
+        stream.reset(ResetCode.CANCELLED)
+        await anyio.sleep(0.06)
+        network.back = None
+        await sink.ended.wait()
+        assert (bytes(sink.received), sink.reset_code) == (b"", ResetCode.CANCELLED)
 
 
 # Lost connections

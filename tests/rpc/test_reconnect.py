@@ -172,6 +172,18 @@ def _tasks(name: str) -> list[asyncio.Task[object]]:
     return [task for task in asyncio.all_tasks() if task.get_name() == name]
 
 
+@pytest.mark.parametrize("transport", [MemoryTransport()], ids=["memory"])
+@pytest.mark.parametrize("after", [0.0, 1.0, 100.0])
+async def test_leaving_waits_for_no_attempt_to_connect_again(place: Place, after: float) -> None:
+    async with assert_no_orphans(), place:
+        await place.up(Echo())
+        async with aster.connect(place.address, transport=place.transport):
+            await place.down()
+            await anyio.sleep(after)
+            left_at = anyio.current_time()
+        assert anyio.current_time() - left_at < 0.001
+
+
 async def test_another_key_at_the_same_place_ends_the_attempts_for_good(place: Place) -> None:
     async with place:
         await place.up(Echo())

@@ -118,6 +118,39 @@ async def test_a_generator_that_yields_on_when_it_is_closed_is_a_bug_in_the_log_
     assert _errors_in(caplog) == ["the handler of Echo.count raised RuntimeError"]
 
 
+async def test_a_bug_in_the_tasks_of_a_cancelled_handler_is_logged_once_and_its_caller_sees_cancellation(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On trio the group that comes out of the handler holds cancellation, too, which goes its own way."""
+    witness = Witness()
+
+    async def fail() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise LookupError("the task is broken")
+
+    class Grouped(Echo):
+        @rpc
+        async def same(self, item: Item) -> Item:
+            with witness.watch():
+                async with anyio.create_task_group() as group:
+                    group.start_soon(fail)
+                    await anyio.sleep_forever()
+            return item
+
+    async with assert_no_orphans(), running(Grouped()) as (_, client):
+        echo = await client.client(Echo)
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(echo.same, Item(1))
+                await until(lambda: witness.began)
+                scope.cancel()
+        assert scope.cancelled_caught
+        await calls_are_over(client)
+    assert _errors_in(caplog) == ["the handler of Echo.same raised ExceptionGroup"]
+
+
 async def test_a_request_iterable_that_ends_the_program_ends_the_clients_block_and_not_the_server(transport: Transport) -> None:
     """Bare, asyncio itself would end its loop with it; in a group, as of the iterable's own tasks, it takes the way of all that is no Exception."""
     ended = list[BaseException]()
