@@ -138,7 +138,7 @@ async def call_client_stream(channel: ServiceChannel, method: RemoteMethod, requ
     try:
         begun = await _begin(channel, method, None, settings)
     except BaseException as exc:
-        await close_requests(requests, f"the requests of {method.label}", exc)
+        await close_requests(requests, method.label, exc)
         raise
     call = begun.call
     try:
@@ -259,7 +259,7 @@ class RemoteResponseStream(ResponseStream[Res]):
         """Close the request iterable of a call that has not begun; else the call does it."""
         requests, self._requests = self._requests, None
         if requests is not None:
-            await close_requests(requests, f"the requests of {self._label}", because)
+            await close_requests(requests, self._label, because)
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         if exc is not None and self._begun is not None:
@@ -291,6 +291,13 @@ class InteractiveCall(Generic[Req, Res]):
             await call.end()
 
     Leaving the block after ``end`` and the outcome is silent; leaving it before that cancels the call. One task may send while another receives.
+
+    Raises:
+        RpcError: on entering, the call could not begin: UNAVAILABLE, there is no connection; DEADLINE_EXCEEDED, its timeout was over before it had one;
+            FAILED_PRECONDITION, the server that is there now has no such service; RESOURCE_EXHAUSTED, its metadata is above the server's limit.
+        RuntimeError: it is entered twice.
+
+    Cancellation while it is entered sends nothing.
     """
 
     def __init__(self, channel: ServiceChannel, method: RemoteMethod, settings: CallSettings) -> None:

@@ -234,7 +234,7 @@ class OutgoingCall(CallDriver):
     def start_pump(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
         """Send what ``requests`` yields from a task of its own, then end the requests."""
         self._pump = RequestPump(self, requests)
-        self._pump.start(self._owner.spawn, f"the requests of {self.method.label}")
+        self._pump.start(self._owner.spawn, self.method.label)
 
     async def close_pump(self) -> None:
         """Stop the request iterable and wait until it is closed; its own exception comes out of here."""
@@ -246,7 +246,7 @@ class OutgoingCall(CallDriver):
         """Cancel the call for a caller that has something of its own to raise, mostly cancellation: what the request iterable raised is logged."""
         self.cancel(ResetCode.CANCELLED)
         error = await self._pump.stop() if self._pump is not None else None
-        log_error_of_requests(f"the requests of {self.method.label}", error)
+        log_error_of_requests(self.method.label, error)
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` in the loop's thread, from any thread and from destructors."""
@@ -393,7 +393,8 @@ class OutgoingCall(CallDriver):
         self.stream.finish()
 
     def was_stopped(self, code: int) -> None:
-        """The server reads no more requests; its trailer is here or on the way. Who sends waits for that: it may say that the call is to be repeated."""
+        """The server reads no more requests; its trailer is here or on the way. Who sends is not woken, and waits for that: it may say that the call is to be
+        repeated."""
         self._outbound.stop()
 
     def connection_lost(self, error: AsterError) -> None:

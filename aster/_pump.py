@@ -45,20 +45,20 @@ class RequestPump:
         requests: any iterable or async iterable.
     """
 
-    __slots__ = ("_call", "_ended", "_error", "_name", "_requests", "_task")
+    __slots__ = ("_call", "_ended", "_error", "_label", "_requests", "_task")
 
     def __init__(self, call: PumpedCall, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
         self._call = call
         self._requests = requests
         self._ended = anyio.Event()
         self._error: BaseException | None = None
-        self._name = ""
+        self._label = ""
         self._task: StartedTask
 
-    def start(self, spawn: Callable[[Callable[[], Coroutine[Any, Any, None]], str], StartedTask], name: str) -> None:
-        """Begin, in the task that ``spawn`` makes."""
-        self._name = name
-        self._task = spawn(self._run, name)
+    def start(self, spawn: Callable[[Callable[[], Coroutine[Any, Any, None]], str], StartedTask], label: str) -> None:
+        """Begin, in the task that ``spawn`` makes. ``label``: how messages to people name the call."""
+        self._label = label
+        self._task = spawn(self._run, f"aster requests of {label}")
 
     async def _run(self) -> None:
         _PUMPS.set((*_PUMPS.get(), self))
@@ -114,21 +114,21 @@ class RequestPump:
             try:
                 await outlast(self._ended)
             except BaseException:
-                log_error_of_requests(self._name, self._error)
+                log_error_of_requests(self._label, self._error)
                 raise
         error, self._error = self._error, None
         return error
 
 
-def log_error_of_requests(name: str, error: BaseException | None) -> None:
+def log_error_of_requests(label: str, error: BaseException | None) -> None:
     """Log what an iterable raised, if anything, that goes to nobody else: its caller has something of its own to raise, mostly cancellation."""
     if error is not None:
-        logger.info("%s raised while their call was ended early", name, exc_info=error)
+        logger.info("the requests of %s raised while their call was ended early", label, exc_info=error)
 
 
-async def close_requests(requests: Iterable[Any] | AsyncIterable[Any], name: str = "", because: BaseException | None = None) -> None:
+async def close_requests(requests: Iterable[Any] | AsyncIterable[Any], label: str = "", because: BaseException | None = None) -> None:
     """Close what a caller gave as requests for a call that never began, ``because`` of what it raised: if that is no ``Exception``, what the iterable
-    raises is logged by ``name``.
+    raises is logged as that of ``label``.
     """
     try:
         async with _closing(requests):
@@ -136,7 +136,7 @@ async def close_requests(requests: Iterable[Any] | AsyncIterable[Any], name: str
     except Exception as exc:
         if because is None or isinstance(because, Exception):
             raise
-        log_error_of_requests(name, exc)
+        log_error_of_requests(label, exc)
 
 
 class _closing:

@@ -44,11 +44,20 @@ class ResponseStream(AsyncIterator[T_co]):
         Raises:
             StopAsyncIteration: the call ended well.
             RpcError: the call failed; the responses that came before have all been given.
+            Exception: what the request iterable raised.
+            BusyResourceError: another task is waiting for the next response.
+            ClosedResourceError: the stream was closed.
+
+        Cancellation ends the call, and reaches the handler; inside the stream's ``async with`` block it loses nothing, and the block's end ends the call.
         """
 
     @abstractmethod
     async def aclose(self) -> None:
-        """End the call, whatever is still to come. Closing again, or after the end, does nothing."""
+        """End the call, whatever is still to come, and wait, shielded, until the request iterable is closed. Closing again, or after the end, does nothing.
+
+        Raises:
+            Exception: what the request iterable raised, unless the stream has raised it before.
+        """
 
     @property
     @abstractmethod

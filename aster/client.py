@@ -47,8 +47,9 @@ class AsterClient:
     again by itself, at once and then after ever longer waits, and calls wait for that, up to ``connect_timeout`` and within their deadlines. Calls that no
     handler has seen are repeated once, and those of idempotent methods when the server was unavailable.
 
-    Leaving cancels what calls still run and waits, shielded, until the server has confirmed that
-    their handlers have unwound: at the most for the server's cleanup budget and a round trip.
+    Leaving cancels what calls still run and waits, shielded, until the server has confirmed that their handlers have unwound: at the most for the server's
+    cleanup budget, of which a client grants 60 seconds, and one second for the way; then it closes the connection. Cancellation while the block is entered
+    gives the attempt up; while it is left, it comes out once that is done, unless the block raised something of its own.
 
     Args:
         address: ``server.address``; by default the environment variable ``ASTER_ENDPOINT_ADDR``.
@@ -149,8 +150,8 @@ class AsterClient:
 
         Raises:
             TypeError: ``service`` is not a class decorated with ``@service``, has no methods, or is session-scoped.
-            RpcError: UNIMPLEMENTED, the server has no such service or version; UNAVAILABLE, there was no connection within ``connect_timeout`` seconds, or
-                the block was left.
+            RpcError: UNIMPLEMENTED, the server has no such service or version; UNAVAILABLE, there was no connection within ``connect_timeout`` seconds, there
+                will be none since another key answers now, or the block was left.
             RuntimeError: the block was not entered.
 
         Makes no call: it only waits, and may be cancelled, while there is no connection.

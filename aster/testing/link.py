@@ -68,7 +68,7 @@ class Datagram(NamedTuple):
     """What became of one datagram: a line of a trace. Times are in seconds, sizes in bytes.
 
     ``flow`` names the client by its number, and the direction; ``number`` counts the datagrams of that flow. ``fate`` is ``"passed"``, or why the
-    link let nothing through; what passed may still find nobody listening.
+    link let nothing through, ``"lost"``, ``"overflowed"`` or ``"partitioned"``; what passed may still find nobody listening.
     """
 
     time: float

@@ -51,7 +51,8 @@ class SimulatedNetwork(Transport):
             ...
 
     What it does to a datagram depends on the seed, the client, the direction and the number of the datagram alone, but for a full queue. Which datagrams
-    there are depends on the program and, through the random numbers of TLS, hardly on chance: expect equal outcomes for equal seeds, not equal timing.
+    there are depends on the program; TLS draws random numbers, which can change the size of a datagram by a few bytes. Expect equal outcomes for equal seeds,
+    not equal timing.
 
     Args:
         link: from clients to servers, and back unless ``back`` is given.
