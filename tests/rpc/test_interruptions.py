@@ -113,6 +113,38 @@ async def test_a_second_native_cancellation_does_not_keep_the_requests_from_bein
         assert closed == ["requests closed"]
 
 
+async def test_what_an_iterable_raises_while_it_is_closed_is_logged_when_a_second_native_cancellation_comes(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not on_asyncio():
+        return
+    caplog.set_level("INFO", "aster")
+    requests, endless = LingeringRequests([]), Endless()
+
+    async def failing() -> AsyncIterator[Item]:
+        try:
+            async for item in requests.items():
+                yield item
+        finally:
+            with anyio.CancelScope(shield=True):
+                await requests.go_on.wait()
+            raise ZeroDivisionError
+
+    async with running(endless, drain_grace=0) as (_, client):
+        echo = await client.client(Echo)
+        task = asyncio.ensure_future(echo.total(failing()))
+        await until(lambda: endless.witness.began)
+        task.cancel()
+        await requests.closing.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        requests.go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    raised = [record for record in caplog.records if record.exc_info and isinstance(record.exc_info[1], ZeroDivisionError)]
+    assert [record.getMessage() for record in raised] == ["the requests of Echo.total raised while their call was ended early"]
+
+
 _CTRL_C = """
 import signal, sys
 import anyio
