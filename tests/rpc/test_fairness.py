@@ -11,6 +11,7 @@ import pytest
 from aster.decorators import client_stream, server_stream
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item
+from tests.rpc.probes import calls_are_over
 
 pytestmark = pytest.mark.anyio
 
@@ -44,44 +45,44 @@ class Ticks:
 
 
 class Ticking(Echo):
-    def __init__(self, ticks: Ticks) -> None:
-        self.ticks = ticks
+    def __init__(self) -> None:
+        self.yielded, self.taken = Ticks(), Ticks()
 
     @server_stream
     async def count(self, item: Item) -> AsyncIterator[Item]:
         for number in range(item.number):
-            self.ticks.message()
+            self.yielded.message()
             yield Item(number)
 
     @client_stream
     async def total(self, items: AsyncIterator[Item]) -> Item:
         number = 0
         async for _ in items:
-            self.ticks.message()
+            self.taken.message()
             number += 1
         return Item(number)
 
 
-async def test_streams_of_small_messages_let_other_tasks_run_at_each_of_the_four_ends(running: Running) -> None:
-    at_server, at_client = Ticks(), Ticks()
+async def test_streams_of_small_messages_let_other_tasks_run_at_each_of_the_four_ends_but_not_for_each_message(running: Running) -> None:
+    ticking, given, received = Ticking(), Ticks(), Ticks()
 
     async def requests() -> AsyncIterator[Item]:
         for number in range(_MESSAGES):
-            at_client.message()
+            given.message()
             yield Item(number)
 
-    async with running(Ticking(at_server)) as (_, client), anyio.create_task_group() as group:
-        group.start_soon(at_server.count)
-        group.start_soon(at_client.count)
+    ends = {"yielded": ticking.yielded, "taken": ticking.taken, "given": given, "received": received}
+    async with running(ticking) as (_, client), anyio.create_task_group() as group:
+        for ticks in ends.values():
+            group.start_soon(ticks.count)
         echo = await client.client(Echo)
         async with echo.count(Item(_MESSAGES)) as stream:
             assert await anext(stream) == Item(0)
             # All has arrived once the handler has long ended; what follows is taken without a wait.
-            for _ in range(50):
-                await anyio.lowlevel.checkpoint()
+            await calls_are_over(client)
             async for _ in stream:
-                at_client.message()
+                received.message()
         assert (await echo.total(requests())).number == _MESSAGES
         group.cancel_scope.cancel()
-    assert 1 < at_server.most <= _AT_MOST + 1
-    assert 1 < at_client.most <= _AT_MOST + 1
+    most = {end: ticks.most for end, ticks in ends.items()}
+    assert {end: 1 < most[end] <= _AT_MOST + 1 for end in ends} == dict.fromkeys(ends, True), most
