@@ -268,6 +268,15 @@ async def test_a_handler_that_returns_before_its_requests_end_has_their_sender_s
         assert ended.stop_code is None
 
 
+@pytest.mark.parametrize("timeout", [0.25, 0.5, 1.0])
+async def test_whose_limit_has_ended_a_call_is_told_and_of_equal_ones_it_is_the_calls_own(transport: Transport, timeout: float) -> None:
+    async with aster.serve([Endless()], transport=transport, max_deadline=0.5) as server, raw(server, transport) as peer:
+        await peer.said_hello()
+        _, sink = peer.call(header_of("total", timeout))
+        trailer = await sink.trailer()
+        assert (trailer.status, trailer.origin) == (StatusCode.DEADLINE_EXCEEDED, TrailerOrigin.CAP if timeout > 0.5 else TrailerOrigin.DEADLINE)
+
+
 @pytest.mark.parametrize("transport", [MemoryTransport()], ids=["virtual time"])
 async def test_a_cancel_that_crosses_an_outcome_which_is_still_on_its_way_is_confirmed_by_a_reset(transport: Transport) -> None:
     """Nobody waits for that outcome any more; it would be sent again and again to a network that loses it."""
