@@ -64,6 +64,7 @@ _UNITS = {
 }
 
 _EVERY_STREAM = 1 << 62
+"""Above the number of any stream (RFC 9000, section 2.1)."""
 
 _KEEPALIVES_BEFORE_IDLE = 3
 """How often a silent peer is asked, at the least, before its connection counts as lost: a datagram or two may be lost on the way."""

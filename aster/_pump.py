@@ -52,7 +52,7 @@ class RequestPump:
         self._requests = requests
         self._ended = anyio.Event()
         self._error: BaseException | None = None
-        self._label = ""
+        self._label: str
         self._task: StartedTask
 
     def start(self, spawn: Callable[[Callable[[], Coroutine[Any, Any, None]], str], StartedTask], label: str) -> None:
@@ -126,7 +126,7 @@ def log_error_of_requests(label: str, error: BaseException | None) -> None:
         logger.info("the requests of %s raised while their call was ended early", label, exc_info=error)
 
 
-async def close_requests(requests: Iterable[Any] | AsyncIterable[Any], label: str = "", because: BaseException | None = None) -> None:
+async def close_requests(requests: Iterable[Any] | AsyncIterable[Any], label: str, because: BaseException | None = None) -> None:
     """Close what a caller gave as requests for a call that never began, ``because`` of what it raised: if that is no ``Exception``, what the iterable
     raises is logged as that of ``label``.
     """

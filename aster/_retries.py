@@ -77,5 +77,4 @@ class RetryBudget:
 
     def earn(self) -> None:
         """A call has succeeded."""
-        if self.tokens < TOKENS:
-            self.tokens = min(self.tokens + _RETURN, TOKENS)
+        self.tokens = min(self.tokens + _RETURN, TOKENS)

@@ -326,8 +326,7 @@ class AsterServer:
         if overdue:
             logger.warning("handlers that still shield themselves after %g s of cleanup: %s", self._hosting.options.cleanup_budget, ", ".join(overdue))
         await self._listener.aclose()
-        for connection in connections:
-            await connection.wait_until(lambda connection=connection: not connection.running)
+        await self._wait_for_handlers()
 
 
 class _Signals:
