@@ -25,7 +25,7 @@ from aster._protocol.frames import (
 from aster._reactor import open_reactor
 from aster.decorators import service_info
 from aster.errors import AsterError
-from aster.transports.base import Connection, ConnectionOptions, Stream, StreamSink, Transport
+from aster.transports.base import Accept, Connection, ConnectionOptions, Stream, StreamSink, Transport
 from aster.trust import Address, Identity
 from aster.types import Metadata, RpcPattern, SerializationMode
 from tests.protocol.pair import limits_of
@@ -46,6 +46,7 @@ __all__ = [
     "raw",
     "raw_client",
     "raw_connection",
+    "raw_listener",
     "raw_server",
     "target_of",
 ]
@@ -231,6 +232,21 @@ def manifest_of(service: type) -> ServiceEntry:
 
 
 @asynccontextmanager
+async def raw_listener(transport: Transport, accept: Accept, options: ConnectionOptions = _OPTIONS) -> AsyncGenerator[str]:
+    """The address of a server that says nothing by itself: each connection is its owner's, whom ``accept`` gives."""
+    identity = Identity.generate()
+    async with anyio.create_task_group() as group:
+        reactor = open_reactor(group)
+        listener = await transport.listen("127.0.0.1", 0, identity=identity, accept=accept, reactor=reactor, options=options)
+        try:
+            yield str(Address(identity.endpoint_id, listener.host, listener.port))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await listener.aclose()
+                reactor.close()
+
+
+@asynccontextmanager
 async def raw_server(
     services: tuple[ServiceEntry, ...],
     transport: Transport,
@@ -243,7 +259,6 @@ async def raw_server(
 
     ``on_control`` is given each connection's control stream, on which hello was said.
     """
-    identity = Identity.generate()
 
     def stream_opened(stream: Stream) -> StreamSink:
         sink = RawStream(lambda: reply(stream, sink), on_reset=on_reset)
@@ -259,17 +274,8 @@ async def raw_server(
             assert kind == FrameKind.HEADER
             answer(stream, decode_header(payload, 1 << 20))
 
-    async with anyio.create_task_group() as group:
-        reactor = open_reactor(group)
-        listener = await transport.listen(
-            "127.0.0.1", 0, identity=identity, accept=lambda connection: RawOwner(stream_opened), reactor=reactor, options=_OPTIONS
-        )
-        try:
-            yield str(Address(identity.endpoint_id, listener.host, listener.port))
-        finally:
-            with anyio.CancelScope(shield=True):
-                await listener.aclose()
-                reactor.close()
+    async with raw_listener(transport, lambda connection: RawOwner(stream_opened)) as address:
+        yield address
 
 
 def target_of(

@@ -16,17 +16,15 @@ import aster
 from aster import AddressError, ConnectError, Identity, IdentityError, IncompatiblePeerError, RefusedError, RpcError, StatusCode, UnreachableError
 from aster._protocol.events import Hello, Setting
 from aster._protocol.frames import FrameKind, encode_frame, encode_hello
-from aster._reactor import open_reactor
 from aster.decorators import rpc, service
 from aster.errors import AsterError
-from aster.transports.base import Connection, ConnectionOptions, Stream, StreamSink, Transport
+from aster.transports.base import Connection, Stream, StreamSink, Transport
 from aster.transports.quic import QuicTransport
-from aster.trust import Address
 from tests.quic.raw import RawPeer, raw_configuration
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
 from tests.rpc.probes import error_of
-from tests.rpc.raw import RawStream
+from tests.rpc.raw import RawStream, raw_listener
 
 pytestmark = pytest.mark.anyio
 
@@ -204,18 +202,8 @@ class _Owner:
 @asynccontextmanager
 async def _server_that_answers(answer: bytes | None, transport: Transport) -> AsyncGenerator[str]:
     """The address of a server that answers a hello with some bytes, or with the end of the connection."""
-    identity = Identity.generate()
-    async with anyio.create_task_group() as group:
-        reactor = open_reactor(group)
-        listener = await transport.listen(
-            "127.0.0.1", 0, identity=identity, accept=lambda connection: _Owner(connection, answer), reactor=reactor, options=ConnectionOptions()
-        )
-        try:
-            yield str(Address(identity.endpoint_id, listener.host, listener.port))
-        finally:
-            with anyio.CancelScope(shield=True):
-                await listener.aclose()
-                reactor.close()
+    async with raw_listener(transport, lambda connection: _Owner(connection, answer)) as address:
+        yield address
 
 
 _SETTINGS: dict[int, int] = {Setting.WINDOW: 1 << 16, Setting.MESSAGE_LIMIT: 1 << 16, Setting.METADATA_LIMIT: 1 << 10, Setting.CALL_LIMIT: 10}

@@ -15,16 +15,15 @@ import pytest
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 import aster
-from aster._reactor import open_reactor
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream
 from aster.errors import ConnectError
 from aster.testing import assert_no_orphans
-from aster.transports.base import Connection, ConnectionOptions, Transport
+from aster.transports.base import Connection, Transport
 from aster.transports.memory import MemoryTransport
 from aster.trust import Address, Identity
 from tests.rpc.echo import Echo, Item
 from tests.rpc.probes import CALLS, Witness, backend_for, cancelled_at_every_step, error_of
-from tests.rpc.raw import RawOwner, RawStream
+from tests.rpc.raw import RawOwner, RawStream, raw_listener
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -83,16 +82,8 @@ async def _silent(transport: Transport) -> AsyncGenerator[str]:
         group.start_soon(hang_up, connection)
         return RawOwner(lambda stream: RawStream())
 
-    identity = Identity.generate()
-    async with anyio.create_task_group() as group:
-        reactor = open_reactor(group)
-        listener = await transport.listen("127.0.0.1", 0, identity=identity, accept=accept, reactor=reactor, options=ConnectionOptions())
-        try:
-            yield str(Address(identity.endpoint_id, listener.host, listener.port))
-        finally:
-            with anyio.CancelScope(shield=True):
-                await listener.aclose()
-                reactor.close()
+    async with anyio.create_task_group() as group, raw_listener(transport, accept) as address:
+        yield address
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from aster.transports.base import Accept, Connection, ConnectionHandler, Connect
 from aster.trust import Address, Identity
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, numbers_of
-from tests.rpc.probes import until
+from tests.rpc.probes import server_record, until
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,7 @@ async def _items() -> AsyncIterator[Item]:
 
 
 async def _loses_its_connection(echo: Echo, client: aster.AsterClient) -> None:
-    (end,) = (end for end in live_connections() if end.peer.endpoint_id == client.endpoint_id)
+    end = server_record(client).transport
     end.close()
     await until(lambda: end not in live_connections())
     assert await echo.same(Item(7)) == Item(7)

@@ -10,15 +10,15 @@ import anyio
 import pytest
 
 import aster
-from aster._reactor import open_reactor
 from aster.errors import IncompatiblePeerError, RefusedError, UnreachableError
 from aster.testing import SimulatedNetwork, assert_no_orphans, virtual_time_backend
 from aster.transports.base import Connection, ConnectionOptions, Stream, Transport
-from aster.trust import Address, Identity
 from tests.backends import require_backend
-from tests.rpc.raw import RawOwner, RawStream
+from tests.rpc.raw import RawOwner, RawStream, raw_listener
 
 pytestmark = pytest.mark.anyio
+
+_OPTIONS = ConnectionOptions()
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -46,18 +46,10 @@ class Wordless:
 
 
 @asynccontextmanager
-async def _wordless(transport: Transport, options: ConnectionOptions | None = None) -> AsyncGenerator[Wordless]:
-    server, identity = Wordless(), Identity.generate()
-    async with anyio.create_task_group() as group:
-        reactor = open_reactor(group)
-        listener = await transport.listen("127.0.0.1", 0, identity=identity, accept=server.accept, reactor=reactor, options=options or ConnectionOptions())
-        server.address = str(Address(identity.endpoint_id, listener.host, listener.port))
-        try:
-            yield server
-        finally:
-            with anyio.CancelScope(shield=True):
-                await listener.aclose()
-                reactor.close()
+async def _wordless(transport: Transport, options: ConnectionOptions = _OPTIONS) -> AsyncGenerator[Wordless]:
+    server = Wordless()
+    async with raw_listener(transport, server.accept, options) as server.address:
+        yield server
 
 
 async def _connect(address: str, transport: Transport) -> None:

@@ -17,12 +17,11 @@ from aster._protocol.events import Header, ResetCode
 from aster._protocol.frames import FrameKind, encode_frame, encode_message
 from aster.codec import wire_type
 from aster.decorators import client_stream, rpc, server_stream, service
-from aster.testing import live_connections
 from aster.transports.base import Stream, Transport
 from aster.transports.memory import MemoryTransport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
-from tests.rpc.probes import CALLS, Call, Endless, Witness, backend_for, on_asyncio, until
+from tests.rpc.probes import CALLS, Call, Endless, Witness, backend_for, on_asyncio, server_record, until
 from tests.rpc.raw import RawStream, header_of, manifest_of, raw_client, raw_server
 
 pytestmark = pytest.mark.anyio
@@ -140,8 +139,7 @@ async def test_the_loss_of_the_connection_fails_the_calls_that_it_carried_and_no
                 group.start_soon(_outcome, echo.same(Item()), outcomes)
             await until(lambda: endless.witness.began)
             await anyio.wait_all_tasks_blocked()
-            (server_end,) = (each for each in live_connections() if each.peer.endpoint_id == client.endpoint_id)
-            server_end.close(CloseCode.NORMAL)
+            server_record(client).transport.close(CloseCode.NORMAL)
             await until(lambda: endless.witness.began == 2)
             assert outcomes == [aster.StatusCode.UNAVAILABLE]
             group.cancel_scope.cancel()

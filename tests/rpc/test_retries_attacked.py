@@ -17,7 +17,7 @@ from aster.testing import assert_no_orphans
 from aster.transports.base import Stream, Transport
 from aster.transports.memory import MemoryTransport
 from tests.rpc.echo import Echo, Item, encode_item, numbers_of
-from tests.rpc.probes import CALLS, backend_for, cancelled_at_every_step, error_of, on_asyncio, until
+from tests.rpc.probes import CALLS, backend_for, cancelled_at_every_step, error_of, until
 from tests.rpc.raw import manifest_of, raw_server
 
 pytestmark = pytest.mark.anyio
@@ -245,12 +245,9 @@ async def test_cancelling_a_call_that_is_repeated_at_every_step_leaves_nothing(t
         assert await cancelled_at_every_step(program, nothing, transport, assert_no_orphans) > 5
 
 
-@pytest.mark.parametrize("native", [False, True], ids=["scope", "native"])
 @pytest.mark.parametrize("pattern", CALLS)
 async def test_cancelling_calls_that_are_repeated_in_turn_at_every_step_leaves_nothing(transport: Transport, pattern: str, native: bool) -> None:
     """One call at a time: the first one is refused, and waits for its place on the next connection with the others."""
-    if native and not on_asyncio():
-        pytest.skip("trio has scopes only")
     served = list[int]()
 
     def answer(stream: Stream, header: Header) -> None:
