@@ -4,7 +4,9 @@
 """
 
 from aster._call import current_call
+from aster._incoming_session import SessionContext, current_session
 from aster._invoke import InteractiveCall
+from aster._sessions import SessionBlock
 from aster._streams import ResponseStream
 from aster.client import AsterClient, open_call, with_options
 from aster.codec import wire_type
@@ -49,12 +51,15 @@ __all__ = [
     "RpcPattern",
     "SerializationMode",
     "ServiceInfo",
+    "SessionBlock",
+    "SessionContext",
     "StatusCode",
     "UnreachableError",
     "bidi_stream",
     "client_stream",
     "connect",
     "current_call",
+    "current_session",
     "open_call",
     "rpc",
     "serve",

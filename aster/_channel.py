@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from aster._connection import ClientConnection, CloseCode, EndpointOptions
-from aster._outgoing import OutgoingCall
+from aster._connection import ClientConnection, CloseCode
+from aster._endpoint import EndpointOptions
+from aster._outgoing import OutgoingCall, OutgoingOwner, Repeater
 from aster._protocol.events import Hello, ResetCode, Setting
 from aster._reactor import Condition, spare_ctrl_c
 from aster._retries import Backoff, RetryBudget
@@ -25,8 +26,11 @@ __all__ = [
     "LONGEST_BACKOFF",
     "LONGEST_CLEANUP",
     "ROUND_TRIP_ALLOWANCE",
+    "CallChannel",
+    "CallOwner",
     "ClientChannel",
     "ServiceChannel",
+    "cleanup_time",
     "contract_difference",
     "slot_of",
 ]
@@ -68,11 +72,11 @@ class ClientChannel:
         self.current: ClientConnection | None = None
         """The connection that takes calls now."""
         self.budget = RetryBudget()
+        self.connect_timeout = connect_timeout
         self._lifetime = lifetime
         self._options = options
         self._dial = dial
         self._where = where
-        self._connect_timeout = connect_timeout
         self._connections: set[ClientConnection] = set()
         self._repeating: set[OutgoingCall] = set()
         self._waiting = Condition(lifetime.reactor)
@@ -98,11 +102,11 @@ class ClientChannel:
         # Known from the beginning, so that whoever leaves meanwhile waits until nothing of it is left.
         self._connections.add(connection)
         try:
-            with anyio.CancelScope(deadline=anyio.current_time() + self._connect_timeout) as scope:
+            with anyio.CancelScope(deadline=anyio.current_time() + self.connect_timeout) as scope:
                 await self._dial(connection)
             if scope.cancelled_caught:
                 raise UnreachableError(
-                    f"{self._where} did not complete a handshake within {self._connect_timeout:g} s: check that the server runs there and that UDP reaches it"
+                    f"{self._where} did not complete a handshake within {self.connect_timeout:g} s: check that the server runs there and that UDP reaches it"
                 )
             if connection.why_closed is not None:
                 raise self._turned_away(connection.why_closed) from connection.why_closed
@@ -127,7 +131,7 @@ class ClientChannel:
         """A connection takes no new calls any more, or the last one of those that it had is over."""
         if connection.lost is not None:
             self._connections.discard(connection)
-        elif not connection.calls:
+        elif connection.is_idle:
             connection.hang_up()
         if connection is self.current:
             self.current, self._reason = None, connection.why_closed
@@ -176,7 +180,7 @@ class ClientChannel:
         Raises:
             RpcError: UNAVAILABLE, there is still none.
         """
-        with anyio.move_on_after(self._connect_timeout):
+        with anyio.move_on_after(self.connect_timeout):
             await self._waiting.wait_for(self._is_settled)
         if self.current is None:
             raise self._unavailable()
@@ -192,7 +196,7 @@ class ClientChannel:
         if self._is_final:
             message = f"the connection was lost, and it is not tried again, since another server answers now: {self._reason}"
         else:
-            message = f"there was no connection to {self._where} for {self._connect_timeout:g} s: {self._reason}"
+            message = f"there was no connection to {self._where} for {self.connect_timeout:g} s: {self._reason}"
         error = RpcError(StatusCode.UNAVAILABLE, message)
         error.__cause__ = self._reason
         return error
@@ -242,26 +246,64 @@ class ClientChannel:
 
 
 async def _finish_calls(connection: ClientConnection, began: float) -> None:
-    hello = connection.hello
-    budget = min(hello.settings.get(Setting.CLEANUP_MILLISECONDS, 0) / 1000 if hello else 0.0, LONGEST_CLEANUP) + ROUND_TRIP_ALLOWANCE
+    budget = cleanup_time(connection)
     with anyio.CancelScope(deadline=began + budget) as scope:
-        await connection.wait_until(lambda: not connection.calls)
+        await connection.wait_until(lambda: connection.is_idle)
     if scope.cancelled_caught and connection.lost is None:
-        overdue = ", ".join(sorted({call.method.label for call in connection.calls}))
+        overdue = ", ".join(sorted({call.method.label for call in connection.calls} | {session.label for session in connection.sessions}))
         logger.info("the server did not confirm within %g s that these calls have unwound, so the connection is closed: %s", budget, overdue)
         connection.transport.close(CloseCode.CLEANUP_OVERDUE, "cancelled calls did not unwind in time")
 
 
-async def slot_of(channel: ServiceChannel) -> ClientConnection:
-    """A connection on which a call may begin, if it does before anything else is awaited.
+def cleanup_time(connection: ClientConnection) -> float:
+    """Seconds that a client waits for a server to confirm that what it ran has unwound (law 4)."""
+    hello = connection.hello
+    return min(hello.settings.get(Setting.CLEANUP_MILLISECONDS, 0) / 1000 if hello else 0.0, LONGEST_CLEANUP) + ROUND_TRIP_ALLOWANCE
+
+
+async def slot_of(channel: CallChannel) -> CallOwner:
+    """Where a call may begin, if it does before anything else is awaited: a connection, or a session.
 
     Raises:
-        RpcError: UNAVAILABLE, there was none within the connect timeout; FAILED_PRECONDITION, the server that is there now has no such service.
+        RpcError: UNAVAILABLE, there was none within the connect timeout; FAILED_PRECONDITION, the server that is there now has no such service; of any code,
+            the session is over.
+        RuntimeError: the call would wait for one that its own task holds.
     """
     while True:
         connection = channel.current or await channel.connection()
         if connection.has_slot or await connection.acquire_slot():
             return connection
+
+
+class CallOwner(OutgoingOwner, Protocol):
+    """What calls begin on: one after the other, or so many at a time."""
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether one may begin now, with nobody before in the queue."""
+        ...
+
+    async def acquire_slot(self) -> bool:
+        """Wait until one may begin; false when none may any more."""
+        ...
+
+
+class CallChannel(Protocol):
+    """What a stub's calls go through."""
+
+    @property
+    def repeater(self) -> Repeater | None:
+        """What repeats those that fail; ``None`` when nothing does."""
+        ...
+
+    @property
+    def current(self) -> CallOwner | None:
+        """Where calls begin now, if there is anything; raises RpcError when there will be nothing any more."""
+        ...
+
+    async def connection(self) -> CallOwner:
+        """The same, waited for."""
+        ...
 
 
 class ServiceChannel:
@@ -279,6 +321,11 @@ class ServiceChannel:
         self._service = service
         # The hello, which is small: a stub that is kept would keep a whole connection.
         self._checked = checked.hello
+
+    @property
+    def repeater(self) -> ServiceChannel:
+        """Itself."""
+        return self
 
     @property
     def current(self) -> ClientConnection | None:
@@ -316,4 +363,9 @@ def contract_difference(info: ServiceInfo, hello: Hello) -> str:
     if info.version not in entries:
         known = ", ".join(map(str, sorted(entries)))
         return f"the server has no version {info.version} of service {info.name!r}; it has {known}: update the older side, or serve both versions"
+    if entries[info.version].session is not (info.scoped == "stream"):
+        here, there = ("shared", "stream") if info.scoped == "shared" else ("stream", "shared")
+        return (
+            f"service {info.name!r} is scoped={there!r} at the server, and scoped={here!r} here: the two have different versions of it: update the older side"
+        )
     return ""

@@ -8,15 +8,17 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from anyio.abc import TaskGroup
 
+from aster._endpoint import EndpointOptions
 from aster._incoming import HostedMethod, IncomingCall
+from aster._incoming_session import HostedSession, IncomingSession
 from aster._outgoing import OutgoingCall
+from aster._outgoing_session import OutgoingSession
 from aster._protocol.call import CallLimits, SharedBuffer
-from aster._protocol.events import GoAway, Header, Hello, ResetCode, Setting, Trailer
+from aster._protocol.events import GoAway, Header, Hello, ResetCode, Setting, Trailer, TrailerOrigin
 from aster._protocol.frames import (
     CLIENT_HELLO_LIMIT,
     CONTROL_KINDS,
@@ -29,13 +31,14 @@ from aster._protocol.frames import (
     encode_hello,
     frame_limits,
 )
-from aster._reactor import Condition, Reactor, TimerHandle, Waiter
+from aster._reactor import Condition, Reactor, TimerHandle
+from aster._slots import SlotQueue
 from aster._tasks import StartedTask
 from aster.errors import AsterError, ConnectionLost, IncompatiblePeerError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
-from aster.transports.base import Connection, ConnectionOptions, Stream, StreamSink
+from aster.transports.base import Connection, Stream, StreamSink
 from aster.types import Peer
 
-__all__ = ["PROTOCOL_VERSION", "ClientConnection", "ClientOwner", "CloseCode", "EndpointOptions", "PeerConnection", "ServerConnection", "ServerHost"]
+__all__ = ["PROTOCOL_VERSION", "ClientConnection", "ClientOwner", "CloseCode", "PeerConnection", "ServerConnection", "ServerHost"]
 
 logger = logging.getLogger("aster")
 
@@ -45,29 +48,8 @@ PROTOCOL_VERSION = 1
 _REQUIRED_SETTINGS = (Setting.WINDOW, Setting.MESSAGE_LIMIT, Setting.METADATA_LIMIT)
 """What each side must say of itself; a server its CALL_LIMIT besides."""
 
-_WHOLE_NUMBERS = frozenset(
-    {
-        "window",
-        "max_message_size",
-        "max_metadata_size",
-        "max_connection_buffer",
-        "max_concurrent_calls",
-        "max_sessions",
-        "max_connections",
-        "max_connections_per_address",
-    }
-)
-
-_UNITS = {
-    **dict.fromkeys(("window", "max_message_size", "max_metadata_size", "max_connection_buffer"), " of bytes"),
-    **dict.fromkeys(("idle_timeout", "keepalive_interval", "cleanup_budget"), " of seconds"),
-}
-
 _EVERY_STREAM = 1 << 62
 """Above the number of any stream (RFC 9000, section 2.1)."""
-
-_KEEPALIVES_BEFORE_IDLE = 3
-"""How often a silent peer is asked, at the least, before its connection counts as lost: a datagram or two may be lost on the way."""
 
 
 class CloseCode:
@@ -78,64 +60,6 @@ class CloseCode:
     VERSION = 2
     HELLO_TIMEOUT = 3
     CLEANUP_OVERDUE = 4
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointOptions:
-    """The limits of an endpoint. Sizes are in bytes, times in seconds.
-
-    The default of ``max_connection_buffer`` lets the thousand calls that are allowed at a time hold half a megabyte each. A connection without calls takes some
-    100 KB, so that those of ``max_connections`` take some 400 MB; a quarter of them may come from one address, behind which there may be a whole company. A
-    client accepts no connections: to it these two mean nothing.
-
-    Raises:
-        TypeError: an option is no number, or a size or count not whole; the message names it.
-        ValueError: it is not positive.
-    """
-
-    window: int = 262_144
-    max_message_size: int = 4_194_304
-    max_metadata_size: int = 8_192
-    max_connection_buffer: int = 536_870_912
-    max_concurrent_calls: int = 1_000
-    max_sessions: int = 256
-    max_connections: int = 4_096
-    max_connections_per_address: int = 1_024
-    idle_timeout: float = 30.0
-    keepalive_interval: float = 10.0
-    cleanup_budget: float = 5.0
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value: object = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name} must be a number{_UNITS.get(name, '')}, not {value!r}")
-            if name in _WHOLE_NUMBERS and not isinstance(value, int):
-                raise TypeError(f"{name} must be a whole number{_UNITS.get(name, '')}, not {value!r}")
-            if not 0 < value < 1 << 53:
-                raise ValueError(f"{name} must be a positive number{_UNITS.get(name, '')}, not {value!r}")
-
-    def for_transport(self) -> ConnectionOptions:
-        """What the transport needs to know: one stream a call, one a session, one for control."""
-        return ConnectionOptions(
-            idle_timeout=self.idle_timeout,
-            # A connection must not be lost for mere silence because someone has set the one option without the other.
-            keepalive=min(self.keepalive_interval, self.idle_timeout / _KEEPALIVES_BEFORE_IDLE),
-            max_streams=self.max_concurrent_calls + self.max_sessions + 1,
-            max_connections=self.max_connections,
-            max_connections_per_address=self.max_connections_per_address,
-        )
-
-    def settings(self) -> dict[int, int]:
-        """What this endpoint says of itself in its hello."""
-        return {
-            Setting.WINDOW: self.window,
-            Setting.MESSAGE_LIMIT: self.max_message_size,
-            Setting.METADATA_LIMIT: self.max_metadata_size,
-            Setting.CALL_LIMIT: self.max_concurrent_calls,
-            Setting.SESSION_LIMIT: self.max_sessions,
-            Setting.CLEANUP_MILLISECONDS: round(self.cleanup_budget * 1000),
-        }
 
 
 class _ControlStream:
@@ -181,6 +105,7 @@ class PeerConnection(ABC):
         self.peer_metadata_limit = 0
         self.peer_message_limit = 0
         self.peer_call_limit = 0
+        self.peer_session_limit = 0
         self._inner = inner
         self._transport: Connection | None = None
         self._control: Stream | None = None
@@ -216,6 +141,7 @@ class PeerConnection(ABC):
         self.peer_message_limit = peer(Setting.MESSAGE_LIMIT, 0)
         self.peer_metadata_limit = peer(Setting.METADATA_LIMIT, 0)
         self.peer_call_limit = peer(Setting.CALL_LIMIT, 0)
+        self.peer_session_limit = peer(Setting.SESSION_LIMIT, 0)
         # Both sides know both windows and use the smaller: a receiver that offers more could make the sender buffer without bound,
         # and a sender that used less on its own would wait for grants that come by half of the other's.
         window = min(self.options.window, peer(Setting.WINDOW, 0))
@@ -232,16 +158,6 @@ class PeerConnection(ABC):
     @abstractmethod
     def _broken(self, why: str) -> None:
         """The peer broke a rule that concerns the whole connection."""
-
-
-class _Slot:
-    """A place in the queue for a stream."""
-
-    __slots__ = ("granted", "waiter")
-
-    def __init__(self, waiter: Waiter) -> None:
-        self.waiter = waiter
-        self.granted = False
 
 
 class ClientOwner(Protocol):
@@ -261,9 +177,10 @@ class ClientConnection(PeerConnection):
         super().__init__(reactor, options, inner)
         self._owner = owner
         self.calls: set[OutgoingCall] = set()
+        self.sessions: set[OutgoingSession] = set()
         self.go_away: GoAway | None = None
-        self._queue: dict[_Slot, None] = {}  # in their order; one that gives up is found at once
-        self._reserved = 0
+        self.call_slots = SlotQueue(reactor, self._free_for_calls, self._takes_more)
+        self.session_slots = SlotQueue(reactor, self._free_for_sessions, self._takes_more)
         self._breach: str | None = None
         self._left = False
 
@@ -307,47 +224,29 @@ class ClientConnection(PeerConnection):
             return self.lost
         return ConnectionLost(f"the server takes no new calls: {self.go_away.reason or 'it is closing'}")
 
+    def _takes_more(self) -> bool:
+        return self.is_open
+
+    # What a granted slot still has to open is on top of what the engine knows of.
+
+    def _free_for_calls(self) -> int:
+        return min(self.peer_call_limit - len(self.calls), self.transport.stream_credit - self.session_slots.reserved)
+
+    def _free_for_sessions(self) -> int:
+        return min(self.peer_session_limit - len(self.sessions), self.transport.stream_credit - self.call_slots.reserved)
+
     @property
     def has_slot(self) -> bool:
         """Whether a call may open its stream now, with nobody before it in the queue."""
-        return not self._queue and self._slots_left() > 0
-
-    def _slots_left(self) -> int:
-        return min(self.peer_call_limit - len(self.calls), self.transport.stream_credit) - self._reserved
+        return self.call_slots.has_slot
 
     async def acquire_slot(self) -> bool:
-        """Wait for a stream below the peer's limit, first come first served. Open the call before the next await.
-
-        A waiter that is cancelled has touched nothing.
-
-        Returns:
-            Whether there is one; false when the connection takes no calls any more.
-        """
-        slot = _Slot(self.reactor.waiter())
-        self._queue[slot] = None
-        self._grant_slots()
-        try:
-            while not slot.granted and self.is_open:
-                await slot.waiter.wait()
-        finally:
-            if slot.granted:
-                self._reserved -= 1
-            else:
-                del self._queue[slot]
-            self._grant_later()
-        return self.is_open
-
-    def _grant_later(self) -> None:
-        if self._queue:
-            self.reactor.call_soon(self._grant_slots)
+        """As ``SlotQueue.acquire``, for the stream of a call."""
+        return await self.call_slots.acquire()
 
     def _grant_slots(self) -> None:
-        while self._queue and self.lost is None and self._slots_left() > 0:
-            slot = next(iter(self._queue))
-            del self._queue[slot]
-            slot.granted = True
-            self._reserved += 1
-            slot.waiter.wake()
+        self.call_slots.grant()
+        self.session_slots.grant()
 
     def open_call(self, call: OutgoingCall) -> Stream:
         """The stream of a call."""
@@ -358,11 +257,30 @@ class ClientConnection(PeerConnection):
     def call_over(self, call: OutgoingCall) -> None:
         """The server's half of a call has ended."""
         self.calls.discard(call)
-        if self._queue:
-            self._grant_slots()
+        self.call_slots.grant()
+        self._less_is_open()
+
+    def open_session(self, session: OutgoingSession) -> Stream:
+        """The stream of a session."""
+        stream = self.transport.open_stream(session)
+        self.sessions.add(session)
+        return stream
+
+    def session_over(self, session: OutgoingSession) -> None:
+        """The server's half of a session's stream has ended."""
+        self.sessions.discard(session)
+        self.session_slots.grant()
+        self._less_is_open()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs on it, and nothing has still to unwind at the server."""
+        return not self.calls and not self.sessions
+
+    def _less_is_open(self) -> None:
         if self._waiting:
             self._waiting.notify_all()
-        if self.go_away is not None and not self.calls:
+        if self.go_away is not None and self.is_idle:
             self._owner.connection_changed(self)
 
     def will_refuse(self, stream: Stream) -> bool:
@@ -380,11 +298,13 @@ class ClientConnection(PeerConnection):
         self._owner.connection_changed(self)
 
     def leave(self) -> None:
-        """Cancel all calls, and take no new ones: whoever calls again at once would keep the client's block from ever being left."""
+        """Cancel all calls, end all sessions, and take no new ones: whoever calls again at once would keep the client's block from ever being left."""
         self._left = True
         self._turn_away_queue()
         for call in list(self.calls):
             call.cancel(ResetCode.CANCELLED)
+        for session in list(self.sessions):
+            session.leave()
 
     def hang_up(self) -> None:
         """Close what is below. ``lost`` tells when that is done."""
@@ -392,8 +312,8 @@ class ClientConnection(PeerConnection):
             self._transport.close(CloseCode.NORMAL)
 
     def _turn_away_queue(self) -> None:
-        for slot in self._queue:
-            slot.waiter.wake()
+        self.call_slots.turn_away()
+        self.session_slots.turn_away()
 
     # Called by the transport
 
@@ -445,9 +365,42 @@ class ServerHost(Protocol):
         """The method that a header names; RpcError when there is none."""
         ...
 
+    def find_session(self, service: str, version: int) -> HostedSession:
+        """The service that a session is to be of; RpcError when there is none."""
+        ...
+
     def connection_over(self, connection: ServerConnection) -> None:
         """A connection is gone and all its handlers have unwound."""
         ...
+
+
+class _Newcomer:
+    """What a client's stream goes to before its first byte tells what it is."""
+
+    __slots__ = ("_connection", "_stream")
+
+    def __init__(self, connection: ServerConnection, stream: Stream) -> None:
+        self._connection = connection
+        self._stream = stream
+
+    def data_received(self, data: bytes) -> None:
+        self._become(data[0]).data_received(data)
+
+    def finished(self) -> None:
+        self._become(FrameKind.HEADER).finished()
+
+    def was_reset(self, code: int) -> None:
+        self._become(FrameKind.HEADER).was_reset(code)
+
+    def was_stopped(self, code: int) -> None:
+        self._become(FrameKind.HEADER).was_stopped(code)
+
+    def connection_lost(self, error: AsterError) -> None:
+        self._become(FrameKind.HEADER).connection_lost(error)
+
+    def _become(self, kind: int) -> StreamSink:
+        self._stream.sink = sink = self._connection.begin(self._stream, kind)
+        return sink
 
 
 class ServerConnection(PeerConnection):
@@ -461,14 +414,34 @@ class ServerConnection(PeerConnection):
         self._going_away = False
         self._hello_timer: TimerHandle | None = reactor.call_at(reactor.now() + host.options.for_transport().handshake_timeout, self._hello_overdue)
         self.calls: set[IncomingCall] = set()
+        self.sessions: set[IncomingSession] = set()
         self.peer: Peer = transport.peer
         self.deadline_cap = host.deadline_cap
         self.debug = host.debug
 
     @property
     def running(self) -> int:
-        """Handlers that have not unwound."""
+        """Handlers and sessions that have not unwound."""
+        return self._running_calls + sum(session.running for session in self.sessions)
+
+    @property
+    def _running_calls(self) -> int:
         return sum(call.running for call in self.calls)
+
+    @property
+    def overdue(self) -> list[str]:
+        """What of them there is, as messages name it."""
+        return [one.label for one in (*self.calls, *self.sessions) if one.running]
+
+    @property
+    def cleanup_budget(self) -> float:
+        """Seconds that the hook of a session may take."""
+        return self.options.cleanup_budget
+
+    @property
+    def interruption(self) -> Trailer:
+        """The outcome of a call that was cancelled along with the server."""
+        return Trailer(StatusCode.UNAVAILABLE, TrailerOrigin.SERVER, "the server is shutting down")
 
     def announce_drain(self, reason: str) -> None:
         """Tell the client that no further calls are taken."""
@@ -476,18 +449,36 @@ class ServerConnection(PeerConnection):
             self._going_away = True
             if self._control is not None and self.hello is not None:
                 self._control.write(encode_go_away(GoAway(self._last_stream, reason)))
+            for session in list(self.sessions):
+                session.drain(reason)
 
     def admit(self, call: IncomingCall, header: Header) -> HostedMethod:
         """Find the method; refuse above the limit and while draining."""
-        if self._going_away and call.stream.id > self._last_stream:
-            raise RpcError(StatusCode.UNAVAILABLE, "the server is draining and takes no new calls")
+        self._refuse_while_draining(call.stream)
         # A call whose handler has unwound may still be among them, until the client's half has ended; the client counts it no more.
-        if len(self.calls) > self.options.max_concurrent_calls <= self.running:
+        if len(self.calls) > self.options.max_concurrent_calls <= self._running_calls:
             raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"this connection has {self.options.max_concurrent_calls} calls in flight, the server's limit")
         method = self._host.find(header)
-        if not self._going_away:
-            self._last_stream = max(self._last_stream, call.stream.id)
+        self._serve_up_to(call.stream)
         return method
+
+    def admit_session(self, session: IncomingSession, service: str, version: int) -> HostedSession:
+        """Find the service; refuse above the limit and while draining."""
+        self._refuse_while_draining(session.stream)
+        limit = self.options.max_sessions
+        if len(self.sessions) > limit <= sum(other.running for other in self.sessions):
+            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"this connection has {limit} sessions, the server's limit")
+        hosted = self._host.find_session(service, version)
+        self._serve_up_to(session.stream)
+        return hosted
+
+    def _refuse_while_draining(self, stream: Stream) -> None:
+        if self._going_away and stream.id > self._last_stream:
+            raise RpcError(StatusCode.UNAVAILABLE, "the server is draining and takes no new calls")
+
+    def _serve_up_to(self, stream: Stream) -> None:
+        if not self._going_away:
+            self._last_stream = max(self._last_stream, stream.id)
 
     def handler_ended(self) -> None:
         """A handler has unwound; its call may still wait for the client's half to end."""
@@ -497,15 +488,28 @@ class ServerConnection(PeerConnection):
     def call_over(self, call: IncomingCall) -> None:
         """A call has ended on both sides, and its handler has unwound."""
         self.calls.discard(call)
+        self._less_is_open()
+
+    def session_over(self, session: IncomingSession) -> None:
+        """A session has ended on both sides, and all that it ran has unwound."""
+        self.sessions.discard(session)
+        self._less_is_open()
+
+    def _less_is_open(self) -> None:
         if self._waiting:
             self._waiting.notify_all()
-        if self.lost is not None and not self.calls:
+        self._over_if_ended()
+
+    def _over_if_ended(self) -> None:
+        if self.lost is not None and not self.calls and not self.sessions:
             self._host.connection_over(self)
 
     def stop_calls(self, message: str) -> None:
-        """Cancel all handlers; their callers see UNAVAILABLE."""
+        """Cancel all handlers, and end all sessions; their callers see UNAVAILABLE."""
         for call in list(self.calls):
             call.fail(Trailer(StatusCode.UNAVAILABLE, call.stopped_by, message))
+        for session in list(self.sessions):
+            session.end(Trailer(StatusCode.UNAVAILABLE, TrailerOrigin.SERVER, message))
 
     # Called by the transport
 
@@ -517,6 +521,14 @@ class ServerConnection(PeerConnection):
         if self.hello is None:
             self._broken("the client opened a call before its HELLO")
             return _ControlStream(lambda kind, payload: None, lambda why: None)
+        return _Newcomer(self, stream)
+
+    def begin(self, stream: Stream, kind: int) -> StreamSink:
+        """What a stream is that begins with a frame of ``kind``: a session, or a call."""
+        if kind == FrameKind.SESSION:
+            session = IncomingSession(self, stream)
+            self.sessions.add(session)
+            return session
         call = IncomingCall(self, stream)
         self.calls.add(call)
         return call
@@ -529,8 +541,7 @@ class ServerConnection(PeerConnection):
         self.lost = error
         self._drop_hello_timer()
         self._waiting.notify_all()
-        if not self.calls:
-            self._host.connection_over(self)
+        self._over_if_ended()
 
     def _control_frame(self, kind: int, payload: bytes) -> None:
         if kind != FrameKind.HELLO:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from aster._options import ServiceOptions
 
-__all__ = ["check_implementation", "check_methods", "declare", "handler_of", "service_info"]
+__all__ = ["check_implementation", "check_methods", "class_of", "declare", "handler_of", "service_info", "unbound_handler"]
 
 _ATTRIBUTE = "__aster_service__"
 _warned: WeakSet[type] = WeakSet()
@@ -46,9 +46,17 @@ def handler_of(instance: object, method: str) -> Callable[..., Any]:
     Raises:
         AttributeError: there is no such method.
     """
-    attribute, _ = _find(type(instance), method)
-    function = attribute.function if isinstance(attribute, Handler) else attribute
-    return function.__get__(instance, type(instance))
+    return unbound_handler(instance, method).__get__(instance, type(instance))
+
+
+def unbound_handler(service: object, method: str) -> Any:
+    """The function that serves a method, as it stands in the class of what is given: for an instance that is made later.
+
+    Raises:
+        AttributeError: there is no such method.
+    """
+    attribute, _ = _find(class_of(service), method)
+    return attribute.function if isinstance(attribute, Handler) else attribute
 
 
 def check_implementation(implementation: object) -> None:
@@ -58,7 +66,7 @@ def check_implementation(implementation: object) -> None:
         TypeError: it is not a service, is given in the wrong form, or an override does not match what the service declares.
     """
     declaration = _declaration_of(implementation)
-    cls = _class_of(implementation)
+    cls = class_of(implementation)
     info = declaration.info
     _check_form(implementation, cls, info)
     for name, method in info.methods.items():
@@ -236,14 +244,15 @@ def declare(cls: type, options: ServiceOptions, frame: FrameType) -> None:
     setattr(cls, _ATTRIBUTE, _Declaration(cls, options, frame))
 
 
-def _class_of(service: object) -> type:
+def class_of(service: object) -> type:
+    """The class of what is given as a service: as itself, as an instance, or as a ``functools.partial`` of it."""
     if isinstance(service, functools.partial):
-        return _class_of(cast("functools.partial[object]", service).func)
+        return class_of(cast("functools.partial[object]", service).func)
     return service if isinstance(service, type) else type(service)
 
 
 def _declaration_of(service: object) -> _Declaration:
-    cls = _class_of(service)
+    cls = class_of(service)
     declaration = getattr(cls, _ATTRIBUTE, None)
     if not isinstance(declaration, _Declaration):
         raise TypeError(f"{readable(cls)} is not a service: decorate it, or a class that it inherits from, with @service")

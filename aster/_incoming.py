@@ -7,12 +7,13 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
 
 from aster._call import CURRENT_CALL, CallDriver, Decode, Encode
+from aster._failures import alone, parted
 from aster._protocol.call import CallLimits, ServerCall
 from aster._protocol.events import SUCCESS, Header, ResetCode, Trailer, TrailerOrigin
 from aster._protocol.frames import metadata_size
@@ -67,6 +68,11 @@ class IncomingOwner(Protocol):
         """Run the handler's task."""
         ...
 
+    @property
+    def interruption(self) -> Trailer:
+        """The outcome of a call that was cancelled along with everything."""
+        ...
+
     def handler_ended(self) -> None:
         """A handler's task has unwound."""
         ...
@@ -87,7 +93,7 @@ class IncomingCall(CallDriver):
 
     __slots__ = ("_begun", "_deadline", "_interrupted", "_lost", "_owner", "_peer_ended", "_protocol", "_reset_code", "_task", "_unwound", "_verdict", "method")
 
-    def __init__(self, owner: IncomingOwner, stream: Stream) -> None:
+    def __init__(self, owner: IncomingOwner, stream: Stream, *, in_session: bool = False) -> None:
         self._protocol = ServerCall(owner.limits)
         super().__init__(owner.reactor, self._protocol.requests, self._protocol.responses)
         self._owner = owner
@@ -99,7 +105,8 @@ class IncomingCall(CallDriver):
         self._verdict: Trailer | None = None
         self._lost = False
         self._interrupted = False
-        self._peer_ended = False
+        # In a session the client's half of a call has no end of its own.
+        self._peer_ended = in_session
         self._unwound = False
         self.method: HostedMethod | None = None
 
@@ -283,9 +290,9 @@ class IncomingCall(CallDriver):
 
     def _raised(self, exc: BaseException) -> Trailer:
         # A task group of the handler's can raise several things together, on trio failures and cancellation among them, which part here.
-        if _parted(exc, KeyboardInterrupt)[0] is not None:
+        if parted(exc, KeyboardInterrupt)[0] is not None:
             raise exc
-        cancellation, failures = _parted(exc, anyio.get_cancelled_exc_class())
+        cancellation, failures = parted(exc, anyio.get_cancelled_exc_class())
         # Where no scope around the handler is cancelled, it raised cancellation by hand, and that is just another bug.
         if cancellation is None or anyio.current_effective_deadline() > -math.inf:
             return self._failed(exc)
@@ -294,7 +301,7 @@ class IncomingCall(CallDriver):
         raise cancellation
 
     def _failed(self, exc: BaseException) -> Trailer:
-        error = _alone(exc)
+        error = alone(exc)
         if isinstance(error, RpcError):
             try:
                 return _error_trailer(error)
@@ -413,7 +420,7 @@ class IncomingCall(CallDriver):
         if self._reset_code is not None:
             self.stream.reset(self._reset_code)
         elif not self._lost:
-            verdict = self._verdict or trailer or Trailer(StatusCode.UNAVAILABLE, self.stopped_by, "the server is shutting down")
+            verdict = self._verdict or trailer or self._owner.interruption._replace(origin=self.stopped_by)
             self.stream.write(self._trailer_frame(verdict))
             self.stream.finish()
             if not self._protocol.requests_ended and not self._peer_ended:
@@ -472,21 +479,6 @@ class RequestStream(AsyncIterator[T], Generic[T]):
 
     async def aclose(self) -> None:
         """Nothing to release: the call ends with its handler. Present so that a handler may treat its requests as any async generator."""
-
-
-def _parted(exc: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
-    """What is of a kind, and the rest: of a group both may be there."""
-    if isinstance(exc, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", exc).split(kind)
-    return (exc, None) if isinstance(exc, kind) else (None, exc)
-
-
-def _alone(exc: BaseException) -> BaseException:
-    """What a group of exactly one exception holds, however deep: the handler raised that in a task group of its own."""
-    if not isinstance(exc, BaseExceptionGroup):
-        return exc
-    group = cast("BaseExceptionGroup[BaseException]", exc)
-    return _alone(group.exceptions[0]) if len(group.exceptions) == 1 else group
 
 
 def _error_trailer(error: RpcError) -> Trailer:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import anyio
 import anyio.lowlevel
 
-from aster._channel import ServiceChannel, slot_of
-from aster._connection import ClientConnection
+from aster._channel import CallChannel, CallOwner, slot_of
 from aster._outgoing import OutgoingCall, RemoteMethod
 from aster._protocol.events import ResetCode
 from aster._pump import close_requests
@@ -72,7 +71,7 @@ async def _expire_natively(deadline: float) -> None:
         await anyio.lowlevel.checkpoint()
 
 
-async def _begin(channel: ServiceChannel, method: RemoteMethod, request: bytes | None, settings: CallSettings) -> _Begun:
+async def _begin(channel: CallChannel, method: RemoteMethod, request: bytes | None, settings: CallSettings) -> _Begun:
     ambient = anyio.current_effective_deadline()
     own = math.inf if settings.timeout is None else anyio.current_time() + settings.timeout
     try:
@@ -84,7 +83,7 @@ async def _begin(channel: ServiceChannel, method: RemoteMethod, request: bytes |
             if ambient < own:
                 await _expire_natively(ambient)
             raise _expired(method)
-        call = OutgoingCall(connection, method, channel)
+        call = OutgoingCall(connection, method, channel.repeater)
         call.begin(request, settings.metadata, deadline, deadline=own if own <= ambient and own < math.inf else None)
     except RpcError:
         # Also a failure for which nothing was waited for is a checkpoint: who tries again and again lets others run, and can be cancelled.
@@ -93,7 +92,7 @@ async def _begin(channel: ServiceChannel, method: RemoteMethod, request: bytes |
     return _Begun(call, own, ambient)
 
 
-async def _queue(channel: ServiceChannel, method: RemoteMethod, own: float) -> ClientConnection:
+async def _queue(channel: CallChannel, method: RemoteMethod, own: float) -> CallOwner:
     with anyio.CancelScope(deadline=own):
         return await slot_of(channel)
     raise _expired(method)
@@ -103,7 +102,7 @@ def _expired(method: RemoteMethod) -> RpcError:
     return RpcError(StatusCode.DEADLINE_EXCEEDED, f"the call of {method.label} did not begin within its timeout")
 
 
-async def call_unary(channel: ServiceChannel, method: RemoteMethod, request: Any, settings: CallSettings) -> Any:
+async def call_unary(channel: CallChannel, method: RemoteMethod, request: Any, settings: CallSettings) -> Any:
     """One request, one response.
 
     Raises:
@@ -124,7 +123,7 @@ async def call_unary(channel: ServiceChannel, method: RemoteMethod, request: Any
     return call.single_response()
 
 
-async def call_client_stream(channel: ServiceChannel, method: RemoteMethod, requests: Any, settings: CallSettings) -> Any:
+async def call_client_stream(channel: CallChannel, method: RemoteMethod, requests: Any, settings: CallSettings) -> Any:
     """Requests from any iterable, one response.
 
     Raises:
@@ -174,7 +173,7 @@ class RemoteResponseStream(ResponseStream[Res]):
     _managed = False
     _starting = False
 
-    def __init__(self, channel: ServiceChannel, method: RemoteMethod, request: bytes | None, requests: Any, settings: CallSettings) -> None:
+    def __init__(self, channel: CallChannel, method: RemoteMethod, request: bytes | None, requests: Any, settings: CallSettings) -> None:
         self._channel = channel
         self._method = method
         self._request = request
@@ -300,7 +299,7 @@ class InteractiveCall(Generic[Req, Res]):
     Cancellation while it is entered sends nothing.
     """
 
-    def __init__(self, channel: ServiceChannel, method: RemoteMethod, settings: CallSettings) -> None:
+    def __init__(self, channel: CallChannel, method: RemoteMethod, settings: CallSettings) -> None:
         self._channel = channel
         self._method = method
         self._settings = settings

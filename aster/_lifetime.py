@@ -11,10 +11,9 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.lowlevel
 
 from aster._reactor import Reactor, open_reactor, spare_ctrl_c
-from aster._tasks import StartedTask, outlast
+from aster._tasks import StartedTask, checkpoint_with_deadlines, outlast
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -98,10 +97,7 @@ class Lifetime:
 async def _note_cancellation(errors: list[BaseException]) -> None:
     """A block's end is a checkpoint as any other: one whose scope was cancelled last thing in it does not end as though nothing had happened."""
     try:
-        await anyio.lowlevel.checkpoint()
-        # The loop is told of a deadline some turns after the clock has passed it.
-        while anyio.current_effective_deadline() <= anyio.current_time():
-            await anyio.lowlevel.checkpoint()
+        await checkpoint_with_deadlines()
     except BaseException as exc:
         errors.append(exc)
 

@@ -118,7 +118,7 @@ class OutgoingCall(CallDriver):
         "method",
     )  # fmt: skip
 
-    def __init__(self, owner: OutgoingOwner, method: RemoteMethod, repeater: Repeater) -> None:
+    def __init__(self, owner: OutgoingOwner, method: RemoteMethod, repeater: Repeater | None) -> None:
         self._protocol = ClientCall(method.info.pattern, owner.limits)
         super().__init__(owner.reactor, self._protocol.responses, self._protocol.requests)
         self._owner = owner
@@ -166,6 +166,8 @@ class OutgoingCall(CallDriver):
         self._metadata, self._expires = metadata, expires
         self._sent = [] if request is None else [request]
         self._open(ended=request is not None)
+        if self._repeater is None:
+            self._sent = None
         if deadline is not None:
             self._deadline_timer = self._reactor.call_at(deadline, self._expire)
 
@@ -364,7 +366,8 @@ class OutgoingCall(CallDriver):
                 self._sent = None
             self._wake()
         elif trailer.status is StatusCode.OK:
-            self._repeater.budget.earn()
+            if self._repeater is not None:
+                self._repeater.budget.earn()
             self._settle(None)
         else:
             self._failed(RpcError(trailer.status, trailer.message, trailers=trailer.metadata))
@@ -405,12 +408,18 @@ class OutgoingCall(CallDriver):
             self._failed(failure)
         self._release()
 
+    def end(self, error: RpcError) -> None:
+        """What the call is a part of is over, and no more of it comes."""
+        if not self.done:
+            self._settle(error)
+        self._release()
+
     def _release(self) -> None:
         if not self._released:
             self._released = True
             self._inbound.leave()
             self._owner.call_over(self)
-            if self._failure is None:
+            if self._failure is None or self._repeater is None:
                 self._wake()
             else:
                 self._repetition = self._repeater.repeat(self, self._delay)
@@ -426,7 +435,7 @@ class OutgoingCall(CallDriver):
 
     def _may_be_repeated(self, loss: BaseException | None) -> bool:
         # Metadata and responses have been seen by the caller; gRPC counts a call as committed from then on, too.
-        if self._sent is None or self._inbound.received or self._protocol.metadata is not None:
+        if self._repeater is None or self._sent is None or self._inbound.received or self._protocol.metadata is not None:
             return False
         if not self._refused and self._was_seen_by_no_handler():
             self._refused, self._delay = True, 0.0

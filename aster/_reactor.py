@@ -95,6 +95,10 @@ class Reactor(ABC):
         """A new place to wait at."""
 
     @abstractmethod
+    def current_task(self) -> object:
+        """The task that runs now, to be compared with others; not from a callback."""
+
+    @abstractmethod
     def close(self) -> None:
         """Drop all callbacks and stop the reactor's tasks. Idempotent."""
 
@@ -272,6 +276,9 @@ class _AsyncioReactor(Reactor):
     def waiter(self) -> Waiter:
         return _AsyncioWaiter(self._loop)
 
+    def current_task(self) -> object:
+        return asyncio.current_task(self._loop)
+
     def close(self) -> None:
         self._closed = True
         for sock in list(self._readers):
@@ -376,6 +383,11 @@ class _TrioReactor(Reactor):
 
     def waiter(self) -> Waiter:
         return _TrioWaiter()
+
+    def current_task(self) -> object:
+        from trio.lowlevel import current_task
+
+        return current_task()
 
     def close(self) -> None:
         self._scope.cancel()

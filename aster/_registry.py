@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from aster._declarations import check_implementation, handler_of, service_info
+from aster._declarations import check_implementation, class_of, handler_of, service_info, unbound_handler
 from aster._incoming import HostedMethod
+from aster._incoming_session import HostedSession
 from aster._protocol.events import Header, MethodEntry, ServiceEntry
 from aster.codec import Codec, make_codec
 from aster.errors import RpcError, StatusCode
@@ -17,10 +19,10 @@ _Key = tuple[str, SerializationMode]
 
 
 class HostedServices:
-    """Instances by service name and version, with a prepared handler for each method and mode.
+    """Services by name and version, with a prepared handler for each method and mode.
 
     Raises:
-        TypeError: something given is not an instance of a service, or an override does not fit its declaration.
+        TypeError: something given is not an instance of a service, or not the class of a session-scoped one, or an override does not fit its declaration.
         ValueError: two services share name and version, or one uses an option that nothing would enforce yet.
     """
 
@@ -28,12 +30,12 @@ class HostedServices:
         if not isinstance(services, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
             raise TypeError(f"services takes a list of instances, not {type(services).__name__}: write services=[...] around it")
         self._hosted: dict[tuple[str, int], _HostedService] = {}
-        for instance in services:
-            hosted = _HostedService(instance)
+        for given in services:
+            hosted = _HostedService(given)
             key = hosted.info.name, hosted.info.version
             if key in self._hosted:
                 raise ValueError(
-                    f"two services are named {key[0]!r} with version {key[1]}: {type(self._hosted[key].instance).__name__} and {type(instance).__name__}; "
+                    f"two services are named {key[0]!r} with version {key[1]}: {self._hosted[key].class_name} and {hosted.class_name}; "
                     "give one of them another name or version"
                 )
             self._hosted[key] = hosted
@@ -42,20 +44,38 @@ class HostedServices:
 
     @property
     def instances(self) -> list[object]:
-        """What was given, in order."""
-        return [hosted.instance for hosted in self._hosted.values()]
+        """The instances that were given, in order; those of sessions are made later."""
+        return [hosted.given for hosted in self._hosted.values() if hosted.session is None]
 
     def find(self, header: Header) -> HostedMethod:
         """The method that a call is for.
 
         Raises:
-            RpcError: UNIMPLEMENTED, the service, its version, the method or the mode is not here; FAILED_PRECONDITION, the client takes it for another pattern.
+            RpcError: UNIMPLEMENTED, the service, its version, the method or the mode is not here; FAILED_PRECONDITION, the client takes it for another pattern,
+                or calls it without a session.
         """
         service, version, method, pattern, mode = header.target
-        hosted = self._hosted.get((service, version))
-        if hosted is None:
-            raise RpcError(StatusCode.UNIMPLEMENTED, self._missing(service, version))
+        hosted = self._service(service, version)
+        if hosted.session is not None:
+            raise RpcError(StatusCode.FAILED_PRECONDITION, f"service {service!r} is called in sessions here: open one with client.session({hosted.class_name})")
         return hosted.find(method, pattern, mode)
+
+    def find_session(self, service: str, version: int) -> HostedSession:
+        """The service that a session is to be opened of.
+
+        Raises:
+            RpcError: UNIMPLEMENTED, the service or its version is not here; FAILED_PRECONDITION, it has no sessions.
+        """
+        hosted = self._service(service, version)
+        if hosted.session is None:
+            raise RpcError(StatusCode.FAILED_PRECONDITION, f"service {service!r} has no sessions here: use client.client({hosted.class_name})")
+        return hosted.session
+
+    def _service(self, name: str, version: int) -> _HostedService:
+        hosted = self._hosted.get((name, version))
+        if hosted is None:
+            raise RpcError(StatusCode.UNIMPLEMENTED, self._missing(name, version))
+        return hosted
 
     def _missing(self, service: str, version: int) -> str:
         versions = sorted(known for name, known in self._hosted if name == service)
@@ -70,12 +90,15 @@ class HostedServices:
 
 
 class _HostedService:
-    def __init__(self, instance: object) -> None:
-        self.info = service_info(instance)
-        # First, whatever the form: a session is given as its class, and must hear that there are none yet rather than be told to give an instance.
+    """One of the services that were given: an instance, or what makes one for each session."""
+
+    def __init__(self, given: Any) -> None:
+        self.info = service_info(given)
+        check_implementation(given)
         _refuse_unenforced(self.info)
-        self.instance = instance
-        check_implementation(instance)
+        self.given = given
+        self.session = HostedSession(self.info, given, self.find) if self.info.scoped == "stream" else None
+        self.class_name = class_of(given).__name__
         codecs = {mode: make_codec(mode, self.info.wire_tags) for mode in _modes(self.info)}
         self._methods: dict[_Key, HostedMethod] = {}
         for method in self.info.methods.values():
@@ -83,7 +106,7 @@ class _HostedService:
                 self._methods[method.name, mode] = self._prepare(method, codecs[mode])
 
     def _prepare(self, method: MethodInfo, codec: Codec) -> HostedMethod:
-        handler = handler_of(self.instance, method.name)
+        handler = handler_of(self.given, method.name) if self.session is None else unbound_handler(self.given, method.name)
         return HostedMethod(self.info, method, handler, codec.decoder(method.request_type), codec.encoder(method.response_type))
 
     def find(self, name: str, pattern: RpcPattern, mode: SerializationMode) -> HostedMethod:
@@ -108,7 +131,7 @@ class _HostedService:
 
     def entry(self) -> ServiceEntry:
         methods = tuple(MethodEntry(method.name, method.pattern, frozenset(method.modes)) for method in self.info.methods.values())
-        return ServiceEntry(self.info.name, self.info.version, self.info.scoped == "stream", b"", methods)
+        return ServiceEntry(self.info.name, self.info.version, self.session is not None, b"", methods)
 
 
 def _modes(info: ServiceInfo) -> set[SerializationMode]:
@@ -119,7 +142,6 @@ def _refuse_unenforced(info: ServiceInfo) -> None:
     """Serve nothing that asks for a protection or a scope which this version would silently not give."""
     service = f"service {info.name!r}"
     unenforced = [
-        (service, 'scoped="stream"', info.scoped == "stream"),
         (service, "interceptors", bool(info.interceptors)),
         (service, "max_concurrent_streams", info.max_concurrent_streams is not None),
         (service, "requires", info.requires is not None),

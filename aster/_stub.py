@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
-from aster._channel import ServiceChannel
+from aster._channel import CallChannel
 from aster._declarations import service_info
 from aster._invoke import CallSettings, InteractiveCall, RemoteResponseStream, call_client_stream, call_unary, check_requests
 from aster._outgoing import RemoteMethod
@@ -36,12 +36,12 @@ class _StubState:
     """What makes an object a stub: of what it is one, where its calls go, and how."""
 
     service: type
-    channel: ServiceChannel
+    channel: CallChannel
     methods: Mapping[str, RemoteMethod]
     settings: Mapping[str, CallSettings]
 
 
-def make_stub(service: type[S], channel: ServiceChannel) -> S:
+def make_stub(service: type[S], channel: CallChannel) -> S:
     """A stub of a service whose calls go through ``channel``.
 
     Raises:

@@ -13,11 +13,12 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from aster._reactor import Reactor
 
-__all__ = ["StartedTask", "outlast"]
+__all__ = ["StartedTask", "checkpoint_with_deadlines", "outlast"]
 
 _ROUNDS_TO_BEGIN = 3
 """Rounds of the loop after which a task that is to begin has begun. asyncio needs one; trio, which runs what is ready in any order, two."""
@@ -97,3 +98,10 @@ async def outlast(event: anyio.Event) -> None:
             raise interruption
         finally:
             del interruption  # by its traceback it leads back here
+
+
+async def checkpoint_with_deadlines() -> None:
+    """A checkpoint that a scope whose deadline has passed does not let by: the loop is told of a deadline some turns after the clock has passed it."""
+    await anyio.lowlevel.checkpoint()
+    while anyio.current_effective_deadline() <= anyio.current_time():
+        await anyio.lowlevel.checkpoint()

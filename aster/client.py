@@ -7,19 +7,21 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 from aster._channel import ClientChannel, ServiceChannel, contract_difference
-from aster._connection import ClientConnection, EndpointOptions
+from aster._connection import ClientConnection
 from aster._declarations import check_methods, service_info
+from aster._endpoint import EndpointOptions
 from aster._invoke import InteractiveCall
 from aster._lifetime import Lifetime
 from aster._methods import BidiStreamMethod, ClientStreamMethod
 from aster._options import check_seconds
+from aster._sessions import SessionBlock
 from aster._streams import ResponseStream
 from aster._stub import Unset, interactive_call, make_stub, with_settings
 from aster.errors import AddressError, RpcError, StatusCode
 from aster.transports.base import Transport, checked_transport
 from aster.transports.quic import QuicTransport
 from aster.trust import Address, Identity, identity_from, join_host_port
-from aster.types import Metadata, MetadataLike, SerializationMode
+from aster.types import Metadata, MetadataLike, SerializationMode, ServiceInfo
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -156,20 +158,40 @@ class AsterClient:
 
         Makes no call: it only waits, and may be cancelled, while there is no connection.
         """
-        if not isinstance(service, type):
-            raise TypeError(f"client() takes the class of a service, not {_described(service)}")
-        info = service_info(service)
-        check_methods(info, service)
+        info, channel = self._checked(service, "client")
         if info.scoped == "stream":
-            raise TypeError(f"{service.__name__} is session-scoped, and this version of Aster carries out no sessions yet; scoped='shared' makes it callable")
-        if self._channel is None:
-            raise RuntimeError("the client is not connected: use it inside `async with aster.connect(...) as client`")
-        connection = await self._channel.connection()
+            raise TypeError(f"{service.__name__} is scoped='stream', so it is called in sessions: write 'async with client.session({service.__name__}) as ...'")
+        connection = await channel.connection()
         assert connection.hello is not None
         difference = contract_difference(info, connection.hello)
         if difference:
             raise RpcError(StatusCode.UNIMPLEMENTED, difference)
-        return make_stub(cast("type[Any]", service), ServiceChannel(self._channel, info, connection))
+        return make_stub(cast("type[Any]", service), ServiceChannel(channel, info, connection))
+
+    @overload
+    def session(self, service: type[S]) -> SessionBlock[S]: ...
+    @overload
+    def session(self, service: Callable[..., S]) -> SessionBlock[S]: ...
+    def session(self, service: Any) -> SessionBlock[Any]:
+        """A session of a service with ``scoped="stream"``: ``async with client.session(ChatRoomService) as room``. See ``SessionBlock``.
+
+        Raises:
+            TypeError: ``service`` is not a class decorated with ``@service``, has no methods, or is shared.
+            RuntimeError: the client's block was not entered.
+        """
+        info, channel = self._checked(service, "session")
+        if info.scoped == "shared":
+            raise TypeError(f"{service.__name__} is shared by all callers and has no sessions: write 'await client.client({service.__name__})'")
+        return SessionBlock(channel, service, info)
+
+    def _checked(self, service: object, method: str) -> tuple[ServiceInfo, ClientChannel]:
+        if not isinstance(service, type):
+            raise TypeError(f"{method}() takes the class of a service, not {_described(service)}")
+        info = service_info(service)
+        check_methods(info, service)
+        if self._channel is None:
+            raise RuntimeError("the client is not connected: use it inside `async with aster.connect(...) as client`")
+        return info, self._channel
 
 
 def _described(service: object) -> str:

@@ -16,8 +16,10 @@ import anyio.lowlevel
 from anyio import CancelScope
 from anyio.lowlevel import RunVar
 
-from aster._connection import PROTOCOL_VERSION, EndpointOptions, ServerConnection
+from aster._connection import PROTOCOL_VERSION, ServerConnection
+from aster._endpoint import EndpointOptions
 from aster._incoming import HostedMethod
+from aster._incoming_session import HostedSession
 from aster._lifetime import Lifetime
 from aster._options import check_seconds
 from aster._protocol.events import Header, Hello
@@ -50,7 +52,9 @@ class AsterServer:
     ``SystemExit``; it comes out of the block also when it arrives while the block is left, unless the body raised something else.
 
     Args:
-        services: instances of ``@service`` classes. One that is an async context manager is entered before listening, and left after the drain.
+        services: instances of ``@service`` classes. One that is an async context manager is entered before listening, and left after the drain. A service with
+            ``scoped="stream"`` is given as its class, or a ``functools.partial`` of it: an instance is made for each session, with ``peer=`` its caller's
+            endpoint id.
         listen: ``"host:port"``: an IPv4 or ``[IPv6]`` address or a host name, port 0 for one that the system chooses.
         identity: the key that the server proves, or the path of its key file; by default a new one for this server, whose address ends with it.
         advertise: the host in ``address``, for servers that listen at a wildcard or behind a translated address.
@@ -64,7 +68,7 @@ class AsterServer:
         max_connection_buffer: bytes of messages that all calls of a connection may hold here together before they are taken; the call that would cross it
             fails with RESOURCE_EXHAUSTED.
         max_concurrent_calls: calls at a time on one connection.
-        max_sessions: sessions at a time on one connection; without effect while there are no sessions.
+        max_sessions: sessions at a time on one connection.
         max_connections: connections at a time; the next client's ``connect`` fails with RefusedError.
         max_connections_per_address: those of them that come from one address, of an IPv6 address its network of 64 bits. Over QUIC alone.
         idle_timeout: seconds of silence after which a connection counts as lost.
@@ -307,7 +311,7 @@ class AsterServer:
         running = sum(connection.running for connection in self._hosting.connections)
         if running and self._drain_grace > 0 and not self._drained.is_set():
             why = f"left by {type(body).__name__}" if body is not None else "left"
-            logger.info("the server's block was %s; running calls (%d) may take up to %g s to end", why, running, self._drain_grace)
+            logger.info("the server's block was %s; running calls and sessions (%d) may take up to %g s to end", why, running, self._drain_grace)
             with anyio.move_on_after(self._drain_grace):
                 await self._wait_for_handlers()
 
@@ -322,7 +326,7 @@ class AsterServer:
             await self._wait_for_handlers()
             for connection in connections:
                 await connection.transport.wait_acknowledged()
-        overdue = [call.label for connection in connections for call in connection.calls if call.running]
+        overdue = [label for connection in connections for label in connection.overdue]
         if overdue:
             logger.warning("handlers that still shield themselves after %g s of cleanup: %s", self._hosting.options.cleanup_budget, ", ".join(overdue))
         await self._listener.aclose()
@@ -379,6 +383,10 @@ class _Host:
     def find(self, header: Header) -> HostedMethod:
         """The method that a call is for."""
         return self.services.find(header)
+
+    def find_session(self, service: str, version: int) -> HostedSession:
+        """The service that a session is to be of."""
+        return self.services.find_session(service, version)
 
     def accept(self, transport: Connection, lifetime: Lifetime) -> ConnectionHandler:
         """A peer has connected."""

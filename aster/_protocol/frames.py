@@ -1,4 +1,4 @@
-"""The only place where bytes of the wire are packed and unpacked; ``docs/wire.md`` describes the same layout for other languages.
+"""The only place where frames are packed and unpacked; ``docs/wire.md`` describes the same layout for other languages.
 
 A frame is a kind (one byte), the length of its payload (a variable-length integer, RFC 9000 section 16) and the payload.
 """
@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from aster._protocol.events import SUCCESS, GoAway, Header, Hello, MethodEntry, ServiceEntry, Target, Trailer, TrailerOrigin
+from aster._protocol.values import PayloadReader, encode_block, encode_list, encode_text, encode_varint
 from aster.errors import LocalProtocolError, RemoteProtocolError, StatusCode
 from aster.types import Metadata, MetadataValue, RpcPattern, SerializationMode
 
@@ -25,15 +26,25 @@ __all__ = [
     "METADATA_ENTRY_CHARGE",
     "REQUEST_KINDS",
     "RESPONSE_KINDS",
+    "SESSION_REQUEST_KINDS",
+    "SESSION_RESPONSE_KINDS",
     "TRAILER_LIMIT",
     "FrameKind",
     "FrameReader",
+    "decode_call",
+    "decode_call_end",
+    "decode_cancel",
     "decode_credit",
     "decode_go_away",
     "decode_header",
     "decode_hello",
     "decode_metadata",
+    "decode_session",
+    "decode_session_end",
     "decode_trailer",
+    "encode_call",
+    "encode_call_end",
+    "encode_cancel",
     "encode_credit",
     "encode_frame",
     "encode_go_away",
@@ -42,8 +53,9 @@ __all__ = [
     "encode_hello",
     "encode_message",
     "encode_metadata",
+    "encode_session",
+    "encode_session_end",
     "encode_trailer",
-    "encode_varint",
     "frame_limits",
     "metadata_size",
 ]
@@ -61,6 +73,12 @@ class FrameKind(IntEnum):
     CREDIT = 0x14
     METADATA = 0x15
     TRAILER = 0x16
+    SESSION = 0x17
+    READY = 0x18
+    CALL = 0x19
+    CALL_END = 0x1A
+    CANCEL = 0x1B
+    SESSION_END = 0x1C
 
 
 FIRST_EXTENSION_KIND = 0x40
@@ -68,6 +86,8 @@ FIRST_EXTENSION_KIND = 0x40
 CONTROL_KINDS = (FrameKind.HELLO, FrameKind.GO_AWAY)
 REQUEST_KINDS = (FrameKind.HEADER, FrameKind.MESSAGE, FrameKind.PART, FrameKind.END, FrameKind.CREDIT)
 RESPONSE_KINDS = (FrameKind.METADATA, FrameKind.MESSAGE, FrameKind.PART, FrameKind.CREDIT, FrameKind.TRAILER)
+SESSION_REQUEST_KINDS = (FrameKind.SESSION, FrameKind.CALL, FrameKind.CANCEL, FrameKind.SESSION_END)
+SESSION_RESPONSE_KINDS = (FrameKind.READY, FrameKind.CALL, FrameKind.CALL_END, FrameKind.SESSION_END)
 """Which kinds have a place on which stream; another is refused by its first bytes, before it is held."""
 
 CHUNK_SIZE = 16_384
@@ -92,84 +112,15 @@ HEADER_ROOM = 1_024
 METADATA_ENTRY_CHARGE = 32
 """What an entry counts besides its key and value, as in RFC 9113 section 6.5.2."""
 
-_VARINT_MAX = (1 << 62) - 1
-
 _LONGEST_TIMEOUT = float(1 << 61)
 """Microseconds, some 73,000 years; a longer time, an infinite one included, is cut down to it."""
 
 T = TypeVar("T")
 
 
-def encode_varint(value: int) -> bytes:
-    """A variable-length integer (RFC 9000 section 16), in its shortest form."""
-    if value < 0x40:
-        return bytes((value,))
-    if value < 0x4000:
-        return (value | 0x4000).to_bytes(2, "big")
-    if value < 0x4000_0000:
-        return (value | 0x8000_0000).to_bytes(4, "big")
-    if value <= _VARINT_MAX:
-        return (value | 0xC000_0000_0000_0000).to_bytes(8, "big")
-    raise LocalProtocolError(f"{value} does not fit the wire's integers; the largest is 2**62 - 1")
-
-
 def encode_frame(kind: FrameKind, payload: bytes) -> bytes:
     """One whole frame."""
     return bytes((kind,)) + encode_varint(len(payload)) + payload
-
-
-class _Reader:
-    """Reads the fields of one payload, and refuses what goes past its end."""
-
-    __slots__ = ("_data", "_kind", "_position")
-
-    def __init__(self, data: bytes, kind: FrameKind) -> None:
-        self._data = data
-        self._kind = kind
-        self._position = 0
-
-    @property
-    def at_end(self) -> bool:
-        return self._position >= len(self._data)
-
-    def varint(self) -> int:
-        first = self.byte()
-        if first < 0x40:
-            return first
-        return int.from_bytes(bytes((first & 0x3F,)) + self.take((1 << (first >> 6)) - 1), "big")
-
-    def byte(self) -> int:
-        return self.take(1)[0]
-
-    def take(self, size: int) -> bytes:
-        start, self._position = self._position, self._position + size
-        if self._position > len(self._data):
-            raise self.error("it is cut short")
-        return self._data[start : self._position]
-
-    def block(self) -> bytes:
-        return self.take(self.varint())
-
-    def text(self) -> str:
-        try:
-            return self.block().decode()
-        except UnicodeDecodeError as exc:
-            raise self.error("a text in it is not UTF-8") from exc
-
-    def finish(self) -> None:
-        if not self.at_end:
-            raise self.error("bytes are left over after its last field")
-
-    def error(self, what: str) -> RemoteProtocolError:
-        return RemoteProtocolError(f"the peer sent a malformed {self._kind.name} frame: {what}")
-
-
-def _block(data: bytes) -> bytes:
-    return encode_varint(len(data)) + data
-
-
-def _text(text: str) -> bytes:
-    return _block(text.encode())
 
 
 # Frames of every stream
@@ -187,6 +138,12 @@ def frame_limits(metadata_limit: int, kinds: Collection[FrameKind] = tuple(Frame
         FrameKind.CREDIT: 8,
         FrameKind.METADATA: metadata_limit,
         FrameKind.TRAILER: TRAILER_LIMIT + metadata_limit,
+        FrameKind.SESSION: HEADER_ROOM,
+        FrameKind.READY: 0,
+        FrameKind.CALL: CHUNK_SIZE,
+        FrameKind.CALL_END: 8,
+        FrameKind.CANCEL: 16,
+        FrameKind.SESSION_END: TRAILER_LIMIT + metadata_limit,
     }
     return {int(kind): limits[kind] for kind in kinds}
 
@@ -282,14 +239,14 @@ def _metadata_block(metadata: Metadata) -> bytes:
     for key, value in metadata:
         binary = isinstance(value, bytes)
         data = value if isinstance(value, bytes) else value.encode()
-        parts += (_text(key), encode_varint(len(data) << 1 | binary), data)
+        parts += (encode_text(key), encode_varint(len(data) << 1 | binary), data)
     return b"".join(parts)
 
 
 _NO_METADATA = Metadata()
 
 
-def _read_metadata(reader: _Reader, limit: int) -> Metadata:
+def _read_metadata(reader: PayloadReader, limit: int) -> Metadata:
     if reader.at_end:
         return _NO_METADATA
     pairs: list[tuple[str, MetadataValue]] = []
@@ -319,7 +276,7 @@ def encode_metadata(metadata: Metadata) -> bytes:
 
 def decode_metadata(payload: bytes, limit: int) -> Metadata:
     """The payload of a METADATA frame; ``limit`` is in bytes as ``metadata_size`` counts them."""
-    reader = _Reader(payload, FrameKind.METADATA)
+    reader = PayloadReader(payload, "METADATA")
     metadata = _read_metadata(reader, limit)
     reader.finish()
     return metadata
@@ -330,7 +287,7 @@ def decode_metadata(payload: bytes, limit: int) -> Metadata:
 
 def encode_header_start(target: Target) -> bytes:
     """The part of a HEADER that is the same for every call of one method: made once, by ``encode_header`` finished."""
-    return _block(_text(target.service) + encode_varint(target.version) + _text(target.method) + bytes((target.pattern, target.mode)))
+    return encode_block(encode_text(target.service) + encode_varint(target.version) + encode_text(target.method) + bytes((target.pattern, target.mode)))
 
 
 def encode_header(start: bytes, timeout: float | None, metadata: Metadata) -> bytes:
@@ -341,7 +298,7 @@ def encode_header(start: bytes, timeout: float | None, metadata: Metadata) -> by
 
 def decode_header(payload: bytes, metadata_limit: int) -> Header:
     """The payload of a HEADER frame."""
-    reader = _Reader(payload, FrameKind.HEADER)
+    reader = PayloadReader(payload, "HEADER")
     target = _decode_target(reader.block())
     ticks = reader.varint()
     metadata = _read_metadata(reader, metadata_limit)
@@ -352,7 +309,7 @@ def decode_header(payload: bytes, metadata_limit: int) -> Header:
 @lru_cache(maxsize=1024)
 def _decode_target(block: bytes) -> Target:
     # Cached because a service's methods are few and called often; what raises is not kept.
-    reader = _Reader(block, FrameKind.HEADER)
+    reader = PayloadReader(block, "HEADER")
     service, version, method = reader.text(), reader.varint(), reader.text()
     try:
         target = Target(service, version, method, RpcPattern(reader.byte()), SerializationMode(reader.byte()))
@@ -387,7 +344,7 @@ def encode_credit(amount: int) -> bytes:
 
 def decode_credit(payload: bytes) -> int:
     """The payload of a CREDIT frame."""
-    reader = _Reader(payload, FrameKind.CREDIT)
+    reader = PayloadReader(payload, "CREDIT")
     amount = reader.varint()
     reader.finish()
     return amount
@@ -406,18 +363,24 @@ def encode_trailer(trailer: Trailer) -> bytes:
     status, origin, message, details, metadata = trailer
     if not (status or origin or message or details or len(metadata)):
         return _SUCCESS
-    body = bytes((status, origin)) + _block(message.encode(errors="backslashreplace"))
-    body += _list([_text(tag) + _block(data) for tag, data in details])
-    if len(body) > TRAILER_LIMIT:
-        raise LocalProtocolError(f"an error's message and details take {len(body)} bytes; the limit is {TRAILER_LIMIT} bytes")
-    return encode_frame(FrameKind.TRAILER, body + _metadata_block(metadata))
+    return encode_frame(FrameKind.TRAILER, _outcome_payload(trailer))
 
 
 def decode_trailer(payload: bytes, metadata_limit: int) -> Trailer:
     """The payload of a TRAILER frame."""
-    if not payload:
-        return SUCCESS
-    reader = _Reader(payload, FrameKind.TRAILER)
+    return _read_outcome(PayloadReader(payload, "TRAILER"), metadata_limit) if payload else SUCCESS
+
+
+def _outcome_payload(trailer: Trailer) -> bytes:
+    status, origin, message, details, metadata = trailer
+    body = bytes((status, origin)) + encode_block(message.encode(errors="backslashreplace"))
+    body += encode_list([encode_text(tag) + encode_block(data) for tag, data in details])
+    if len(body) > TRAILER_LIMIT:
+        raise LocalProtocolError(f"an error's message and details take {len(body)} bytes; the limit is {TRAILER_LIMIT} bytes")
+    return body + _metadata_block(metadata)
+
+
+def _read_outcome(reader: PayloadReader, metadata_limit: int) -> Trailer:
     try:
         status, origin = StatusCode(reader.byte()), TrailerOrigin(reader.byte())
     except ValueError as exc:
@@ -429,15 +392,92 @@ def decode_trailer(payload: bytes, metadata_limit: int) -> Trailer:
     return Trailer(status, origin, message, details, metadata)
 
 
+# Sessions
+
+_CALL = bytes((FrameKind.CALL,))
+_CALL_ROOM = CHUNK_SIZE - 8
+"""Bytes of a call that one CALL frame carries at the most, beside its number."""
+
+
+def encode_session(service: str, version: int) -> bytes:
+    """A SESSION frame, which opens one."""
+    return encode_frame(FrameKind.SESSION, encode_text(service) + encode_varint(version))
+
+
+def decode_session(payload: bytes) -> tuple[str, int]:
+    """The payload of a SESSION frame: the service's name and its version."""
+    reader = PayloadReader(payload, "SESSION")
+    service, version = reader.text(), reader.varint()
+    reader.finish()
+    return service, version
+
+
+def encode_call(number: int, data: bytes) -> bytes:
+    """The CALL frames that carry ``data``, frames of a call's half cut anywhere."""
+    head = encode_varint(number)
+    if len(data) <= _CALL_ROOM:
+        return _CALL + encode_varint(len(head) + len(data)) + head + data
+    pieces = [data[start : start + _CALL_ROOM] for start in range(0, len(data), _CALL_ROOM)]
+    return b"".join([_CALL + encode_varint(len(head) + len(piece)) + head + piece for piece in pieces])
+
+
+def decode_call(payload: bytes) -> tuple[int, bytes]:
+    """The payload of a CALL frame: the call's number, and bytes of its half."""
+    reader = PayloadReader(payload, "CALL")
+    number, data = reader.varint(), reader.rest()
+    if not data:
+        raise reader.error("it carries nothing")
+    return number, data
+
+
+def encode_call_end(number: int) -> bytes:
+    """A CALL_END frame: the server's half of a call has ended."""
+    return encode_frame(FrameKind.CALL_END, encode_varint(number))
+
+
+def decode_call_end(payload: bytes) -> int:
+    """The payload of a CALL_END frame: the call's number."""
+    reader = PayloadReader(payload, "CALL_END")
+    number = reader.varint()
+    reader.finish()
+    return number
+
+
+def encode_cancel(number: int, code: int) -> bytes:
+    """A CANCEL frame: the client wants a call no more; ``code`` is a ``ResetCode``."""
+    return encode_frame(FrameKind.CANCEL, encode_varint(number) + encode_varint(code))
+
+
+def decode_cancel(payload: bytes) -> tuple[int, int]:
+    """The payload of a CANCEL frame: the call's number, and the reason."""
+    reader = PayloadReader(payload, "CANCEL")
+    number, code = reader.varint(), reader.varint()
+    reader.finish()
+    return number, code
+
+
+_ORDINARY_END = encode_frame(FrameKind.SESSION_END, b"")
+
+
+def encode_session_end(outcome: Trailer) -> bytes:
+    """A SESSION_END frame, whose payload is that of a TRAILER: why the session ends; success when its client has left it."""
+    return _ORDINARY_END if outcome == SUCCESS else encode_frame(FrameKind.SESSION_END, _outcome_payload(outcome))
+
+
+def decode_session_end(payload: bytes, metadata_limit: int) -> Trailer:
+    """The payload of a SESSION_END frame."""
+    return _read_outcome(PayloadReader(payload, "SESSION_END"), metadata_limit) if payload else SUCCESS
+
+
 # The control stream
 
 
 def encode_hello(hello: Hello) -> bytes:
     """A HELLO frame: versions, settings as pairs of numbers, the manifest, and named extensions."""
-    parts = [_list([encode_varint(version) for version in hello.versions])]
-    parts.append(_list([encode_varint(key) + encode_varint(value) for key, value in sorted(hello.settings.items())]))
-    parts.append(_list([_service_entry(service) for service in hello.services]))
-    parts.append(_list([_text(name) + _block(data) for name, data in sorted(hello.extensions.items())]))
+    parts = [encode_list([encode_varint(version) for version in hello.versions])]
+    parts.append(encode_list([encode_varint(key) + encode_varint(value) for key, value in sorted(hello.settings.items())]))
+    parts.append(encode_list([_service_entry(service) for service in hello.services]))
+    parts.append(encode_list([encode_text(name) + encode_block(data) for name, data in sorted(hello.extensions.items())]))
     payload = b"".join(parts)
     if len(payload) > HELLO_LIMIT:
         raise LocalProtocolError(f"the manifest takes {len(payload)} bytes; the limit is {HELLO_LIMIT} bytes: serve fewer services at one endpoint")
@@ -446,7 +486,7 @@ def encode_hello(hello: Hello) -> bytes:
 
 def decode_hello(payload: bytes) -> Hello:
     """The payload of a HELLO frame. Settings and extensions that are not known are kept: who reads them decides."""
-    reader = _Reader(payload, FrameKind.HELLO)
+    reader = PayloadReader(payload, "HELLO")
     versions = tuple(_items(reader, reader.varint))
     settings = dict(_items(reader, lambda: (reader.varint(), reader.varint())))
     services = tuple(_items(reader, lambda: _read_service_entry(reader)))
@@ -455,26 +495,22 @@ def decode_hello(payload: bytes) -> Hello:
     return Hello(versions, settings, services, extensions)
 
 
-def _list(items: list[bytes]) -> bytes:
-    return encode_varint(len(items)) + b"".join(items)
-
-
-def _items(reader: _Reader, read: Callable[[], T]) -> Iterable[T]:
+def _items(reader: PayloadReader, read: Callable[[], T]) -> Iterable[T]:
     for _ in range(reader.varint()):
         yield read()
 
 
 def _service_entry(service: ServiceEntry) -> bytes:
-    methods = [_text(method.name) + bytes((method.pattern, _mode_bits(method.modes))) for method in service.methods]
-    return _text(service.name) + encode_varint(service.version) + bytes((service.session,)) + _block(service.contract_id) + _list(methods)
+    methods = [encode_text(method.name) + bytes((method.pattern, _mode_bits(method.modes))) for method in service.methods]
+    return encode_text(service.name) + encode_varint(service.version) + bytes((service.session,)) + encode_block(service.contract_id) + encode_list(methods)
 
 
-def _read_service_entry(reader: _Reader) -> ServiceEntry:
+def _read_service_entry(reader: PayloadReader) -> ServiceEntry:
     name, version, session, contract_id = reader.text(), reader.varint(), reader.byte(), reader.block()
     return ServiceEntry(name, version, bool(session), contract_id, tuple(_items(reader, lambda: _read_method_entry(reader))))
 
 
-def _read_method_entry(reader: _Reader) -> MethodEntry:
+def _read_method_entry(reader: PayloadReader) -> MethodEntry:
     name = reader.text()
     try:
         return MethodEntry(name, RpcPattern(reader.byte()), _modes_of(reader.byte()))
@@ -493,12 +529,12 @@ def _modes_of(bits: int) -> frozenset[SerializationMode]:
 
 def encode_go_away(go_away: GoAway) -> bytes:
     """A GO_AWAY frame."""
-    return encode_frame(FrameKind.GO_AWAY, encode_varint(go_away.last_stream + 1) + _text(go_away.reason))
+    return encode_frame(FrameKind.GO_AWAY, encode_varint(go_away.last_stream + 1) + encode_text(go_away.reason))
 
 
 def decode_go_away(payload: bytes) -> GoAway:
     """The payload of a GO_AWAY frame; the last stream travels plus one, zero meaning none."""
-    reader = _Reader(payload, FrameKind.GO_AWAY)
+    reader = PayloadReader(payload, "GO_AWAY")
     last_stream, reason = reader.varint() - 1, reader.text()
     reader.finish()
     return GoAway(last_stream, reason)

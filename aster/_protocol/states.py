@@ -11,6 +11,8 @@ receives.
 
 A PART begins or goes on with a message, and only a PART, the MESSAGE that closes it, or an error's trailer may follow. CREDIT for the other
 half may come at any time once a half is open. Before a header has told the server which tables hold, it may send nothing but a failing trailer.
+
+A session has tables of its own for the frames that carry its calls, between a half's first frame and its SESSION_END.
 """
 
 from __future__ import annotations
@@ -20,7 +22,21 @@ from enum import Enum, auto
 
 from aster.types import RpcPattern
 
-__all__ = ["REQUESTS_MANY", "REQUESTS_ONE", "RESPONSES_MANY", "RESPONSES_ONE", "RESPONSES_UNKNOWN", "TABLES", "State", "Step", "Table"]
+__all__ = [
+    "REQUESTS_MANY",
+    "REQUESTS_ONE",
+    "RESPONSES_MANY",
+    "RESPONSES_ONE",
+    "RESPONSES_UNKNOWN",
+    "SESSION_REQUESTS",
+    "SESSION_RESPONSES",
+    "TABLES",
+    "SessionStep",
+    "SessionTable",
+    "State",
+    "Step",
+    "Table",
+]
 
 
 class State(Enum):
@@ -62,7 +78,21 @@ class Step(Enum):
     __hash__ = object.__hash__
 
 
+class SessionStep(Enum):
+    """What can happen in a half of a session's stream: the frame of that name."""
+
+    SESSION = auto()
+    READY = auto()
+    CALL = auto()
+    CALL_END = auto()
+    CANCEL = auto()
+    SESSION_END = auto()
+
+    __hash__ = object.__hash__
+
+
 Table = Mapping[State, Mapping[Step, State]]
+SessionTable = Mapping[State, Mapping[SessionStep, State]]
 
 REQUESTS_ONE: Table = {
     State.IDLE: {Step.HEADER: State.EMPTY},
@@ -122,3 +152,15 @@ TABLES: Mapping[RpcPattern, tuple[Table, Table]] = {
     RpcPattern.BIDI_STREAM: (REQUESTS_MANY, RESPONSES_MANY),
 }
 """The tables of requests and of responses, by a method's pattern."""
+
+SESSION_REQUESTS: SessionTable = {
+    State.IDLE: {SessionStep.SESSION: State.OPEN},
+    State.OPEN: {SessionStep.CALL: State.OPEN, SessionStep.CANCEL: State.OPEN, SessionStep.SESSION_END: State.ENDED},
+    State.ENDED: {},
+}
+
+SESSION_RESPONSES: SessionTable = {
+    State.IDLE: {SessionStep.READY: State.OPEN, SessionStep.SESSION_END: State.ENDED},
+    State.OPEN: {SessionStep.CALL: State.OPEN, SessionStep.CALL_END: State.OPEN, SessionStep.SESSION_END: State.ENDED},
+    State.ENDED: {},
+}

@@ -275,6 +275,9 @@ class _SocketReactor(Reactor):
     def waiter(self) -> Waiter:
         return self._reactor.waiter()
 
+    def current_task(self) -> object:
+        return self._reactor.current_task()
+
     def close(self) -> None:
         self._reactor.close()
 

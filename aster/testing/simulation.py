@@ -67,6 +67,9 @@ class VirtualReactor(Reactor):
     def waiter(self) -> Waiter:
         return _Waiter()
 
+    def current_task(self) -> object:
+        return None  # there are none
+
     def close(self) -> None:
         self._due.clear()
 

@@ -89,7 +89,13 @@ class StreamSink(Protocol):
 
 
 class Stream(ABC):
-    """One two-way stream. Every method returns at once, and does nothing once the half that it concerns, or the connection, has ended."""
+    """One two-way stream. Every method returns at once, and does nothing once the half that it concerns, or the connection, has ended.
+
+    Attributes:
+        sink: where its bytes go; its owner may put another one in its place, from which the next callback on is used.
+    """
+
+    sink: StreamSink
 
     @property
     @abstractmethod

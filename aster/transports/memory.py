@@ -56,7 +56,6 @@ class _MemoryStream(Stream):
         self._connection = connection
         self._id = stream_id
         self.peer: _MemoryStream | None = None
-        self.sink: StreamSink | None = None
         self.sending = True
         self.receiving = True
         self.undelivered = 0
@@ -189,7 +188,6 @@ class _MemoryConnection(Connection):
             return
         stream = sender.peer or self._accept_stream(sender)
         sink = stream.sink
-        assert sink is not None
         if kind is _Kind.STOP:
             self._receive_stop(stream, sink, value)
         elif stream.receiving:
@@ -236,8 +234,7 @@ class _MemoryConnection(Connection):
         streams, self._streams = list(self._streams.values()), {}
         for stream in streams:
             stream.sending = stream.receiving = False
-            if stream.sink is not None:
-                tell_lost(stream.sink, error)
+            tell_lost(stream.sink, error)
         self._waiting.notify_all()
         if self.handler is not None:
             tell_lost(self.handler, error)

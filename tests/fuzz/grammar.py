@@ -18,8 +18,8 @@ from aster._protocol.frames import (
     encode_message,
     encode_metadata,
     encode_trailer,
-    encode_varint,
 )
+from aster._protocol.values import encode_varint
 from aster.errors import StatusCode
 from aster.types import Metadata, RpcPattern, SerializationMode
 from tests.fuzz.mutation import EDGES

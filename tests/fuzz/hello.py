@@ -9,8 +9,10 @@ from typing import Any, cast
 
 from anyio.abc import TaskGroup
 
-from aster._connection import PROTOCOL_VERSION, ClientConnection, EndpointOptions, PeerConnection, ServerConnection
+from aster._connection import PROTOCOL_VERSION, ClientConnection, PeerConnection, ServerConnection
+from aster._endpoint import EndpointOptions
 from aster._incoming import HostedMethod
+from aster._incoming_session import HostedSession
 from aster._protocol.events import Header, Hello
 from aster._protocol.frames import CONTROL_KINDS, FrameReader, encode_hello, frame_limits
 from aster.errors import ConnectionLost, IncompatiblePeerError
@@ -107,6 +109,9 @@ class _Host:
 
     def find(self, header: Header) -> HostedMethod:
         raise AssertionError("no call is opened")
+
+    def find_session(self, service: str, version: int) -> HostedSession:
+        raise AssertionError("no session is opened")
 
     def connection_over(self, connection: ServerConnection) -> None:
         self.over += 1

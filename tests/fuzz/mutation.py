@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from aster._protocol.frames import encode_varint
+from aster._protocol.values import encode_varint
 
 __all__ = ["EDGES", "mutated"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from aioquic.quic.crypto import CryptoPair
 
-from aster._protocol.frames import encode_varint
+from aster._protocol.values import encode_varint
 from tests.fuzz import grammar
 from tests.fuzz.grammar import number
 

@@ -33,10 +33,10 @@ from aster._protocol.frames import (
     encode_message,
     encode_metadata,
     encode_trailer,
-    encode_varint,
     frame_limits,
     metadata_size,
 )
+from aster._protocol.values import encode_varint
 from aster.errors import LocalProtocolError, RemoteProtocolError, StatusCode
 from aster.types import Metadata, RpcPattern, SerializationMode
 from tests.protocol import strategies, wire_decoder

@@ -26,8 +26,8 @@ from aster._protocol.frames import (
     encode_message,
     encode_metadata,
     encode_trailer,
-    encode_varint,
 )
+from aster._protocol.values import encode_varint
 from aster.errors import RemoteProtocolError, StatusCode
 from aster.types import Metadata, RpcPattern
 from tests.protocol import strategies

@@ -6,8 +6,9 @@ import pytest
 
 from aster._protocol.call import ClientCall, ServerCall
 from aster._protocol.events import ResetCode, Setting, TrailerOrigin
-from aster._protocol.frames import CONTROL_KINDS, MESSAGE_CHARGE, REQUEST_KINDS, RESPONSE_KINDS, FrameKind, FrameReader, encode_varint, frame_limits
+from aster._protocol.frames import CONTROL_KINDS, MESSAGE_CHARGE, REQUEST_KINDS, RESPONSE_KINDS, FrameKind, FrameReader, frame_limits
 from aster._protocol.states import REQUESTS_MANY, REQUESTS_ONE, RESPONSES_MANY, RESPONSES_ONE, State, Step, Table
+from aster._protocol.values import encode_varint
 from aster.errors import RemoteProtocolError, StatusCode
 from aster.types import Metadata, RpcPattern, SerializationMode
 from tests.protocol import wire_decoder

@@ -14,7 +14,8 @@ import aster
 from aster import RpcError, StatusCode
 from aster._channel import LONGEST_CLEANUP, ROUND_TRIP_ALLOWANCE
 from aster._protocol.events import Hello, Setting
-from aster._protocol.frames import FrameKind, encode_hello, encode_message, encode_varint
+from aster._protocol.frames import FrameKind, encode_hello, encode_message
+from aster._protocol.values import encode_varint
 from aster.decorators import client_stream, rpc, server_stream, service
 from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport

@@ -8,7 +8,8 @@ import pytest
 import aster
 from aster import RpcError, StatusCode
 from aster._protocol.events import Header, MethodEntry, ServiceEntry, Setting, Trailer
-from aster._protocol.frames import FrameKind, encode_credit, encode_frame, encode_message, encode_trailer, encode_varint
+from aster._protocol.frames import FrameKind, encode_credit, encode_frame, encode_message, encode_trailer
+from aster._protocol.values import encode_varint
 from aster.codec import make_codec
 from aster.decorators import service_info
 from aster.errors import IncompatiblePeerError

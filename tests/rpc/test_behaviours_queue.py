@@ -13,7 +13,7 @@ import pytest
 
 import aster
 from aster import RpcError, StatusCode
-from aster._connection import EndpointOptions
+from aster._endpoint import EndpointOptions
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream
 from aster.testing import live_connections
 from aster.transports.base import Connection, ConnectionOptions, Transport

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 import aster
-from aster._connection import EndpointOptions
+from aster._endpoint import EndpointOptions
 from aster.testing.orphans import live_connections
 from aster.transports.base import ConnectionOptions, Transport
 from aster.transports.memory import MemoryTransport

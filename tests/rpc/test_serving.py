@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import socket
 from abc import ABC, abstractmethod
@@ -16,7 +15,7 @@ import pytest
 
 import aster
 from aster import AddressError, CallContext, CapabilityRequirement, Identity, IdentityError, RpcError, SerializationMode, StatusCode, UnreachableError
-from aster._connection import EndpointOptions
+from aster._endpoint import EndpointOptions
 from aster.decorators import rpc, server_stream, service
 from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport
@@ -108,9 +107,6 @@ class RowMethod:
 @pytest.mark.parametrize(
     ("make", "option"),
     [
-        (lambda: Scoped("peer"), 'scoped="stream"'),
-        (lambda: Scoped, 'scoped="stream"'),
-        (lambda: functools.partial(Scoped), 'scoped="stream"'),
         (Guarded, "service 'Guarded' uses requires"),
         (GuardedAgain, "service 'Guarded' uses requires"),
         (GuardedMethod, "method 'same' of service 'GuardedMethod' uses requires"),
@@ -125,6 +121,11 @@ def test_an_option_that_would_not_be_enforced_is_refused_by_name(make: Callable[
     with pytest.raises(ValueError, match="does not carry out yet") as caught:
         aster.serve([Echo(), make()])
     assert option in str(caught.value)
+
+
+def test_an_instance_is_refused_where_sessions_need_the_class() -> None:
+    with pytest.raises(TypeError, match="serve the class itself, or a functools.partial of it, rather than an instance"):
+        aster.serve([Scoped("peer")])
 
 
 def test_a_class_is_refused_where_an_instance_is_served() -> None:

@@ -1,0 +1,130 @@
+"""The block of a session: what ``client.session(ChatRoomService)`` gives."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import anyio
+
+from aster._channel import ClientChannel, cleanup_time, contract_difference
+from aster._connection import ClientConnection
+from aster._outgoing_session import OutgoingSession
+from aster._stub import make_stub
+from aster._tasks import checkpoint_with_deadlines, outlast
+from aster.errors import RpcError, StatusCode
+from aster.types import ServiceInfo
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["SessionBlock"]
+
+logger = logging.getLogger("aster")
+
+S = TypeVar("S")
+
+
+class SessionBlock(Generic[S]):
+    """A session of a service, for as long as its ``async with`` block lasts.
+
+    ::
+
+        async with client.session(ChatRoomService) as room:
+            await room.set_nickname(SetNicknameRequest("ada"))
+
+    Entering waits until the server has made an instance for this session; all calls of ``room`` are served by that one, one at a time, first come first
+    served. Cancelling a call, or its deadline, leaves the session as it is. Leaving cancels what still runs and waits, shielded, until the server has closed
+    the instance: at the most for the server's cleanup budget, and one second for the way. A session is never repeated or moved: when its connection is lost,
+    its calls fail with UNAVAILABLE.
+
+    Raises:
+        RpcError: on entering, there is no session: UNIMPLEMENTED, the server has no such service; FAILED_PRECONDITION, it is none with sessions there;
+            UNAVAILABLE, there was no connection within ``connect_timeout``; RESOURCE_EXHAUSTED, the connection had as many sessions as the server allows for as
+            long as that; INTERNAL, the instance could not be made; or what the instance's ``__init__`` raised.
+        RuntimeError: the block is entered twice.
+
+    Cancellation while it is entered leaves no instance behind; while it is left, it comes out once that is done, unless the block raised something of its own.
+    """
+
+    def __init__(self, channel: ClientChannel, service: type[S], info: ServiceInfo) -> None:
+        self._channel = channel
+        self._service = service
+        self._info = info
+        self._entered = False
+        self._session: OutgoingSession
+        self._connection: ClientConnection
+
+    async def __aenter__(self) -> S:
+        if self._entered:
+            raise RuntimeError("this session was entered before: use client.session again for another one")
+        self._entered = True
+        session = await self._opened()
+        if session.was_turned_away:
+            # Its server drains, and the news of that is still on the way; nothing has seen the session.
+            self._connection.refused(f"it refused {session.label}")
+            session = await self._opened()
+        self._session = session.current
+        return make_stub(self._service, session)
+
+    async def _opened(self) -> OutgoingSession:
+        self._connection = connection = await self._with_slot()
+        session = OutgoingSession(connection, self._info)
+        session.open()
+        try:
+            await session.wait_answer()
+        except BaseException:
+            session.leave()
+            raise
+        return session
+
+    async def _with_slot(self) -> ClientConnection:
+        """A connection on which a session may begin, if it does before anything else is awaited."""
+        connection: ClientConnection | None = None
+        with anyio.move_on_after(self._channel.connect_timeout):
+            while True:
+                connection = await self._channel.connection()
+                assert connection.hello is not None
+                difference = contract_difference(self._info, connection.hello)
+                if difference:
+                    raise RpcError(StatusCode.UNIMPLEMENTED, difference)
+                if connection.session_slots.has_slot or await connection.session_slots.acquire():
+                    return connection
+        if connection is None:
+            # The one wait was as long as the other.
+            return await self._channel.connection()
+        limit = connection.peer_session_limit
+        raise RpcError(
+            StatusCode.RESOURCE_EXHAUSTED,
+            f"no session could be opened within {self._channel.connect_timeout:g} s: this connection has {limit} of them, the server's limit; "
+            "leave some, or connect again for more",
+        )
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        session = self._session
+        session.leave()
+        try:
+            await self._closed(session)
+            if exc is None:
+                await checkpoint_with_deadlines()
+        except BaseException:
+            # What the body raised comes out rather than a cancellation that came later; the scope that was cancelled stays so.
+            if exc is None:
+                raise
+
+    async def _closed(self, session: OutgoingSession) -> None:
+        """Wait, whatever is cancelled meanwhile, until the server has closed the instance, or its time for that is over."""
+        closed = anyio.Event()
+        session.when_over(closed.set)
+        budget = cleanup_time(self._connection)
+        timer = session.reactor.call_at(session.reactor.now() + budget, partial(self._give_up, budget, closed))
+        try:
+            await outlast(closed)
+        finally:
+            timer.cancel()
+
+    def _give_up(self, budget: float, closed: anyio.Event) -> None:
+        logger.info("the server did not confirm within %g s that %s is closed, so it is abandoned", budget, self._session.label)
+        self._session.abandon()
+        closed.set()
