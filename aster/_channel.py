@@ -30,8 +30,8 @@ __all__ = [
     "CallOwner",
     "ClientChannel",
     "ServiceChannel",
+    "check_contract",
     "cleanup_time",
-    "contract_difference",
     "slot_of",
 ]
 
@@ -347,25 +347,30 @@ class ServiceChannel:
 
     def _check(self, connection: ClientConnection) -> ClientConnection:
         assert connection.hello is not None
-        difference = contract_difference(self._service, connection.hello)
-        if difference:
-            raise RpcError(StatusCode.FAILED_PRECONDITION, f"the server has changed since this stub was made: {difference}")
+        try:
+            check_contract(self._service, connection.hello)
+        except RpcError as exc:
+            raise RpcError(StatusCode.FAILED_PRECONDITION, f"the server has changed since this stub was made: {exc.message}") from None
         self._checked = connection.hello
         return connection
 
 
-def contract_difference(info: ServiceInfo, hello: Hello) -> str:
-    """Why a server cannot carry out a service, by what its hello says; empty when it can."""
+def check_contract(info: ServiceInfo, hello: Hello) -> None:
+    """Check that a server can carry out a service, by what its hello says.
+
+    Raises:
+        RpcError: UNIMPLEMENTED, it has no such service; FAILED_PRECONDITION, it has another one of that name and version.
+    """
     entries = {entry.version: entry for entry in hello.services if entry.name == info.name}
     if not entries:
         names = ", ".join(f"{entry.name!r} (version {entry.version})" for entry in hello.services)
-        return f"the server has no service {info.name!r}; it has {names or 'none'}: serve it too, or correct the name"
+        message = f"the server has no service {info.name!r}; it has {names or 'none'}: serve it too, or correct the name"
+        raise RpcError(StatusCode.UNIMPLEMENTED, message)
     if info.version not in entries:
         known = ", ".join(map(str, sorted(entries)))
-        return f"the server has no version {info.version} of service {info.name!r}; it has {known}: update the older side, or serve both versions"
+        message = f"the server has no version {info.version} of service {info.name!r}; it has {known}: update the older side, or serve both versions"
+        raise RpcError(StatusCode.UNIMPLEMENTED, message)
     if entries[info.version].session is not (info.scoped == "stream"):
-        here, there = ("shared", "stream") if info.scoped == "shared" else ("stream", "shared")
-        return (
-            f"service {info.name!r} is scoped={there!r} at the server, and scoped={here!r} here: the two have different versions of it: update the older side"
-        )
-    return ""
+        there = "stream" if info.scoped == "shared" else "shared"
+        message = f"service {info.name!r} is scoped={info.scoped!r} here, and {there!r} at the server, which has another version of it: update the older side"
+        raise RpcError(StatusCode.FAILED_PRECONDITION, message)

@@ -202,6 +202,7 @@ class RemoteResponseStream(ResponseStream[Res]):
             if payload is not None:
                 return call.decode(payload)
         except RpcError:
+            call.held = False
             if self._closed:
                 raise anyio.ClosedResourceError from None
             await call.close_pump()
@@ -212,8 +213,10 @@ class RemoteResponseStream(ResponseStream[Res]):
             raise
         except BaseException:
             if not self._managed:
+                call.held = False
                 await call.abandon()
             raise
+        call.held = False
         await call.close_pump()
         raise StopAsyncIteration
 
@@ -235,6 +238,7 @@ class RemoteResponseStream(ResponseStream[Res]):
             begun.call.cancel(ResetCode.CANCELLED)
             raise anyio.ClosedResourceError
         self._begun = begun
+        begun.call.held = True
         self._abandon = begun.call.call_soon_threadsafe
         if self._requests is not None:
             begun.call.start_pump(self._requests)
@@ -250,6 +254,7 @@ class RemoteResponseStream(ResponseStream[Res]):
         """
         self._closed = True
         if self._begun is not None:
+            self._begun.call.held = False
             self._begun.call.cancel(ResetCode.CANCELLED)
             await self._begun.call.close_pump()
         await self._close_requests()
@@ -267,8 +272,10 @@ class RemoteResponseStream(ResponseStream[Res]):
 
     def __del__(self) -> None:
         # From whatever thread the collector runs in: only ask the loop to look.
-        if self._begun is not None and not self._begun.call.done and self._abandon is not None:
-            self._abandon(partial(self._begun.call.cancel, ResetCode.CANCELLED))
+        if self._begun is not None:
+            self._begun.call.held = False
+            if not self._begun.call.done and self._abandon is not None:
+                self._abandon(partial(self._begun.call.cancel, ResetCode.CANCELLED))
 
     @property
     def metadata(self) -> Metadata:
@@ -312,9 +319,11 @@ class InteractiveCall(Generic[Req, Res]):
         # Set before the wait for its turn, in which another task might enter it.
         self._entered = True
         self._begun = await _begin(self._channel, self._method, None, self._settings)
+        self._begun.call.held = True
         return self
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        self._call.held = False
         self._call.cancel(ResetCode.CANCELLED)
 
     @property

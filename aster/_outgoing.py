@@ -115,6 +115,7 @@ class OutgoingCall(CallDriver):
         "_sent",
         "done",
         "error",
+        "held",
         "method",
     )  # fmt: skip
 
@@ -138,6 +139,8 @@ class OutgoingCall(CallDriver):
         self.method = method
         self.done = False
         self.error: RpcError | None = None
+        self.held = False
+        """Whether a caller has it open, and may still ask for responses or for its outcome."""
 
     @property
     def metadata(self) -> Metadata:

@@ -65,7 +65,7 @@ class OutgoingSession:
         self._ready = False
         self._call: OutgoingCall | None = None
         self._call_stream: _CallStream | None = None
-        self._holders: set[object] = set()
+        self._holders: dict[OutgoingCall, set[object]] = {}
         self._slots = SlotQueue(self.reactor, self._free, self._is_open)
         self._answered = Condition(self.reactor)
         self._is_over = False
@@ -103,7 +103,12 @@ class OutgoingSession:
 
     @property
     def has_slot(self) -> bool:
-        """Whether a call may begin now."""
+        """Whether a call may begin now.
+
+        Raises:
+            RuntimeError: this task holds another one open.
+        """
+        self._check_holders()
         return self._slots.has_slot
 
     async def acquire_slot(self) -> bool:
@@ -111,17 +116,25 @@ class OutgoingSession:
 
         Returns:
             Whether it may begin; false when the session is over instead.
-
-        Raises:
-            RuntimeError: this task holds the call that it would wait for.
         """
-        call = self._call
-        if call is not None and not call.done and self.reactor.current_task() in self._holders:
-            raise RuntimeError(
-                f"{self.label} makes one call at a time, and this task is in the middle of one of {call.method.label}, so that another would wait for ever: "
-                "end that one first, or call from another task"
-            )
         return await self._slots.acquire()
+
+    def _check_holders(self) -> None:
+        """Refuse a call that would wait for one which its own task holds open.
+
+        Also when the server has ended that one: whether it has is a question of time, and the same program would work today and wait for ever tomorrow.
+        """
+        if not self._holders:
+            return
+        task = self.reactor.current_task()
+        for call, holders in list(self._holders.items()):
+            if not _is_open(call):
+                del self._holders[call]
+            elif task in holders:
+                raise RuntimeError(
+                    f"{self.label} makes one call at a time, and this task is in the middle of one of {call.method.label}, "
+                    "so that another would wait for ever: end that one first, or call from another task"
+                )
 
     def _free(self) -> int:
         return 0 if self._call is not None else 1
@@ -133,15 +146,16 @@ class OutgoingSession:
         """The stream of a call, which is a part of the session's."""
         self._protocol.begin_call()
         self._call = call
-        self._holders = {self.reactor.current_task()}
+        self._holders[call] = {self.reactor.current_task()}
         self._call_stream = _CallStream(self._stream, self._protocol)
         return self._call_stream
 
     def call_over(self, call: OutgoingCall) -> None:
         """The server's half of a call has ended."""
         self._call = self._call_stream = None
-        # They are tasks, which know more than anybody should keep.
-        self._holders.clear()
+        if not _is_open(call):
+            # Tasks know more than anybody should keep.
+            self._holders.pop(call, None)
         self._slots.grant()
 
     def will_refuse(self, stream: Stream) -> bool:
@@ -153,7 +167,8 @@ class OutgoingSession:
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> StartedTask:
         """Run a task of the present call; it holds the call as the task that began it does."""
-        holders = self._holders
+        assert self._call is not None
+        holders = self._holders[self._call]
 
         async def run() -> None:
             holders.add(self.reactor.current_task())
@@ -276,6 +291,11 @@ class OutgoingSession:
         self._owner.session_over(self)
         if self._on_over is not None:
             self._on_over()
+
+
+def _is_open(call: OutgoingCall) -> bool:
+    """Whether whoever made a call is still in the middle of it. A stream is open until its outcome was seen or it was closed."""
+    return call.held or not (call.done or call.method.info.pattern.streams_responses)
 
 
 class _CallStream(Stream):

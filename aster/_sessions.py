@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
 
-from aster._channel import ClientChannel, cleanup_time, contract_difference
+from aster._channel import ClientChannel, check_contract, cleanup_time
 from aster._connection import ClientConnection
 from aster._outgoing_session import OutgoingSession
 from aster._stub import make_stub
@@ -86,9 +86,7 @@ class SessionBlock(Generic[S]):
             while True:
                 connection = await self._channel.connection()
                 assert connection.hello is not None
-                difference = contract_difference(self._info, connection.hello)
-                if difference:
-                    raise RpcError(StatusCode.UNIMPLEMENTED, difference)
+                check_contract(self._info, connection.hello)
                 if connection.session_slots.has_slot or await connection.session_slots.acquire():
                     return connection
         if connection is None:

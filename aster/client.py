@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
-from aster._channel import ClientChannel, ServiceChannel, contract_difference
+from aster._channel import ClientChannel, ServiceChannel, check_contract
 from aster._connection import ClientConnection
 from aster._declarations import check_methods, service_info
 from aster._endpoint import EndpointOptions
@@ -17,7 +17,7 @@ from aster._options import check_seconds
 from aster._sessions import SessionBlock
 from aster._streams import ResponseStream
 from aster._stub import Unset, interactive_call, make_stub, with_settings
-from aster.errors import AddressError, RpcError, StatusCode
+from aster.errors import AddressError
 from aster.transports.base import Transport, checked_transport
 from aster.transports.quic import QuicTransport
 from aster.trust import Address, Identity, identity_from, join_host_port
@@ -163,9 +163,7 @@ class AsterClient:
             raise TypeError(f"{service.__name__} is scoped='stream', so it is called in sessions: write 'async with client.session({service.__name__}) as ...'")
         connection = await channel.connection()
         assert connection.hello is not None
-        difference = contract_difference(info, connection.hello)
-        if difference:
-            raise RpcError(StatusCode.UNIMPLEMENTED, difference)
+        check_contract(info, connection.hello)
         return make_stub(cast("type[Any]", service), ServiceChannel(channel, info, connection))
 
     @overload

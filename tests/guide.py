@@ -81,3 +81,52 @@ class TaskService:
     async def execute(self, commands: AsyncIterator[Command]) -> AsyncIterator[CommandResult]:
         async for cmd in commands:
             yield CommandResult(output=f"executed: {cmd.action}")
+
+
+# The chat room, whose messages the guide leaves to its reader.
+
+
+@wire_type("example.chat/SetNicknameRequest")
+@dataclass
+class SetNicknameRequest:
+    nickname: str = ""
+
+
+@wire_type("example.chat/SetNicknameResponse")
+@dataclass
+class SetNicknameResponse:
+    greeting: str = ""
+
+
+@wire_type("example.chat/SendMessageRequest")
+@dataclass
+class SendMessageRequest:
+    text: str = ""
+
+
+@wire_type("example.chat/SendMessageResponse")
+@dataclass
+class SendMessageResponse:
+    echo: str = ""
+
+
+@service("ChatRoom", scoped="stream")
+class ChatRoomService:
+    def __init__(self, peer: str | None = None):
+        self.peer = peer or "unknown"
+        self.nickname = f"anon-{self.peer[:8]}"
+        self.messages: list[str] = []
+
+    @rpc
+    async def set_nickname(self, req: SetNicknameRequest) -> SetNicknameResponse:
+        self.nickname = req.nickname
+        return SetNicknameResponse(greeting=f"Welcome, {req.nickname}!")
+
+    @rpc
+    async def send_message(self, req: SendMessageRequest) -> SendMessageResponse:
+        self.messages.append(req.text)
+        return SendMessageResponse(echo=f"[{self.nickname}] {req.text}")
+
+    async def on_session_close(self) -> None:
+        """Called when the session stream ends."""
+        print(f"Session closed for {self.nickname}: {len(self.messages)} messages")

@@ -27,7 +27,7 @@ def examples_of(setting: Setting) -> int:
 
 
 _COSTLY = 6
-"""How many times fewer a test has that makes connections of its own for each."""
+"""How many times fewer a test has that makes connections of its own for each, unless its mark says another number."""
 
 
 EXHAUSTED = "nothing left to do"
@@ -83,8 +83,9 @@ def _examples_and_counts(request: pytest.FixtureRequest, setting: Setting) -> Ge
     if hasattr(test, "hypothesis"):
         # What @settings would set if it could know where the test runs; a name of Hypothesis's own, so test_kit.py looks whether it still has an effect.
         examples = examples_of(setting)
-        if request.node.get_closest_marker("costly") is not None:
-            examples = max(examples // _COSTLY, 5)
+        costly = request.node.get_closest_marker("costly")
+        if costly is not None:
+            examples = max(examples // (costly.args[0] if costly.args else _COSTLY), 5)
         test._hypothesis_internal_use_settings = settings(settings.default, max_examples=examples)
     world: Tally = request.getfixturevalue("world" if "world" in request.fixturenames else "tally")
     world.counts.clear()
