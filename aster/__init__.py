@@ -20,6 +20,7 @@ from aster.errors import (
     RefusedError,
     RpcError,
     StatusCode,
+    UnknownDetail,
     UnreachableError,
 )
 from aster.server import AsterServer
@@ -50,6 +51,7 @@ __all__ = [
     "SerializationMode",
     "ServiceInfo",
     "StatusCode",
+    "UnknownDetail",
     "UnreachableError",
     "bidi_stream",
     "client_stream",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aster._declarations import check_implementation, handler_of, service_info
+from aster._details import DetailCodec
 from aster._incoming import HostedMethod
 from aster._protocol.events import Header, MethodEntry, ServiceEntry
 from aster.codec import Codec, make_codec
@@ -77,14 +78,15 @@ class _HostedService:
         self.instance = instance
         check_implementation(instance)
         codecs = {mode: make_codec(mode, self.info.wire_tags) for mode in _modes(self.info)}
+        details = {mode: DetailCodec(codec, self.info.wire_tags) for mode, codec in codecs.items()}
         self._methods: dict[_Key, HostedMethod] = {}
         for method in self.info.methods.values():
             for mode in method.modes:
-                self._methods[method.name, mode] = self._prepare(method, codecs[mode])
+                self._methods[method.name, mode] = self._prepare(method, codecs[mode], details[mode])
 
-    def _prepare(self, method: MethodInfo, codec: Codec) -> HostedMethod:
+    def _prepare(self, method: MethodInfo, codec: Codec, details: DetailCodec) -> HostedMethod:
         handler = handler_of(self.instance, method.name)
-        return HostedMethod(self.info, method, handler, codec.decoder(method.request_type), codec.encoder(method.response_type))
+        return HostedMethod(self.info, method, handler, codec.decoder(method.request_type), codec.encoder(method.response_type), details)
 
     def find(self, name: str, pattern: RpcPattern, mode: SerializationMode) -> HostedMethod:
         hosted = self._methods.get((name, mode))

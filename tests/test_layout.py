@@ -35,6 +35,7 @@ _FLOORS = {
     "transports": 2,
     "_retries": 1,
     "_tasks": 2,
+    "_details": 2,
     "_call": 3,
     "_channel": 3,
     "_connection": 3,
