@@ -35,20 +35,19 @@ class DetailCodec:
         self._types = {name: cls for cls, name in registered_names(self._tags).items()}
 
     def encode(self, error: RpcError, label: str) -> tuple[tuple[str, bytes], ...]:
-        """The details of an error that the handler of ``label`` raised. Those that cannot be sent are left out, and logged as its bug."""
+        """The details of an error that the handler of ``label`` raised. Those that cannot be sent are left out, and logged: as its bug, unless it passed on
+        the error of a call of its own, whose details were not its choice."""
         sent: list[tuple[str, bytes]] = []
         problems: dict[str, None] = {}  # each once: of one mistake there may be thousands
         for detail in error.details:
-            if type(detail) is UnknownDetail:
-                # From a call of the handler's own: the peer's choice, and no bug.
-                logger.info("%s does not pass on a detail that is unknown here, %r", label, detail.tag)
-                continue
             try:
                 sent.append(self._encoded(detail))
             except Exception as exc:
                 problems[str(exc)] = None
         if problems:
-            logger.error("%s raised an RpcError with details that cannot be sent; they are left out: %s", label, "; ".join(problems), exc_info=error)
+            passed_on = error.trailers is not None  # which errors have that came off the wire
+            level, trace = (logging.INFO, None) if passed_on else (logging.ERROR, error)
+            logger.log(level, "%s raised an RpcError with details that cannot be sent; they are left out: %s", label, "; ".join(problems), exc_info=trace)
         return tuple(sent)
 
     def _encoded(self, detail: object) -> tuple[str, bytes]:
