@@ -22,6 +22,7 @@ from aster.errors import (
     RefusedError,
     RpcError,
     StatusCode,
+    UnknownDetail,
     UnreachableError,
 )
 from aster.server import AsterServer
@@ -54,6 +55,7 @@ __all__ = [
     "SessionBlock",
     "SessionContext",
     "StatusCode",
+    "UnknownDetail",
     "UnreachableError",
     "bidi_stream",
     "client_stream",

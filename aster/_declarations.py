@@ -19,7 +19,7 @@ from aster.errors import AutoTagWarning
 from aster.types import CapabilityRequirement, MethodInfo, SerializationMode, ServiceInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import FrameType
 
     from aster._options import ServiceOptions
@@ -105,6 +105,7 @@ class _Declaration:
         self._where = readable(cls)
         self._options = options
         self.requires = options.requires or _inherited_requirement(cls)
+        self.errors = tuple(dict.fromkeys((*options.errors, *_inherited_errors(cls))))
         self._site = frame.f_code.co_filename, frame.f_lineno, frame.f_globals
         self.handlers = _handlers_of(cls)
         self._check_class()
@@ -140,7 +141,10 @@ class _Declaration:
                 continue
             _check_method(self._cls, method, handler)
             methods[name] = method
-        wire_tags = self._wire_tags(methods)
+        try:
+            wire_tags = self._wire_tags(methods)
+        except _UnknownName as exc:
+            unknown, wire_tags = unknown or exc, {}
         if unknown is not None:
             raise unknown
         options = self._options
@@ -154,6 +158,7 @@ class _Declaration:
             requires=self.requires,
             methods=MappingProxyType(methods),
             wire_tags=MappingProxyType(wire_tags),
+            errors=self.errors,
         )
         self._frame = None  # It keeps the locals of a whole function alive.
         return self._info
@@ -192,16 +197,22 @@ class _Declaration:
 
         The types alone, since a method named ``list`` is not what ``list[Item]`` means.
         """
-        frame = self._frame
-        around = {} if frame is None or frame.f_locals is frame.f_globals else frame.f_locals
         body = next(vars(cls) for cls in self._cls.__mro__ if vars(cls).get(name) is self.handlers[name])
-        return {**around, **{key: value for key, value in body.items() if is_type(value)}, self._cls.__name__: self._cls}
+        return {**self._around(), **{key: value for key, value in body.items() if is_type(value)}, self._cls.__name__: self._cls}
+
+    def _around(self) -> dict[str, Any]:
+        """The names of the function around the class, if it is in one."""
+        frame = self._frame
+        return {} if frame is None or frame.f_locals is frame.f_globals else frame.f_locals
 
     def _wire_tags(self, methods: Mapping[str, MethodInfo]) -> dict[type, str]:
         tags: dict[type, str] = {}
         for method in methods.values():
             for cls in self._message_classes(method):
-                tags[cls] = wire_tag(cls) or self._derived_tag(cls, method)
+                tags[cls] = wire_tag(cls) or self._derived_tag(cls, method.modes)
+        modes = [mode for method in methods.values() for mode in method.modes] or self._options.modes
+        for cls in self._classes_in(self.errors, f"{self._where}: errors", self._around()):
+            tags[cls] = wire_tag(cls) or self._derived_tag(cls, modes)
         try:
             registered_names(tags)
         except ValueError as exc:
@@ -209,17 +220,20 @@ class _Declaration:
         return tags
 
     def _message_classes(self, method: MethodInfo) -> tuple[type, ...]:
+        return self._classes_in((method.request_type, method.response_type), f"{self._where}.{method.name}", self._namespace(method.name))
+
+    def _classes_in(self, roots: Iterable[type], where: str, namespace: Mapping[str, Any]) -> tuple[type, ...]:
         try:
-            return wire_types((method.request_type, method.response_type), localns=self._namespace(method.name))
+            return wire_types(roots, localns=namespace)
         except TypeError as exc:
             kind = _UnknownName if isinstance(exc.__cause__, NameError) else TypeError
-            raise kind(f"{self._where}.{method.name}: {exc}") from exc.__cause__
+            raise kind(f"{where}: {exc}") from exc.__cause__
         except RecursionError as exc:
-            raise TypeError(f"{self._where}.{method.name}: the type of a field contains itself without end; make a dataclass of it, which may") from exc
+            raise TypeError(f"{where}: the type of a field contains itself without end; make a dataclass of it, which may") from exc
 
-    def _derived_tag(self, cls: type, method: MethodInfo) -> str:
+    def _derived_tag(self, cls: type, modes: Iterable[SerializationMode]) -> str:
         tag = auto_tag(cls)
-        if method.modes != (SerializationMode.NATIVE,) and cls not in _warned:
+        if set(modes) != {SerializationMode.NATIVE} and cls not in _warned:
             file, line, module = self._site
             decorated = "above the class" if Enum in cls.__mro__ else "above its @dataclass"
             warnings.warn_explicit(
@@ -271,6 +285,14 @@ def _inherited_requirement(cls: type) -> CapabilityRequirement | None:
     """What the nearest service among the bases asks: a subclass may ask something else, but never nothing for want of saying so."""
     declarations = (vars(base).get(_ATTRIBUTE) for base in cls.__mro__)
     return next((declaration.requires for declaration in declarations if isinstance(declaration, _Declaration) and declaration.requires), None)
+
+
+def _inherited_errors(cls: type) -> Iterator[type]:
+    """What the services among the bases declare for the details of their errors: their handlers are inherited with it."""
+    for base in cls.__mro__:
+        declaration = vars(base).get(_ATTRIBUTE)
+        if isinstance(declaration, _Declaration):
+            yield from declaration.errors
 
 
 def _overridden_requirement(cls: type, name: str) -> CapabilityRequirement | None:

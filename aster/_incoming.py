@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 
 from aster._call import CURRENT_CALL, CallDriver, Decode, Encode
+from aster._details import DetailCodec
 from aster._failures import alone, parted
 from aster._protocol.call import CallLimits, ServerCall
 from aster._protocol.events import SUCCESS, Header, ResetCode, Trailer, TrailerOrigin
@@ -42,6 +43,7 @@ class HostedMethod:
     handler: Callable[[Any], Any]
     decode: Decode
     encode: Encode
+    details: DetailCodec
     label: str = field(init=False)
     """How messages to people, and the tasks of its calls, name it."""
 
@@ -304,10 +306,19 @@ class IncomingCall(CallDriver):
         error = alone(exc)
         if isinstance(error, RpcError):
             try:
-                return _error_trailer(error)
+                return self._error_trailer(error)
             except Exception as malformed:
                 return self._handler_bug(malformed)
         return self._handler_bug(exc)
+
+    def _error_trailer(self, error: RpcError) -> Trailer:
+        """The outcome that a handler chose; raises anything when its error was tampered with, or made without ``RpcError.__init__``."""
+        checked = RpcError(error.code, error.message)
+        trailer = Trailer(checked.code, TrailerOrigin.HANDLER, checked.message)
+        if not error.details:
+            return trailer
+        assert self.method is not None
+        return trailer._replace(details=self.method.details.encode(error, self.label))
 
     def _handler_bug(self, exc: BaseException) -> Trailer:
         logger.error("the handler of %s raised %s", self.label, type(exc).__name__, exc_info=exc)
@@ -432,6 +443,9 @@ class IncomingCall(CallDriver):
         try:
             return self._protocol.send_trailer(trailer)
         except LocalProtocolError as exc:
+            if trailer.details:
+                logger.error("%s raised an RpcError whose details do not fit; they are left out: %s", self.label, exc)  # noqa: TRY400
+                return self._trailer_frame(trailer._replace(details=()))
             # An error text beyond all reason.
             return self._protocol.send_trailer(Trailer(StatusCode.RESOURCE_EXHAUSTED, TrailerOrigin.HANDLER, str(exc)))
         except Exception as exc:
@@ -479,12 +493,6 @@ class RequestStream(AsyncIterator[T], Generic[T]):
 
     async def aclose(self) -> None:
         """Nothing to release: the call ends with its handler. Present so that a handler may treat its requests as any async generator."""
-
-
-def _error_trailer(error: RpcError) -> Trailer:
-    """The outcome that a handler chose; raises anything when its error was tampered with, or made without ``RpcError.__init__``."""
-    checked = RpcError(error.code, error.message)
-    return Trailer(checked.code, TrailerOrigin.HANDLER, checked.message)
 
 
 def _text_of(exc: BaseException) -> str:

@@ -11,6 +11,7 @@ import re
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from enum import Enum
 from typing import Literal, TypeAlias
 
 from aster.types import CapabilityRequirement, SerializationMode
@@ -54,6 +55,7 @@ class ServiceOptions:
     interceptors: Sequence[type] = ()
     max_concurrent_streams: int | None = None
     requires: CapabilityRequirement | None = None
+    errors: Sequence[type] = ()
 
     @property
     def modes(self) -> tuple[SerializationMode, ...]:
@@ -69,11 +71,12 @@ class ServiceOptions:
         _check_modes(self.serialization, where)
         if self.scoped not in ("shared", "stream"):
             raise ValueError(f"{where}: scoped={self.scoped!r} is unknown; use 'shared' for one instance a server or 'stream' for one a session")
-        _check_interceptors(self.interceptors, where)
+        _check_classes(self.interceptors, "interceptors", "a class; it is the class that is passed, Aster makes the instances", where)
         if self.max_concurrent_streams is not None:
             _check_count(self.max_concurrent_streams, "max_concurrent_streams", where)
         if self.requires is not None:
             _check_requirement(self.requires, where)
+        _check_errors(self.errors, where)
 
 
 def check_known(options: Iterable[str], kind: type[MethodOptions | ServiceOptions], decorator: str, where: str) -> None:
@@ -149,8 +152,19 @@ def _check_modes(serialization: object, where: str) -> None:
         raise ValueError(f"{where}: serialization lists a mode twice; list each once, the preferred one first")
 
 
-def _check_interceptors(interceptors: object, where: str) -> None:
-    if not isinstance(interceptors, (list, tuple)):
-        raise TypeError(f"{where}: interceptors must be a list of classes, not {interceptors!r}")
-    for interceptor in typing.cast("Sequence[object]", interceptors):
-        _check_instance(interceptor, type, "each item of interceptors", "a class; it is the class that is passed, Aster makes the instances", where)
+def _check_classes(value: object, option: str, wanted: str, where: str) -> None:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{where}: {option} must be a list of classes, not {value!r}")
+    for item in typing.cast("Sequence[object]", value):
+        _check_instance(item, type, f"each item of {option}", wanted, where)
+
+
+def _check_errors(errors: Sequence[type], where: str) -> None:
+    _check_classes(errors, "errors", "a dataclass, whose instances are given as details of an RpcError", where)
+    for cls in errors:
+        name = cls.__name__
+        if issubclass(cls, BaseException):
+            mend = "declare a dataclass instead, and raise RpcError(..., details=[...]) with an instance of it"
+            raise TypeError(f"{where}: {name} in errors is an exception, and handlers raise RpcError alone; {mend}")
+        if issubclass(cls, Enum):
+            raise TypeError(f"{where}: {name} in errors is an Enum, and details are dataclasses; make it a field of one")

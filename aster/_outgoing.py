@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 from aster._call import NO_METADATA, CallDriver, Decode, Encode
+from aster._details import DetailCodec, ReceivedError
 from aster._protocol.call import CallLimits, ClientCall
 from aster._protocol.events import ResetCode, Target, TrailerOrigin
 from aster._protocol.frames import encode_header_start, metadata_size
@@ -34,13 +35,14 @@ class RemoteMethod:
     info: MethodInfo
     encode: Encode
     decode: Decode
+    details: DetailCodec
     header_start: bytes
 
     @classmethod
-    def create(cls, service: ServiceInfo, info: MethodInfo, mode: SerializationMode, encode: Encode, decode: Decode) -> RemoteMethod:
+    def create(cls, service: ServiceInfo, info: MethodInfo, mode: SerializationMode, encode: Encode, decode: Decode, details: DetailCodec) -> RemoteMethod:
         """Prepare what is the same for every call."""
         target = Target(service.name, service.version, info.name, info.pattern, mode)
-        return cls(service, info, encode, decode, encode_header_start(target))
+        return cls(service, info, encode, decode, details, encode_header_start(target))
 
     @property
     def label(self) -> str:
@@ -276,6 +278,8 @@ class OutgoingCall(CallDriver):
 
     def _raise(self, error: RpcError) -> NoReturn:
         """Raise a copy: by its traceback a raised exception leads to the frames of the caller, and this call, which keeps its error, would keep all of them."""
+        if isinstance(error, ReceivedError):
+            error.complete(self.method.details, self.method.label)
         raise RpcError(error.code, error.message, details=error.details, trailers=error.trailers) from error.__cause__
 
     def decode(self, payload: bytes) -> Any:
@@ -373,7 +377,7 @@ class OutgoingCall(CallDriver):
                 self._repeater.budget.earn()
             self._settle(None)
         else:
-            self._failed(RpcError(trailer.status, trailer.message, trailers=trailer.metadata))
+            self._failed(ReceivedError(trailer))
 
     def _broken(self, exc: RemoteProtocolError) -> None:
         error = RpcError(exc.code, f"{self.method.label}: {exc}")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from aster._declarations import check_implementation, class_of, handler_of, service_info, unbound_handler
+from aster._details import DetailCodec
 from aster._incoming import HostedMethod
 from aster._incoming_session import HostedSession
 from aster._protocol.events import Header, MethodEntry, ServiceEntry
@@ -100,14 +101,15 @@ class _HostedService:
         self.session = HostedSession(self.info, given, self.find) if self.info.scoped == "stream" else None
         self.class_name = class_of(given).__name__
         codecs = {mode: make_codec(mode, self.info.wire_tags) for mode in _modes(self.info)}
+        details = {mode: DetailCodec(codec, self.info.wire_tags) for mode, codec in codecs.items()}
         self._methods: dict[_Key, HostedMethod] = {}
         for method in self.info.methods.values():
             for mode in method.modes:
-                self._methods[method.name, mode] = self._prepare(method, codecs[mode])
+                self._methods[method.name, mode] = self._prepare(method, codecs[mode], details[mode])
 
-    def _prepare(self, method: MethodInfo, codec: Codec) -> HostedMethod:
+    def _prepare(self, method: MethodInfo, codec: Codec, details: DetailCodec) -> HostedMethod:
         handler = handler_of(self.given, method.name) if self.session is None else unbound_handler(self.given, method.name)
-        return HostedMethod(self.info, method, handler, codec.decoder(method.request_type), codec.encoder(method.response_type))
+        return HostedMethod(self.info, method, handler, codec.decoder(method.request_type), codec.encoder(method.response_type), details)
 
     def find(self, name: str, pattern: RpcPattern, mode: SerializationMode) -> HostedMethod:
         hosted = self._methods.get((name, mode))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from aster._channel import CallChannel
 from aster._declarations import service_info
+from aster._details import DetailCodec
 from aster._invoke import CallSettings, InteractiveCall, RemoteResponseStream, call_client_stream, call_unary, check_requests
 from aster._outgoing import RemoteMethod
 from aster._signatures import request_parameter
@@ -123,12 +124,17 @@ def _remote(service: type, name: str, mode: SerializationMode) -> RemoteMethod:
     info = service_info(service)
     method = info.methods[name]
     codec = _codec(service, mode)
-    return RemoteMethod.create(info, method, mode, codec.encoder(method.request_type), codec.decoder(method.response_type))
+    return RemoteMethod.create(info, method, mode, codec.encoder(method.request_type), codec.decoder(method.response_type), _details(service, mode))
 
 
 @functools.lru_cache(maxsize=64)
 def _codec(service: type, mode: SerializationMode) -> Any:
     return make_codec(mode, service_info(service).wire_tags)
+
+
+@functools.lru_cache(maxsize=64)
+def _details(service: type, mode: SerializationMode) -> DetailCodec:
+    return DetailCodec(_codec(service, mode), service_info(service).wire_tags)
 
 
 @functools.lru_cache(maxsize=256)

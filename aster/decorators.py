@@ -159,6 +159,7 @@ def service(
     interceptors: Sequence[type] = (),
     max_concurrent_streams: int | None = None,
     requires: CapabilityRequirement | None = None,
+    errors: Sequence[type] = (),
 ) -> Callable[[Cls], Cls]: ...
 @overload
 def service(
@@ -170,6 +171,7 @@ def service(
     interceptors: Sequence[type] = (),
     max_concurrent_streams: int | None = None,
     requires: CapabilityRequirement | None = None,
+    errors: Sequence[type] = (),
 ) -> Callable[[Cls], Cls]: ...
 def service(target: object = None, /, *, name: object = None, **options: Any) -> Any:
     """Make a class an RPC service: ``@service``, ``@service("Name")`` or ``@service(name=..., ...)``.
@@ -183,6 +185,8 @@ def service(target: object = None, /, *, name: object = None, **options: Any) ->
         interceptors: classes that wrap each call, the outermost first.
         max_concurrent_streams: the most calls at a time; ``None`` for no limit of the service's own.
         requires: what a caller of any method must hold; by default what the service that it inherits from requires.
+        errors: dataclasses that its handlers give as ``details`` of an ``RpcError``, besides the types of its messages, which need no mention; those of the
+            services that it inherits from are added.
 
     Raises:
         TypeError: the class, a method, an annotation or an option is not of the shape that it must have.

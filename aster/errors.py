@@ -25,12 +25,12 @@ protocol core by hand; when they break a call, the call raises ``RpcError`` with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from aster.types import Metadata
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "RemoteProtocolError",
     "RpcError",
     "StatusCode",
+    "UnknownDetail",
     "UnreachableError",
 ]
 
@@ -87,11 +88,12 @@ class RpcError(AsterError):
     Attributes:
         code: why the call failed; never ``StatusCode.OK``.
         message: for people, in any Unicode; empty when there is nothing to add.
-        details: typed values that describe the failure further; empty unless the handler gave some.
+        details: dataclasses that describe the failure further; empty unless the handler gave some. They arrive as equal values of the caller's own classes,
+            by their wire tags; what is unknown here, or no value of its type, as an ``UnknownDetail``.
         trailers: the metadata that the server sent after its last message.
 
     Raises:
-        TypeError: ``message`` is not a ``str``.
+        TypeError: ``message`` is not a ``str``, or ``details`` is no sequence, such as a single value.
         ValueError: ``code`` is ``StatusCode.OK`` or not a status code.
     """
 
@@ -111,14 +113,29 @@ class RpcError(AsterError):
             raise TypeError(f"the message of an RpcError must be a str, not {type(message).__name__}: write str(...) around it")
         if code is StatusCode.OK:
             raise ValueError("an RpcError needs a failing status code, not StatusCode.OK; to succeed, return from the handler")
+        if not isinstance(details, Sequence) or isinstance(details, (str, bytes, bytearray)):  # pyright: ignore[reportUnnecessaryIsInstance] (as above)
+            raise TypeError(f"the details of an RpcError must be a list of dataclasses, not {type(details).__name__}: write details=[...]")
         super().__init__(code, message)
         self.code = code
         self.message = message
-        self.details = tuple(details)
+        self.details: tuple[object, ...] = tuple(details)
         self.trailers = trailers
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}" if self.message else self.code.name
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownDetail:
+    """A detail of an ``RpcError`` that is not understood here: its type is unknown, as that of a newer server is, or its bytes are no value of that type.
+
+    Attributes:
+        tag: the wire tag of its type.
+        data: the value, encoded in the serialization mode of the call.
+    """
+
+    tag: str
+    data: bytes
 
 
 class ConnectError(AsterError):

@@ -216,7 +216,8 @@ class ServiceInfo:
         max_concurrent_streams: the most calls at a time over all connections; ``None`` for no limit of its own.
         requires: what a caller of any method must hold.
         methods: by name, in the order of their definition.
-        wire_tags: the tag of each type that the service sends or receives.
+        wire_tags: the tag of each type that the service sends or receives, those of its errors among them.
+        errors: the types that it declares for the details of its errors.
     """
 
     name: str
@@ -228,6 +229,7 @@ class ServiceInfo:
     requires: CapabilityRequirement | None = None
     methods: Mapping[str, MethodInfo] = field(default_factory=lambda: MappingProxyType({}))
     wire_tags: Mapping[type, str] = field(default_factory=lambda: MappingProxyType({}))
+    errors: tuple[type, ...] = ()
 
 
 class CallContext:

@@ -57,7 +57,7 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
     ),
     "where something is wrong, at the beginning of a message": (
         "a call without a header",
-        "each item of interceptors",
+        "each item of …",
         "each item of serialization",
     ),
     "what is expected or what to do, at the end of a message": (
@@ -65,6 +65,7 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "one SerializationMode, such as SerializationMode.NATIVE",
         "a CapabilityRequirement, such as CapabilityRequirement('role', ('admin',))",
         "a class; it is the class that is passed, Aster makes the instances",
+        "a dataclass, whose instances are given as details of an RpcError",
         "pass another one: @service(name=...)",
         "rename the method",
         "a message is never None: declare an empty dataclass, which leaves room for fields later",

@@ -37,6 +37,7 @@ _FLOORS = {
     "_retries": 1,
     "_slots": 2,
     "_tasks": 2,
+    "_details": 2,
     "_call": 3,
     "_channel": 3,
     "_connection": 3,

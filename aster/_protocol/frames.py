@@ -22,6 +22,7 @@ __all__ = [
     "FIRST_EXTENSION_KIND",
     "HEADER_ROOM",
     "HELLO_LIMIT",
+    "MAX_DETAILS",
     "MESSAGE_CHARGE",
     "METADATA_ENTRY_CHARGE",
     "REQUEST_KINDS",
@@ -105,6 +106,9 @@ takes 70 MB (measured)."""
 
 TRAILER_LIMIT = 65_536
 """Bytes of a trailer's message and details, besides its metadata."""
+
+MAX_DETAILS = 64
+"""Details of one error: far more than any has, and a bound on what 64 KiB of the smallest ones, of two bytes each, would become."""
 
 HEADER_ROOM = 1_024
 """Bytes of a header besides its metadata: three names of at most 128 characters, and numbers."""
@@ -357,7 +361,7 @@ def encode_trailer(trailer: Trailer) -> bytes:
     """A TRAILER frame; its payload is empty for plain success. A lone surrogate in the message, which UTF-8 has no form for, travels as its escape.
 
     Raises:
-        LocalProtocolError: message and details are above ``TRAILER_LIMIT`` bytes.
+        LocalProtocolError: message and details are above ``TRAILER_LIMIT`` bytes, or there are more details than ``MAX_DETAILS``.
     """
     # Compared field by field, the cheap ones first: tuples of enums and metadata compare slowly, and this is done for every call.
     status, origin, message, details, metadata = trailer
@@ -373,6 +377,8 @@ def decode_trailer(payload: bytes, metadata_limit: int) -> Trailer:
 
 def _outcome_payload(trailer: Trailer) -> bytes:
     status, origin, message, details, metadata = trailer
+    if len(details) > MAX_DETAILS:
+        raise LocalProtocolError(f"an error has {len(details)} details; the limit is {MAX_DETAILS}")
     body = bytes((status, origin)) + encode_block(message.encode(errors="backslashreplace"))
     body += encode_list([encode_text(tag) + encode_block(data) for tag, data in details])
     if len(body) > TRAILER_LIMIT:
@@ -386,7 +392,10 @@ def _read_outcome(reader: PayloadReader, metadata_limit: int) -> Trailer:
     except ValueError as exc:
         raise reader.error(str(exc)) from exc
     message = reader.text()
-    details = tuple((reader.text(), reader.block()) for _ in range(reader.varint()))
+    count = reader.varint()
+    if count > MAX_DETAILS:
+        raise RemoteProtocolError(f"the peer sent an error with {count} details, above the limit of {MAX_DETAILS}", StatusCode.RESOURCE_EXHAUSTED)
+    details = tuple([(reader.text(), reader.block()) for _ in range(count)])
     metadata = _read_metadata(reader, metadata_limit)
     reader.finish()
     return Trailer(status, origin, message, details, metadata)

@@ -31,7 +31,8 @@ metadata = st.lists(st.tuples(_keys, _values), max_size=4).map(Metadata)
 
 targets = st.builds(Target, st.text(max_size=40), integers, st.text(max_size=40), patterns, st.sampled_from(SerializationMode))
 
-_details = st.lists(st.tuples(st.text(max_size=20), st.binary(max_size=100)), max_size=3).map(tuple)
+_detail = st.tuples(st.text(max_size=20), st.binary(max_size=100))
+_details = (st.lists(_detail, max_size=3) | st.just([("", b"")] * 64)).map(tuple)
 
 trailers = st.builds(Trailer, st.sampled_from(StatusCode), st.sampled_from(TrailerOrigin), st.text(max_size=80), _details, metadata)
 

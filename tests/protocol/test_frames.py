@@ -14,6 +14,7 @@ from aster._protocol.frames import (
     CHUNK_SIZE,
     CONTROL_KINDS,
     HEADER_ROOM,
+    MAX_DETAILS,
     METADATA_ENTRY_CHARGE,
     TRAILER_LIMIT,
     FrameKind,
@@ -205,6 +206,17 @@ def test_a_trailer_at_its_limit_is_sent_and_one_byte_more_is_refused_here() -> N
     assert len(decode_trailer(_payload(frame, FrameKind.TRAILER), _LIMIT).message) == room
     with pytest.raises(LocalProtocolError, match="the limit is 65536 bytes"):
         encode_trailer(Trailer(StatusCode.INTERNAL, message="x" * (room + 1)))
+
+
+def test_an_error_has_its_most_details_and_one_more_is_refused_here_and_there() -> None:
+    details = (("", b""),) * MAX_DETAILS
+    assert decode_trailer(_payload(encode_trailer(Trailer(StatusCode.ABORTED, details=details)), FrameKind.TRAILER), _LIMIT).details == details
+    with pytest.raises(LocalProtocolError, match=f"{MAX_DETAILS + 1} details; the limit is {MAX_DETAILS}"):
+        encode_trailer(Trailer(StatusCode.ABORTED, details=(*details, ("", b""))))
+    many = bytes((StatusCode.ABORTED, 0, 0)) + encode_varint(MAX_DETAILS + 1) + bytes(2 * MAX_DETAILS + 2)
+    with pytest.raises(RemoteProtocolError, match=f"an error with {MAX_DETAILS + 1} details") as caught:
+        decode_trailer(many, _LIMIT)
+    assert caught.value.code is StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_a_manifest_beyond_the_limit_of_a_hello_is_refused_here() -> None:

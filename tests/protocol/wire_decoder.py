@@ -12,6 +12,7 @@ from typing import Any
 __all__ = ["Frame", "WireError", "decode", "decode_integer", "describe", "read_hex"]
 
 _CHUNK = 16_384
+_DETAILS = 64
 
 _KINDS = {
     0x01: "HELLO",
@@ -203,5 +204,8 @@ def _trailer(cursor: _Cursor) -> dict[str, Any]:
     if cursor.finished:
         return {"status": 0, "origin": 0, "message": "", "details": [], "metadata": []}
     fields: dict[str, Any] = {"status": cursor.byte(), "origin": cursor.byte(), "message": cursor.text()}
-    fields["details"] = [[cursor.text(), cursor.block().hex()] for _ in range(cursor.integer())]
+    count = cursor.integer()
+    if count > _DETAILS:
+        raise WireError(f"an error with {count} details")
+    fields["details"] = [[cursor.text(), cursor.block().hex()] for _ in range(count)]
     return {**fields, "metadata": cursor.metadata()}

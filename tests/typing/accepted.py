@@ -94,6 +94,8 @@ def service_forms(cls: type[Room]) -> None:
     assert_type(service("Name")(cls), type[Room])
     assert_type(service("Name", version=2, scoped="stream")(cls), type[Room])
     assert_type(service(name="Name", serialization=SerializationMode.ROW, interceptors=[int], max_concurrent_streams=None)(cls), type[Room])
+    assert_type(service("Name", errors=[Ask])(cls), type[Room])
+    assert_type(service(errors=(Ask, Answer))(cls), type[Room])
     assert_type(service(serialization=[SerializationMode.XLANG, SerializationMode.NATIVE], requires=None)(cls), type[Room])
 
 

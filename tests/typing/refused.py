@@ -93,6 +93,8 @@ def services(cls: type[TaskService], anything: Any) -> None:
     service("Name", version="1")(cls)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     service(scoped="session")(cls)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     service(unknown=anything)(cls)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    service(errors=[Ask()])(cls)  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    service("Name", errors=Ask)(cls)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     service("Name", name="Name")(cls)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     AbstractRoom()  # type: ignore[abstract]  # pyright: ignore[reportAbstractUsage]
 
