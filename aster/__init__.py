@@ -25,6 +25,7 @@ from aster.errors import (
     UnknownDetail,
     UnreachableError,
 )
+from aster.interceptors import InterceptedCall, Interceptor, LoggingInterceptor, request_id
 from aster.server import AsterServer
 from aster.trust import Identity
 from aster.types import CallContext, CapabilityRequirement, Metadata, MethodInfo, Peer, RpcPattern, SerializationMode, ServiceInfo
@@ -42,7 +43,10 @@ __all__ = [
     "IdentityError",
     "IncompatiblePeerError",
     "InteractiveCall",
+    "InterceptedCall",
+    "Interceptor",
     "KeyFileError",
+    "LoggingInterceptor",
     "Metadata",
     "MethodInfo",
     "Peer",
@@ -63,6 +67,7 @@ __all__ = [
     "current_call",
     "current_session",
     "open_call",
+    "request_id",
     "rpc",
     "serve",
     "server_stream",

@@ -14,8 +14,9 @@ from aster._outgoing import OutgoingCall, OutgoingOwner, Repeater
 from aster._protocol.events import Hello, ResetCode, Setting
 from aster._reactor import Condition, spare_ctrl_c
 from aster._retries import Backoff, RetryBudget
-from aster._tasks import StartedTask
+from aster._tasks import StartedTask, TaskSet
 from aster.errors import AsterError, ConnectError, ConnectionLost, IdentityError, RefusedError, RpcError, StatusCode, UnreachableError
+from aster.interceptors import Interception
 from aster.types import ServiceInfo
 
 if TYPE_CHECKING:
@@ -64,15 +65,24 @@ class ClientChannel:
         dial: connects what it is given, or raises ConnectError. Used for each connection, within the connect timeout.
         where: the server's host and port, for messages.
         connect_timeout: seconds that an attempt may take, and that a call waits for a connection.
+        interception: what wraps each call.
     """
 
     def __init__(
-        self, lifetime: Lifetime, options: EndpointOptions, dial: Callable[[ClientConnection], Awaitable[object]], where: str, connect_timeout: float
+        self,
+        lifetime: Lifetime,
+        options: EndpointOptions,
+        dial: Callable[[ClientConnection], Awaitable[object]],
+        where: str,
+        connect_timeout: float,
+        interception: Interception | None = None,
     ) -> None:
         self.current: ClientConnection | None = None
         """The connection that takes calls now."""
         self.budget = RetryBudget()
         self.connect_timeout = connect_timeout
+        self.interception = interception
+        self.around = TaskSet(lifetime.inner, lifetime.reactor)
         self._lifetime = lifetime
         self._options = options
         self._dial = dial
@@ -236,6 +246,7 @@ class ClientChannel:
             self._redialing.cancel(self._redialed)
         for call in list(self._repeating):
             call.cancel(ResetCode.CANCELLED)
+        self.around.cancel()
         began = anyio.current_time()
         for connection in self._connections:
             connection.leave()
@@ -292,6 +303,16 @@ class CallChannel(Protocol):
     """What a stub's calls go through."""
 
     @property
+    def interception(self) -> Interception | None:
+        """What wraps each call, if anything does."""
+        ...
+
+    @property
+    def around(self) -> TaskSet:
+        """The tasks of interceptors, which run around calls."""
+        ...
+
+    @property
     def repeater(self) -> Repeater | None:
         """What repeats those that fail; ``None`` when nothing does."""
         ...
@@ -317,6 +338,8 @@ class ServiceChannel:
 
     def __init__(self, channel: ClientChannel, service: ServiceInfo, checked: ClientConnection) -> None:
         self.budget = channel.budget
+        self.interception = channel.interception
+        self.around = channel.around
         self._channel = channel
         self._service = service
         # The hello, which is small: a stub that is kept would keep a whole connection.

@@ -33,7 +33,7 @@ from aster._protocol.frames import (
 )
 from aster._reactor import Condition, Reactor, TimerHandle
 from aster._slots import SlotQueue
-from aster._tasks import StartedTask
+from aster._tasks import StartedTask, TaskSet
 from aster.errors import AsterError, ConnectionLost, IncompatiblePeerError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Connection, Stream, StreamSink
 from aster.types import Peer
@@ -187,6 +187,10 @@ class ClientConnection(PeerConnection):
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> StartedTask:
         """Run a task of a call, which alone cancels it: a call that shields itself goes on in a client's block that was cancelled from outside."""
         return StartedTask(self._inner, function, name, self.reactor, shielded=True)
+
+    def task_set(self) -> TaskSet:
+        """A set of tasks beside the calls."""
+        return TaskSet(self._inner, self.reactor)
 
     async def say_hello(self, transport: Connection) -> None:
         """Open the control stream, and wait for the server's hello, or until it has closed the connection instead.

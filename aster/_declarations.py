@@ -105,6 +105,8 @@ class _Declaration:
         self._where = readable(cls)
         self._options = options
         self.requires = options.requires or _inherited_requirement(cls)
+        # Those of the bases further out: what they keep out or note is not lost because a subclass adds its own.
+        self.interceptors = tuple(dict.fromkeys((*_inherited_interceptors(cls), *options.interceptors)))
         self.errors = tuple(dict.fromkeys((*options.errors, *_inherited_errors(cls))))
         self._site = frame.f_code.co_filename, frame.f_lineno, frame.f_globals
         self.handlers = _handlers_of(cls)
@@ -153,7 +155,7 @@ class _Declaration:
             version=options.version,
             modes=options.modes,
             scoped=options.scoped,
-            interceptors=tuple(options.interceptors),
+            interceptors=self.interceptors,
             max_concurrent_streams=options.max_concurrent_streams,
             requires=self.requires,
             methods=MappingProxyType(methods),
@@ -285,6 +287,12 @@ def _inherited_requirement(cls: type) -> CapabilityRequirement | None:
     """What the nearest service among the bases asks: a subclass may ask something else, but never nothing for want of saying so."""
     declarations = (vars(base).get(_ATTRIBUTE) for base in cls.__mro__)
     return next((declaration.requires for declaration in declarations if isinstance(declaration, _Declaration) and declaration.requires), None)
+
+
+def _inherited_interceptors(cls: type) -> tuple[type, ...]:
+    """Those of the nearest service among the bases, which has those of its own bases."""
+    declarations = (vars(base).get(_ATTRIBUTE) for base in cls.__mro__)
+    return next((declaration.interceptors for declaration in declarations if isinstance(declaration, _Declaration)), ())
 
 
 def _inherited_errors(cls: type) -> Iterator[type]:

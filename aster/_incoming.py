@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
@@ -21,8 +21,9 @@ from aster._protocol.frames import metadata_size
 from aster._reactor import Reactor
 from aster._tasks import StartedTask
 from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
+from aster.interceptors import CallState, Interceptor
 from aster.transports.base import Stream
-from aster.types import CallContext, Metadata, MethodInfo, Peer, RpcPattern, ServiceInfo
+from aster.types import CallContext, Metadata, MetadataValue, MethodInfo, Peer, RpcPattern, ServiceInfo
 
 __all__ = ["HostedMethod", "IncomingCall", "IncomingOwner", "RequestStream"]
 
@@ -44,6 +45,8 @@ class HostedMethod:
     decode: Decode
     encode: Encode
     details: DetailCodec
+    interceptors: tuple[Interceptor, ...] = ()
+    """The server's, and then the service's."""
     label: str = field(init=False)
     """How messages to people, and the tasks of its calls, name it."""
 
@@ -285,10 +288,29 @@ class IncomingCall(CallDriver):
     async def _guarded(self, method: HostedMethod) -> Trailer:
         """Run the handler; whatever it raises becomes an outcome, except cancellation that came from outside and an interrupt of the program."""
         try:
-            await self._invoke(method)
+            if method.interceptors:
+                await self._intercepted(method)
+            else:
+                await self._invoke(method, None)
         except BaseException as exc:
             return self._raised(exc)
         return SUCCESS
+
+    async def _intercepted(self, method: HostedMethod) -> None:
+        state = _Interception(method, CURRENT_CALL.get())
+        seen = replace(method, encode=lambda value: method.encode(state.response(value)))
+        if method.info.pattern.streams_requests:
+            seen = replace(seen, decode=lambda payload: state.request(method.decode(payload)))
+
+        async def run() -> None:
+            await self._invoke(seen, state)
+            if self._interrupted:
+                # The handler has not noticed, since it has ended just then; but the call has, and so the interceptors do.
+                await anyio.lowlevel.checkpoint()
+
+        await state.run(run)
+        for response in state.answered or ():
+            await self._send(self._encode(method, response), method)
 
     def _raised(self, exc: BaseException) -> Trailer:
         # A task group of the handler's can raise several things together, on trio failures and cancellation among them, which part here.
@@ -325,11 +347,15 @@ class IncomingCall(CallDriver):
         message = f"{type(exc).__name__}: {_text_of(exc)}" if self._owner.debug else "the handler failed; the server's log has the reason"
         return Trailer(StatusCode.INTERNAL, TrailerOrigin.HANDLER, message)
 
-    async def _invoke(self, method: HostedMethod) -> None:
+    async def _invoke(self, method: HostedMethod, state: CallState | None) -> None:
         pattern = method.info.pattern
         argument: Any
         if pattern is RpcPattern.UNARY or pattern is RpcPattern.SERVER_STREAM:
             argument = await self._single_request(method)
+            if state is not None:
+                argument = state.request(argument)
+                if state.answered is not None:
+                    return
         else:
             argument = RequestStream[Any](self, method)
         self._begun = True
@@ -454,6 +480,31 @@ class IncomingCall(CallDriver):
     def _over_if_ended(self) -> None:
         if self._unwound and self._peer_ended:
             self._owner.call_over(self)
+
+
+class _Interception(CallState):
+    """A call as the interceptors of the server share it: what they see and change is what its handler does."""
+
+    side = "server"
+
+    def __init__(self, method: HostedMethod, context: CallContext) -> None:
+        super().__init__(method.interceptors, method, context.peer, context.deadline)
+        self._context = context
+
+    @property
+    def metadata(self) -> Metadata:
+        return self._context.metadata
+
+    @metadata.setter
+    def metadata(self, metadata: Metadata) -> None:
+        self._context.metadata = metadata
+
+    @property
+    def trailers(self) -> Metadata:
+        return self._context.trailers
+
+    def add_trailer(self, key: str, value: MetadataValue) -> None:
+        self._context.add_trailer(key, value)
 
 
 class _MetadataSender:

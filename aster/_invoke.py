@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -22,7 +22,7 @@ from aster.types import Metadata
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["CallSettings", "InteractiveCall", "RemoteResponseStream", "call_client_stream", "call_unary", "check_requests"]
+__all__ = ["CallSettings", "InteractiveCall", "RemoteResponseStream", "call_client_stream", "call_unary", "check_requests", "expired"]
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -44,6 +44,10 @@ class CallSettings:
 
     timeout: float | None
     metadata: Metadata
+
+    def at(self, now: float) -> float:
+        """When the time of a call that is made now is over; infinity when it has no limit."""
+        return math.inf if self.timeout is None else now + self.timeout
 
 
 class _Begun:
@@ -73,7 +77,7 @@ async def _expire_natively(deadline: float) -> None:
 
 async def _begin(channel: CallChannel, method: RemoteMethod, request: bytes | None, settings: CallSettings) -> _Begun:
     ambient = anyio.current_effective_deadline()
-    own = math.inf if settings.timeout is None else anyio.current_time() + settings.timeout
+    own = settings.at(anyio.current_time())
     try:
         connection = channel.current
         if connection is None or not connection.has_slot:
@@ -82,7 +86,7 @@ async def _begin(channel: CallChannel, method: RemoteMethod, request: bytes | No
         if deadline <= connection.reactor.now():
             if ambient < own:
                 await _expire_natively(ambient)
-            raise _expired(method)
+            raise expired(method.label)
         call = OutgoingCall(connection, method, channel.repeater)
         call.begin(request, settings.metadata, deadline, deadline=own if own <= ambient and own < math.inf else None)
     except RpcError:
@@ -95,15 +99,18 @@ async def _begin(channel: CallChannel, method: RemoteMethod, request: bytes | No
 async def _queue(channel: CallChannel, method: RemoteMethod, own: float) -> CallOwner:
     with anyio.CancelScope(deadline=own):
         return await slot_of(channel)
-    raise _expired(method)
+    raise expired(method.label)
 
 
-def _expired(method: RemoteMethod) -> RpcError:
-    return RpcError(StatusCode.DEADLINE_EXCEEDED, f"the call of {method.label} did not begin within its timeout")
+def expired(label: str) -> RpcError:
+    """What a call fails with whose time was over before it began."""
+    return RpcError(StatusCode.DEADLINE_EXCEEDED, f"the call of {label} did not begin within its timeout")
 
 
-async def call_unary(channel: CallChannel, method: RemoteMethod, request: Any, settings: CallSettings) -> Any:
-    """One request, one response.
+async def call_unary(
+    channel: CallChannel, method: RemoteMethod, request: Any, settings: CallSettings, tell: Callable[[OutgoingCall], None] | None = None
+) -> Any:
+    """One request, one response. ``tell`` is told of the call once it has begun.
 
     Raises:
         TypeError, ValueError: the request is not a value of the declared type; nothing was sent.
@@ -113,6 +120,8 @@ async def call_unary(channel: CallChannel, method: RemoteMethod, request: Any, s
     """
     begun = await _begin(channel, method, method.encode(request), settings)
     call = begun.call
+    if tell is not None:
+        tell(call)
     try:
         await call.wait_done()
     except BaseException:
@@ -123,8 +132,10 @@ async def call_unary(channel: CallChannel, method: RemoteMethod, request: Any, s
     return call.single_response()
 
 
-async def call_client_stream(channel: CallChannel, method: RemoteMethod, requests: Any, settings: CallSettings) -> Any:
-    """Requests from any iterable, one response.
+async def call_client_stream(
+    channel: CallChannel, method: RemoteMethod, requests: Any, settings: CallSettings, tell: Callable[[OutgoingCall], None] | None = None
+) -> Any:
+    """Requests from any iterable, one response. ``tell`` is told of the call once it has begun.
 
     Raises:
         TypeError: ``requests`` is not iterable.
@@ -140,6 +151,8 @@ async def call_client_stream(channel: CallChannel, method: RemoteMethod, request
         await close_requests(requests, method.label, exc)
         raise
     call = begun.call
+    if tell is not None:
+        tell(call)
     try:
         call.start_pump(requests)
         await call.wait_done()
@@ -189,6 +202,12 @@ class RemoteResponseStream(ResponseStream[Res]):
         if self._begun is None:
             await self._start()
         return self
+
+    async def begin(self) -> OutgoingCall:
+        """Begin as the block does, and give the call."""
+        await self.__aenter__()
+        assert self._begun is not None
+        return self._begun.call
 
     async def __anext__(self) -> Res:
         if self._closed:
@@ -314,13 +333,20 @@ class InteractiveCall(Generic[Req, Res]):
         self._entered = False
 
     async def __aenter__(self) -> Self:
+        self._enter_once()
+        await self._begin()
+        return self
+
+    def _enter_once(self) -> None:
         if self._entered:
             raise RuntimeError("this call was entered before: use open_call again for another one")
         # Set before the wait for its turn, in which another task might enter it.
         self._entered = True
+
+    async def _begin(self) -> OutgoingCall:
         self._begun = await _begin(self._channel, self._method, None, self._settings)
         self._begun.call.held = True
-        return self
+        return self._begun.call
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         self._call.held = False
@@ -329,8 +355,11 @@ class InteractiveCall(Generic[Req, Res]):
     @property
     def _call(self) -> OutgoingCall:
         if self._begun is None:
-            raise RuntimeError("the call has not begun: use it inside `async with aster.open_call(...) as call`")
+            self._refuse_outside()
         return self._begun.call
+
+    def _refuse_outside(self) -> NoReturn:
+        raise RuntimeError("the call has not begun: use it inside `async with aster.open_call(...) as call`")
 
     async def send(self, request: Req) -> None:
         """Send one request; waits while the server has not taken enough of the earlier ones.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Literal, TypeAlias
 
+from aster.interceptors import Interceptor
 from aster.types import CapabilityRequirement, SerializationMode
 
 __all__ = ["MethodOptions", "Modes", "ServiceOptions", "check_known", "check_name", "check_seconds"]
@@ -71,7 +72,7 @@ class ServiceOptions:
         _check_modes(self.serialization, where)
         if self.scoped not in ("shared", "stream"):
             raise ValueError(f"{where}: scoped={self.scoped!r} is unknown; use 'shared' for one instance a server or 'stream' for one a session")
-        _check_classes(self.interceptors, "interceptors", "a class; it is the class that is passed, Aster makes the instances", where)
+        _check_interceptors(self.interceptors, where)
         if self.max_concurrent_streams is not None:
             _check_count(self.max_concurrent_streams, "max_concurrent_streams", where)
         if self.requires is not None:
@@ -157,6 +158,13 @@ def _check_classes(value: object, option: str, wanted: str, where: str) -> None:
         raise TypeError(f"{where}: {option} must be a list of classes, not {value!r}")
     for item in typing.cast("Sequence[object]", value):
         _check_instance(item, type, f"each item of {option}", wanted, where)
+
+
+def _check_interceptors(interceptors: Sequence[type], where: str) -> None:
+    _check_classes(interceptors, "interceptors", "a class; it is the class that is passed, Aster makes the instances", where)
+    for cls in interceptors:
+        if not issubclass(cls, Interceptor):
+            raise TypeError(f"{where}: {cls.__name__} in interceptors is no aster.Interceptor: subclass that, and write its intercept()")
 
 
 def _check_errors(errors: Sequence[type], where: str) -> None:

@@ -11,8 +11,9 @@ from aster._protocol.events import ResetCode, Trailer, TrailerOrigin
 from aster._protocol.session import CallBytes, CallEnded, ClientSession, ResponseEvent, SessionReady
 from aster._reactor import Condition, Reactor
 from aster._slots import SlotQueue
-from aster._tasks import StartedTask
+from aster._tasks import StartedTask, TaskSet
 from aster.errors import AsterError, RemoteProtocolError, RpcError, StatusCode
+from aster.interceptors import Interception
 from aster.transports.base import Stream
 from aster.types import ServiceInfo
 
@@ -39,6 +40,10 @@ class OutgoingSessionOwner(Protocol):
         """Run a task of a call."""
         ...
 
+    def task_set(self) -> TaskSet:
+        """A set of tasks beside the calls."""
+        ...
+
 
 class OutgoingSession:
     """The client's end of one session.
@@ -50,7 +55,9 @@ class OutgoingSession:
     repeater = None
     """Nothing of a session is repeated: what a lost call has done to the instance is unknown, and with the session the instance is gone."""
 
-    def __init__(self, owner: OutgoingSessionOwner, service: ServiceInfo) -> None:
+    def __init__(self, owner: OutgoingSessionOwner, service: ServiceInfo, interception: Interception | None) -> None:
+        self.interception = interception
+        self.around = owner.task_set()
         self.limits = owner.limits
         self.reactor = owner.reactor
         self.peer_metadata_limit = owner.peer_metadata_limit
@@ -181,6 +188,7 @@ class OutgoingSession:
     def leave(self) -> None:
         """End the session from here: what runs is cancelled, and the server closes the instance. Without effect once it is over."""
         if self.error is not None:
+            self.around.cancel()
             return
         if not self._ready:
             # Torn down, since there is no SESSION_END before the server's answer: what it is making would be made for nobody.
@@ -188,6 +196,7 @@ class OutgoingSession:
             return
         if self._call is not None:
             self._call.cancel(ResetCode.CANCELLED)
+        self.around.cancel()
         self._end(self._left())
         self._stream.write(self._protocol.send_end())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aster._declarations import check_implementation, class_of, handler_of, service_info, unbound_handler
@@ -12,6 +12,7 @@ from aster._incoming_session import HostedSession
 from aster._protocol.events import Header, MethodEntry, ServiceEntry
 from aster.codec import Codec, make_codec
 from aster.errors import RpcError, StatusCode
+from aster.interceptors import Interceptor, checked_interceptors
 from aster.types import MethodInfo, RpcPattern, SerializationMode, ServiceInfo
 
 __all__ = ["HostedServices"]
@@ -20,19 +21,20 @@ _Key = tuple[str, SerializationMode]
 
 
 class HostedServices:
-    """Services by name and version, with a prepared handler for each method and mode.
+    """Services by name and version, with a prepared handler for each method and mode. ``interceptors``: the server's.
 
     Raises:
         TypeError: something given is not an instance of a service, or not the class of a session-scoped one, or an override does not fit its declaration.
         ValueError: two services share name and version, or one uses an option that nothing would enforce yet.
     """
 
-    def __init__(self, services: Iterable[object]) -> None:
+    def __init__(self, services: Iterable[object], interceptors: Sequence[Interceptor] = ()) -> None:
         if not isinstance(services, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
             raise TypeError(f"services takes a list of instances, not {type(services).__name__}: write services=[...] around it")
         self._hosted: dict[tuple[str, int], _HostedService] = {}
+        made: dict[type, Interceptor] = {}
         for given in services:
-            hosted = _HostedService(given)
+            hosted = _HostedService(given, interceptors, made)
             key = hosted.info.name, hosted.info.version
             if key in self._hosted:
                 raise ValueError(
@@ -93,13 +95,14 @@ class HostedServices:
 class _HostedService:
     """One of the services that were given: an instance, or what makes one for each session."""
 
-    def __init__(self, given: Any) -> None:
+    def __init__(self, given: Any, interceptors: Sequence[Interceptor], made: dict[type, Interceptor]) -> None:
         self.info = service_info(given)
         check_implementation(given)
         _refuse_unenforced(self.info)
         self.given = given
         self.session = HostedSession(self.info, given, self.find) if self.info.scoped == "stream" else None
         self.class_name = class_of(given).__name__
+        self._interceptors = (*interceptors, *checked_interceptors(self.info.interceptors, made))
         codecs = {mode: make_codec(mode, self.info.wire_tags) for mode in _modes(self.info)}
         details = {mode: DetailCodec(codec, self.info.wire_tags) for mode, codec in codecs.items()}
         self._methods: dict[_Key, HostedMethod] = {}
@@ -109,7 +112,7 @@ class _HostedService:
 
     def _prepare(self, method: MethodInfo, codec: Codec, details: DetailCodec) -> HostedMethod:
         handler = handler_of(self.given, method.name) if self.session is None else unbound_handler(self.given, method.name)
-        return HostedMethod(self.info, method, handler, codec.decoder(method.request_type), codec.encoder(method.response_type), details)
+        return HostedMethod(self.info, method, handler, codec.decoder(method.request_type), codec.encoder(method.response_type), details, self._interceptors)
 
     def find(self, name: str, pattern: RpcPattern, mode: SerializationMode) -> HostedMethod:
         hosted = self._methods.get((name, mode))
@@ -144,7 +147,6 @@ def _refuse_unenforced(info: ServiceInfo) -> None:
     """Serve nothing that asks for a protection or a scope which this version would silently not give."""
     service = f"service {info.name!r}"
     unenforced = [
-        (service, "interceptors", bool(info.interceptors)),
         (service, "max_concurrent_streams", info.max_concurrent_streams is not None),
         (service, "requires", info.requires is not None),
         (service, "SerializationMode.ROW", SerializationMode.ROW in info.modes),

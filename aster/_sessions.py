@@ -70,7 +70,7 @@ class SessionBlock(Generic[S]):
 
     async def _opened(self) -> OutgoingSession:
         self._connection = connection = await self._with_slot()
-        session = OutgoingSession(connection, self._info)
+        session = OutgoingSession(connection, self._info, self._channel.interception)
         session.open()
         try:
             await session.wait_answer()

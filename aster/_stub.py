@@ -13,10 +13,11 @@ from typing import Any, TypeVar, cast
 from aster._channel import CallChannel
 from aster._declarations import service_info
 from aster._details import DetailCodec
-from aster._invoke import CallSettings, InteractiveCall, RemoteResponseStream, call_client_stream, call_unary, check_requests
+from aster._intercepted import client_stream_call, open_interactive_call, response_stream, unary_call
+from aster._invoke import CallSettings, InteractiveCall, check_requests
 from aster._outgoing import RemoteMethod
 from aster._signatures import request_parameter
-from aster._streams import refuse_function
+from aster._streams import ResponseStream, refuse_function
 from aster.codec import make_codec
 from aster.codec.tags import described
 from aster.types import Metadata, MethodInfo, RpcPattern, SerializationMode, ServiceInfo
@@ -100,7 +101,7 @@ def interactive_call(method: object) -> InteractiveCall[Any, Any]:
     state = getattr(stub, _STATE, None)
     if not isinstance(state, _StubState) or name not in state.methods:
         raise TypeError(f"open_call takes a method of a stub, such as tasks.execute with tasks = await client.client(TaskService), not {method!r}")
-    return InteractiveCall(state.channel, state.methods[name], state.settings[name])
+    return open_interactive_call(state.channel, state.methods[name], state.settings[name])
 
 
 def _state_of(stub: object) -> _StubState:
@@ -155,22 +156,21 @@ def _stub_method(service: type, method: MethodInfo) -> Callable[..., Any]:
 
     async def unary(self: Any, *args: Any, **kwargs: Any) -> Any:
         state: _StubState = getattr(self, _STATE)
-        return await call_unary(state.channel, state.methods[name], argument(args, kwargs), state.settings[name])
+        return await unary_call(state.channel, state.methods[name], argument(args, kwargs), state.settings[name])
 
     async def client_stream(self: Any, *args: Any, **kwargs: Any) -> Any:
         state: _StubState = getattr(self, _STATE)
-        return await call_client_stream(state.channel, state.methods[name], argument(args, kwargs), state.settings[name])
+        return await client_stream_call(state.channel, state.methods[name], argument(args, kwargs), state.settings[name])
 
-    def server_stream(self: Any, *args: Any, **kwargs: Any) -> RemoteResponseStream[Any]:
+    def server_stream(self: Any, *args: Any, **kwargs: Any) -> ResponseStream[Any]:
         state: _StubState = getattr(self, _STATE)
-        remote = state.methods[name]
-        return RemoteResponseStream(state.channel, remote, remote.encode(argument(args, kwargs)), None, state.settings[name])
+        return response_stream(state.channel, state.methods[name], argument(args, kwargs), None, state.settings[name])
 
-    def bidi_stream(self: Any, *args: Any, **kwargs: Any) -> RemoteResponseStream[Any]:
+    def bidi_stream(self: Any, *args: Any, **kwargs: Any) -> ResponseStream[Any]:
         state: _StubState = getattr(self, _STATE)
         remote, requests = state.methods[name], argument(args, kwargs)
         check_requests(requests, remote)
-        return RemoteResponseStream(state.channel, remote, None, requests, state.settings[name])
+        return response_stream(state.channel, remote, None, requests, state.settings[name])
 
     match method.pattern:
         case RpcPattern.UNARY:

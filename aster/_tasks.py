@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 
 from aster._reactor import Reactor
 
-__all__ = ["StartedTask", "checkpoint_with_deadlines", "outlast"]
+__all__ = ["StartedTask", "TaskSet", "checkpoint_with_deadlines", "outlast"]
 
 _ROUNDS_TO_BEGIN = 3
 """Rounds of the loop after which a task that is to begin has begun. asyncio needs one; trio, which runs what is ready in any order, two."""
@@ -78,6 +78,35 @@ async def _within(scope: anyio.CancelScope, function: Callable[[], Coroutine[Any
             # asyncio's own, of this task alone, ends no more than that: AnyIO would cancel the group for it, and so the block that the group belongs to.
             if scope.cancel_called:
                 raise
+
+
+class TaskSet:
+    """Tasks of a group that alone end them, or ``cancel`` does. Who ends a set before its group is left lets nothing in it keep the group from being left."""
+
+    __slots__ = ("_group", "_reactor", "_tasks")
+
+    def __init__(self, group: TaskGroup, reactor: Reactor) -> None:
+        self._group = group
+        self._reactor = reactor
+        self._tasks: dict[StartedTask, Callable[[], None]] = {}
+
+    def start(self, function: Callable[[], Coroutine[Any, Any, None]], name: str, never_ran: Callable[[], None]) -> StartedTask:
+        """Start one; the arguments are those of ``StartedTask`` and its ``cancel``."""
+
+        async def run() -> None:
+            try:
+                await function()
+            finally:
+                self._tasks.pop(task, None)
+
+        task = StartedTask(self._group, run, name, self._reactor, shielded=True)
+        self._tasks[task] = never_ran
+        return task
+
+    def cancel(self) -> None:
+        """Cancel all of them."""
+        for task, never_ran in list(self._tasks.items()):
+            task.cancel(never_ran)
 
 
 async def outlast(event: anyio.Event) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 from aster._channel import ClientChannel, ServiceChannel, check_contract
@@ -18,10 +18,11 @@ from aster._sessions import SessionBlock
 from aster._streams import ResponseStream
 from aster._stub import Unset, interactive_call, make_stub, with_settings
 from aster.errors import AddressError
+from aster.interceptors import Interception, Interceptor, checked_interceptors
 from aster.transports.base import Transport, checked_transport
 from aster.transports.quic import QuicTransport
 from aster.trust import Address, Identity, identity_from, join_host_port
-from aster.types import Metadata, MetadataLike, SerializationMode, ServiceInfo
+from aster.types import Metadata, MetadataLike, Peer, SerializationMode, ServiceInfo
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -65,6 +66,7 @@ class AsterClient:
             fails with RESOURCE_EXHAUSTED.
         idle_timeout: seconds of silence after which the connection counts as lost.
         keepalive_interval: seconds of silence after which an idle server is asked for a sign of life; at the most a third of ``idle_timeout`` is used.
+        interceptors: what wraps each call, the outermost first: instances of ``Interceptor``, or classes that are called without arguments.
 
     Raises:
         AddressError: the address is missing or malformed.
@@ -87,6 +89,7 @@ class AsterClient:
         max_connection_buffer: int = 536_870_912,
         idle_timeout: float = 30.0,
         keepalive_interval: float = 10.0,
+        interceptors: Iterable[Interceptor | type[Interceptor]] = (),
     ) -> None:
         check_seconds(connect_timeout, "connect_timeout")
         self.options = EndpointOptions(
@@ -101,6 +104,7 @@ class AsterClient:
         self._identity = identity_from(identity)
         self._transport = QuicTransport() if transport is None else checked_transport(transport)
         self._connect_timeout = connect_timeout
+        self._interceptors = checked_interceptors(interceptors)
         self._lifetime: Lifetime | None = None
         self._channel: ClientChannel | None = None
 
@@ -117,7 +121,8 @@ class AsterClient:
         self._lifetime = lifetime = Lifetime()
         await lifetime.open()
         where = join_host_port(self._address.host, self._address.port)
-        channel = ClientChannel(lifetime, self.options, self._dial, where, self._connect_timeout)
+        interception = Interception(self._interceptors, Peer(self._address.endpoint_id, where)) if self._interceptors else None
+        channel = ClientChannel(lifetime, self.options, self._dial, where, self._connect_timeout, interception)
         try:
             await channel.open()
         except BaseException as exc:

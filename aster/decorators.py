@@ -182,7 +182,8 @@ def service(target: object = None, /, *, name: object = None, **options: Any) ->
         version: distinct versions are separate services.
         serialization: the mode, or a list of the modes, that its methods allow; a client uses the first. By default ``[XLANG]``.
         scoped: ``"shared"`` for one instance that serves all callers, ``"stream"`` for one a session, made with ``peer``, the caller's endpoint id, by keyword.
-        interceptors: classes that wrap each call, the outermost first.
+        interceptors: subclasses of ``Interceptor`` that wrap each call on the server, the outermost first; a server makes one instance of each, without
+            arguments. Those of the service that it inherits from come further out.
         max_concurrent_streams: the most calls at a time; ``None`` for no limit of the service's own.
         requires: what a caller of any method must hold; by default what the service that it inherits from requires.
         errors: dataclasses that its handlers give as ``details`` of an ``RpcError``, besides the types of its messages, which need no mention; those of the

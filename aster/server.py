@@ -26,6 +26,7 @@ from aster._protocol.events import Header, Hello
 from aster._protocol.frames import encode_hello
 from aster._registry import HostedServices
 from aster.errors import LocalProtocolError
+from aster.interceptors import Interceptor, checked_interceptors
 from aster.transports.base import Connection, ConnectionHandler, Listener, Transport, checked_transport
 from aster.transports.quic import QuicTransport
 from aster.trust import Address, Identity, check_advertised, identity_from, parse_listen
@@ -73,6 +74,8 @@ class AsterServer:
         max_connections_per_address: those of them that come from one address, of an IPv6 address its network of 64 bits. Over QUIC alone.
         idle_timeout: seconds of silence after which a connection counts as lost.
         keepalive_interval: seconds of silence after which an idle peer is asked for a sign of life; at the most a third of ``idle_timeout`` is used.
+        interceptors: what wraps each call of every service, the outermost first: instances of ``Interceptor``, or classes that are called without arguments.
+            Those of a service come further in.
         debug: whether callers see the type and text of a handler's unexpected exception.
 
     Raises:
@@ -105,6 +108,7 @@ class AsterServer:
         max_connections_per_address: int = 1_024,
         idle_timeout: float = 30.0,
         keepalive_interval: float = 10.0,
+        interceptors: Iterable[Interceptor | type[Interceptor]] = (),
         debug: bool = False,
     ) -> None:
         if not isinstance(debug, bool):  # pyright: ignore[reportUnnecessaryIsInstance] (a "false" from the environment would show callers everything)
@@ -124,7 +128,7 @@ class AsterServer:
             keepalive_interval=keepalive_interval,
             cleanup_budget=cleanup_budget,
         )
-        self._hosting = _Host(HostedServices(services), options, max_deadline, debug)
+        self._hosting = _Host(HostedServices(services, checked_interceptors(interceptors)), options, max_deadline, debug)
         self._listen = parse_listen(listen)
         self._advertise = None if advertise is None else check_advertised(advertise)
         self._identity = identity_from(identity)

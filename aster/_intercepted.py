@@ -1,0 +1,469 @@
+"""A client's calls inside its interceptors.
+
+A call with one response runs in its caller's task, interceptors and all. What a stream's caller does between two steps is not the interceptors' business, and
+may happen in several tasks: so for streams they run in a task of their own, which is told how the call ended, and has the last word.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from aster._channel import CallChannel
+from aster._invoke import CallSettings, InteractiveCall, RemoteResponseStream, call_client_stream, call_unary, expired
+from aster._outgoing import OutgoingCall, RemoteMethod
+from aster._protocol.events import ResetCode
+from aster._pump import close_requests
+from aster._streams import ResponseStream
+from aster._tasks import outlast
+from aster.errors import RpcError
+from aster.interceptors import CallState, Interception
+from aster.types import Metadata, MetadataValue
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["client_stream_call", "open_interactive_call", "response_stream", "unary_call"]
+
+logger = logging.getLogger("aster")
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+
+class _Interception(CallState):
+    """A call as the interceptors of the client share it."""
+
+    side = "client"
+
+    def __init__(self, interception: Interception, method: RemoteMethod, settings: CallSettings) -> None:
+        now = anyio.current_time()
+        self.expires = settings.at(now)
+        super().__init__(interception.interceptors, method, interception.peer, min(self.expires, anyio.current_effective_deadline()))
+        self.call: OutgoingCall | None = None
+        self._remote = method
+        self._metadata = settings.metadata
+
+    @property
+    def metadata(self) -> Metadata:
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: Metadata) -> None:
+        if self.call is not None:
+            raise RuntimeError(f"the metadata of {self.method.label} has been sent: change it ahead of the yield")
+        self._metadata = metadata
+
+    @property
+    def trailers(self) -> Metadata:
+        return Metadata() if self.call is None else self.call.trailers
+
+    def add_trailer(self, key: str, value: MetadataValue) -> None:
+        raise RuntimeError("trailers are sent by servers: a client's interceptor can read them, and add to the metadata")
+
+    def began(self, call: OutgoingCall) -> None:
+        """The call is under way."""
+        self.call = call
+
+    @property
+    def remote(self) -> RemoteMethod:
+        """The method with messages passing through the hooks; a request that stands alone has passed already."""
+        method = self._remote
+        seen = replace(method, decode=lambda payload: self.response(method.decode(payload)))
+        if method.info.pattern.streams_requests:
+            seen = replace(seen, encode=lambda message: method.encode(self.request(message)))
+        return seen
+
+    @property
+    def settings(self) -> CallSettings:
+        """What is left of the time, and the metadata."""
+        return CallSettings(None if self.expires == math.inf else self.expires - anyio.current_time(), self._metadata)
+
+
+# Calls with one response
+
+
+async def unary_call(channel: CallChannel, method: RemoteMethod, request: Any, settings: CallSettings) -> Any:
+    """As ``call_unary``, inside the channel's interceptors if it has some."""
+    if channel.interception is None:
+        return await call_unary(channel, method, request, settings)
+    method.encode(request)  # what is wrong with it is its caller's to know, before anything else happens
+    state = _Interception(channel.interception, method, settings)
+
+    async def call() -> Any:
+        passed = state.request(request)
+        return None if state.answered is not None else await call_unary(channel, state.remote, passed, state.settings, state.began)
+
+    return await _single(state, call)
+
+
+async def client_stream_call(channel: CallChannel, method: RemoteMethod, requests: Any, settings: CallSettings) -> Any:
+    """As ``call_client_stream``, inside the channel's interceptors if it has some."""
+    if channel.interception is None:
+        return await call_client_stream(channel, method, requests, settings)
+    state = _Interception(channel.interception, method, settings)
+    began = False
+
+    async def call() -> Any:
+        nonlocal began
+        began = True
+        return await call_client_stream(channel, state.remote, requests, state.settings, state.began)
+
+    try:
+        return await _single(state, call)
+    except BaseException as exc:
+        if not began:
+            await close_requests(requests, method.label, exc)
+        raise
+    finally:
+        if not began and state.answered is not None:
+            await close_requests(requests, method.label)
+
+
+async def _single(state: _Interception, call: Callable[[], Any]) -> Any:
+    responses: list[Any] = []
+
+    async def run() -> None:
+        # From here on the call keeps its time itself.
+        scope.deadline = math.inf
+        responses.append(await call())
+
+    with anyio.CancelScope(deadline=state.expires) as scope:
+        await state.run(run)
+        return responses[0] if state.answered is None else state.answered[0]
+    raise expired(state.method.label)
+
+
+# Streams
+
+
+class _Around:
+    """The interceptors of one stream, in a task of their own: begun ahead of the call, told how it ended, and with the last word on that."""
+
+    def __init__(self, channel: CallChannel, method: RemoteMethod, settings: CallSettings) -> None:
+        assert channel.interception is not None
+        self.state = _Interception(channel.interception, method, settings)
+        self.answers = deque[Any]()
+        """What they have answered, and nobody has taken."""
+        self._entered = anyio.Event()
+        self._outcome_known = anyio.Event()
+        self._outcome: BaseException | None = None
+        self._over = anyio.Event()
+        self._raised: BaseException | None = None
+        self._task = channel.around.start(self._run, f"aster interceptors of {method.label}", self._end)
+
+    async def enter(self) -> None:
+        """Wait until they let the call begin, or have answered it.
+
+        Raises:
+            RpcError: DEADLINE_EXCEEDED, that took as long as the call may.
+            BaseException: what one of them raised.
+        """
+        try:
+            with anyio.CancelScope(deadline=self.state.expires) as scope:
+                await self._entered.wait()
+        except BaseException:
+            await self.abandon()
+            raise
+        if scope.cancelled_caught:
+            await self.abandon()
+            raise expired(self.state.method.label)
+        if self._over.is_set():
+            self._take_verdict(None)
+
+    async def conclude(self, outcome: BaseException | None) -> None:
+        """Tell them how the call has ended, and wait for what they make of it.
+
+        Raises:
+            BaseException: that.
+        """
+        self._outcome = outcome
+        self._outcome_known.set()
+        try:
+            await self._over.wait()
+        except BaseException:
+            await self.abandon()
+            raise
+        self._take_verdict(outcome)
+
+    def _take_verdict(self, outcome: BaseException | None) -> None:
+        raised, self._raised, self._outcome = self._raised, None, None
+        if raised is not None:
+            raise raised
+        if self.state.answered is not None:
+            self.answers.extend(self.state.answered)
+        elif outcome is not None:
+            # They have heard nothing of it: the block around the call was left, which has ended them.
+            raise outcome
+
+    async def abandon(self) -> None:
+        """Cancel them, and wait, shielded, until they have unwound. What they raise then is logged. Idempotent."""
+        self.cancel()
+        await outlast(self._over)
+        raised, self._raised = self._raised, None
+        if raised is not None and raised is not self._outcome:
+            logger.info("an interceptor of %s raised while its call was ended early", self.state.method.label, exc_info=raised)
+
+    def cancel(self) -> None:
+        """Cancel them; without effect when they are over."""
+        self._task.cancel(self._end)
+
+    async def _run(self) -> None:
+        try:
+            await self.state.run(self._wait_for_the_outcome)
+        except anyio.get_cancelled_exc_class():
+            raise
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exc:
+            self._raised = exc
+        finally:
+            self._end()
+
+    async def _wait_for_the_outcome(self) -> None:
+        self._entered.set()
+        await self._outcome_known.wait()
+        if self._outcome is not None:
+            raise self._outcome
+
+    def _end(self) -> None:
+        self._over.set()
+        self._entered.set()
+        # Interceptors that have ended of themselves, as by a scope of theirs that has expired, take the call along.
+        if self.state.call is not None:
+            self.state.call.cancel(ResetCode.CANCELLED)
+
+
+def response_stream(channel: CallChannel, method: RemoteMethod, request: Any, requests: Any, settings: CallSettings) -> ResponseStream[Any]:
+    """The responses of a call to ``request`` or, if that is ``None``, to ``requests``; inside the channel's interceptors if it has some."""
+    # What is wrong with a request is its caller's to know, before anything else happens.
+    payload = None if request is None else method.encode(request)
+    if channel.interception is None:
+        return RemoteResponseStream(channel, method, payload, requests, settings)
+    return _InterceptedStream(channel, method, request, requests, settings)
+
+
+class _InterceptedStream(ResponseStream[Res]):
+    """A stream with interceptors around it; as ``RemoteResponseStream`` in all that its caller sees."""
+
+    def __init__(self, channel: CallChannel, method: RemoteMethod, request: Any, requests: Any, settings: CallSettings) -> None:
+        self._channel = channel
+        self._method = method
+        self._request = request
+        self._requests = requests
+        self._settings = settings
+        self._label = method.label
+        self._around: _Around | None = None
+        self._inner: RemoteResponseStream[Res] | None = None
+        self._starting = False
+        self._managed = False
+        self._concluded = False
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        self._managed = True
+        await self._start()
+        return self
+
+    async def _start(self) -> _Around:
+        if self._closed:
+            raise anyio.ClosedResourceError
+        if self._starting:
+            raise anyio.BusyResourceError("beginning")
+        if self._around is None:
+            self._starting = True
+            try:
+                self._around = around = _Around(self._channel, self._method, self._settings)
+                await around.enter()
+                await self._begin(around)
+            except BaseException as exc:
+                # One object is one call at the most: what could not begin has had its outcome.
+                self._closed = True
+                await self._close_requests(exc)
+                raise
+            finally:
+                self._starting = False
+        return self._around
+
+    async def _begin(self, around: _Around) -> None:
+        state = around.state
+        if state.answered is not None:
+            self._concluded = True
+            await self._close_requests()
+            return
+        try:
+            request = None if self._request is None else state.request(self._request)
+            if state.answered is None:
+                requests, self._requests = self._requests, None
+                payload = None if request is None else self._method.encode(request)
+                inner = RemoteResponseStream[Res](self._channel, state.remote, payload, requests, state.settings)
+                state.call = await inner.begin()
+                self._inner = inner
+                return
+        except BaseException as exc:
+            await self._conclude(around, exc)
+        else:
+            await self._conclude(around, None)
+
+    async def _conclude(self, around: _Around, outcome: BaseException | None) -> None:
+        self._concluded = True
+        if isinstance(outcome, anyio.get_cancelled_exc_class()):
+            await around.abandon()
+            raise outcome
+        await around.conclude(outcome)
+
+    async def __anext__(self) -> Res:
+        around = await self._start()
+        if self._inner is not None and not self._concluded:
+            try:
+                return await anext(self._inner)
+            except StopAsyncIteration:
+                outcome: BaseException | None = None
+            except anyio.BusyResourceError:
+                raise
+            except anyio.get_cancelled_exc_class():
+                if not self._managed:
+                    await self.aclose()
+                raise
+            except BaseException as exc:
+                outcome = exc
+            await self._conclude(around, outcome)
+        if around.answers:
+            return around.answers.popleft()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self._closed = True
+        try:
+            if self._inner is not None:
+                await self._inner.aclose()
+        finally:
+            if self._around is not None and not self._concluded:
+                self._concluded = True
+                await self._around.abandon()
+        await self._close_requests()
+
+    async def _close_requests(self, because: BaseException | None = None) -> None:
+        """Close the request iterable of a call that has not begun; else the call does it."""
+        requests, self._requests = self._requests, None
+        if requests is not None:
+            await close_requests(requests, self._label, because)
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        if self._inner is not None:
+            await self._inner.__aexit__(exc_type, exc, traceback)
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # As of the stream inside, from whatever thread the collector runs in; the call's end ends them, and theirs the call.
+        if self._around is not None and not self._concluded and self._around.state.call is not None:
+            self._around.state.call.call_soon_threadsafe(self._around.cancel)
+
+    @property
+    def metadata(self) -> Metadata:
+        return self._inner.metadata if self._inner is not None else Metadata()
+
+    @property
+    def trailers(self) -> Metadata:
+        return self._inner.trailers if self._inner is not None else Metadata()
+
+
+# Message by message
+
+
+def open_interactive_call(channel: CallChannel, method: RemoteMethod, settings: CallSettings) -> InteractiveCall[Any, Any]:
+    """A call whose messages are sent and received one by one, inside the channel's interceptors if it has some."""
+    if channel.interception is None:
+        return InteractiveCall(channel, method, settings)
+    return _InterceptedInteractiveCall(channel, method, settings)
+
+
+class _InterceptedInteractiveCall(InteractiveCall[Req, Res]):
+    """The same with interceptors around it."""
+
+    _around: _Around | None = None
+    _concluded = False
+    _verdict: BaseException | None = None
+
+    async def __aenter__(self) -> Self:
+        self._enter_once()
+        self._around = around = _Around(self._channel, self._method, self._settings)
+        await around.enter()
+        if around.state.answered is not None:
+            self._concluded = True
+            return self
+        # The requests pass their hooks on their way in here, of which one may answer.
+        self._settings, self._method = around.state.settings, replace(around.state.remote, encode=self._method.encode)
+        try:
+            around.state.call = await self._begin()
+        except BaseException as exc:
+            await self._conclude(exc)
+        return self
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        if self._begun is not None:
+            await super().__aexit__(exc_type, exc, traceback)
+        if self._around is not None and not self._concluded:
+            await self._around.abandon()
+
+    async def _conclude(self, outcome: BaseException | None) -> None:
+        """Raise what the interceptors make of the outcome, now and whenever it is asked for again."""
+        assert self._around is not None
+        self._concluded = True
+        if isinstance(outcome, anyio.get_cancelled_exc_class()):
+            await self._around.abandon()
+            raise outcome
+        try:
+            await self._around.conclude(outcome)
+        except RpcError as exc:
+            self._verdict = exc
+            raise
+
+    async def send(self, request: Req) -> None:
+        if self._around is None:
+            self._refuse_outside()
+        if self._concluded:
+            raise anyio.BrokenResourceError
+        passed = self._around.state.request(request)
+        if self._around.state.answered is None:
+            await super().send(passed)
+            return
+        self._call.cancel(ResetCode.CANCELLED)
+        await self._conclude(None)
+
+    async def receive(self) -> Res:
+        if self._around is None:
+            self._refuse_outside()
+        if not self._concluded:
+            try:
+                return await super().receive()
+            except anyio.EndOfStream:
+                outcome: BaseException | None = None
+            except RpcError as exc:
+                outcome = exc
+            await self._conclude(outcome)
+        if self._around.answers:
+            return self._around.answers.popleft()
+        if self._verdict is not None:
+            raise self._verdict
+        await anyio.lowlevel.checkpoint()
+        raise anyio.EndOfStream
+
+    async def end(self) -> None:
+        if self._begun is not None:
+            await super().end()
+
+    @property
+    def metadata(self) -> Metadata:
+        return super().metadata if self._begun is not None else Metadata()
+
+    @property
+    def trailers(self) -> Metadata:
+        return super().trailers if self._begun is not None else Metadata()

@@ -1,0 +1,10 @@
+"""Interceptors: what wraps whole calls, at either end.
+
+A server's are given to ``serve(interceptors=[...])`` and to ``@service(interceptors=[...])``, a client's to ``connect(interceptors=[...])``.
+"""
+
+from aster.interceptors.base import InterceptedCall, Interception, Interceptor, checked_interceptors
+from aster.interceptors.chain import CallState
+from aster.interceptors.logging import LoggingInterceptor, request_id
+
+__all__ = ["CallState", "InterceptedCall", "Interception", "Interceptor", "LoggingInterceptor", "checked_interceptors", "request_id"]

@@ -1,0 +1,109 @@
+"""The built-in log of calls: one line for each, with an id that is the same at both ends."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+
+import anyio
+
+from aster.errors import RpcError, StatusCode
+from aster.interceptors.base import InterceptedCall, Interceptor
+from aster.types import Metadata
+
+__all__ = ["LoggingInterceptor", "request_id"]
+
+_REQUEST_ID: ContextVar[str | None] = ContextVar("aster_request_id", default=None)
+
+_KEY = "x-request-id"
+"""The metadata key under which proxies and other frameworks pass such an id on, too."""
+
+_SOUND_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+"""What is taken over from a peer: it goes into logs, where a line break or a colour would be somebody else's line."""
+
+
+def request_id() -> str | None:
+    """The id of the call that is being served here, or of the request in whose course calls are made; ``None`` where ``LoggingInterceptor`` has bound none."""
+    return _REQUEST_ID.get()
+
+
+class LoggingInterceptor(Interceptor):
+    """Logs one line a call when it has ended, with its id, outcome and duration.
+
+    The line is for people; the same values are attributes of the log record (``extra``) for whoever writes JSON: ``request_id``, ``side``, ``service``,
+    ``method``, ``peer`` (the endpoint id), ``code`` (a status's name), ``seconds``, ``requests`` and ``responses`` (counts).
+
+    A client sends the id as metadata ``x-request-id``: the one that is bound where the call is made, or a new one of 16 hex digits. A server takes that id
+    over if it is sound (1 to 64 letters, digits, ``.``, ``_``, ``:`` and ``-``), and binds it for the handler: ``request_id()`` gives it there, and calls that
+    the handler makes carry it on.
+
+    Args:
+        logger: where to log; ``aster.calls`` by default.
+        level: of the line.
+    """
+
+    def __init__(self, logger: logging.Logger | None = None, level: int = logging.INFO) -> None:
+        self._logger = logging.getLogger("aster.calls") if logger is None else logger
+        self._level = level
+
+    async def intercept(self, call: InterceptedCall) -> AsyncIterator[None]:
+        """Count, time and log it."""
+        identity = _bound_id(call)
+        counts = {"requests": 0, "responses": 0}
+        call.on_request(lambda message: _counted(counts, "requests", message))
+        call.on_response(lambda message: _counted(counts, "responses", message))
+        began, code = anyio.current_time(), StatusCode.OK
+        try:
+            yield
+        except BaseException as exc:
+            code = _code_of(exc, call)
+            raise
+        finally:
+            self._log(call, identity, code, anyio.current_time() - began, counts)
+
+    def _log(self, call: InterceptedCall, identity: str, code: StatusCode, seconds: float, counts: dict[str, int]) -> None:
+        fields = {
+            "request_id": identity,
+            "side": call.side,
+            "service": call.service,
+            "method": call.method,
+            "peer": call.peer.endpoint_id,
+            "code": code.name,
+            "seconds": seconds,
+            **counts,
+        }
+        self._logger.log(
+            self._level,
+            "%s %s.%s %s in %.1f ms, %d requests, %d responses, request %s",
+            *(call.side, call.service, call.method, code.name, seconds * 1000, counts["requests"], counts["responses"], identity),
+            extra=fields,
+        )
+
+
+def _counted(counts: dict[str, int], kind: str, message: object) -> object:
+    counts[kind] += 1
+    return message
+
+
+def _bound_id(call: InterceptedCall) -> str:
+    """The id of a call; a client's is sent, a server's bound."""
+    if call.side == "client":
+        identity = _REQUEST_ID.get() or secrets.token_hex(8)
+        call.metadata = Metadata([*((key, value) for key, value in call.metadata if key != _KEY), (_KEY, identity)])
+        return identity
+    sent = call.metadata.get(_KEY)
+    identity = sent if isinstance(sent, str) and _SOUND_ID.fullmatch(sent) else secrets.token_hex(8)
+    # A handler has a context of its own, so that nothing has to be put back.
+    _REQUEST_ID.set(identity)
+    return identity
+
+
+def _code_of(exc: BaseException, call: InterceptedCall) -> StatusCode:
+    if isinstance(exc, RpcError):
+        return exc.code
+    if isinstance(exc, anyio.get_cancelled_exc_class()):
+        return StatusCode.DEADLINE_EXCEEDED if anyio.current_time() >= call.deadline else StatusCode.CANCELLED
+    return StatusCode.INTERNAL
