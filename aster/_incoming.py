@@ -21,7 +21,7 @@ from aster._protocol.frames import metadata_size
 from aster._reactor import Reactor
 from aster._tasks import StartedTask
 from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
-from aster.interceptors import CallState, Interceptor
+from aster.interceptors import CallState, Interceptor, composed
 from aster.transports.base import Stream
 from aster.types import CallContext, Metadata, MetadataValue, MethodInfo, Peer, RpcPattern, ServiceInfo
 
@@ -96,7 +96,7 @@ class IncomingCall(CallDriver):
     shields itself.
     """
 
-    __slots__ = ("_begun", "_deadline", "_interrupted", "_lost", "_owner", "_peer_ended", "_protocol", "_reset_code", "_task", "_unwound", "_verdict", "method")
+    __slots__ = ("_begun", "_interrupted", "_lost", "_owner", "_peer_ended", "_protocol", "_reset_code", "_task", "_unwound", "_verdict", "deadline", "method")
 
     def __init__(self, owner: IncomingOwner, stream: Stream, *, in_session: bool = False) -> None:
         self._protocol = ServerCall(owner.limits)
@@ -104,7 +104,7 @@ class IncomingCall(CallDriver):
         self._owner = owner
         self.stream = stream
         self._task: StartedTask | None = None
-        self._deadline = math.inf
+        self.deadline = math.inf
         self._begun = False
         self._reset_code: int | None = None
         self._verdict: Trailer | None = None
@@ -166,6 +166,9 @@ class IncomingCall(CallDriver):
         self._peer_ended = True
         if self.running:
             self._reset_code = code
+            if code == ResetCode.DEADLINE:
+                # The client's clock was the first to reach it.
+                self.deadline = min(self.deadline, self._reactor.now())
             self._interrupt()
         else:
             # QUIC itself answers our request to stop with a reset of that code; it takes nothing back, and what the call still has to say is on its way.
@@ -218,7 +221,7 @@ class IncomingCall(CallDriver):
             limit, _ = self._time_limit(header)
             if limit is not None:
                 # From the header's arrival, not from the task's first step: a busy server gives nobody more time.
-                self._deadline = self._reactor.now() + limit
+                self.deadline = self._reactor.now() + limit
             self._task = self._owner.spawn(self._run, f"aster {self.label}")
 
     def _time_limit(self, header: Header) -> tuple[float | None, TrailerOrigin]:
@@ -261,7 +264,7 @@ class IncomingCall(CallDriver):
             service=method.service.name,
             version=method.service.version,
             method=method.info.name,
-            deadline=self._deadline,
+            deadline=self.deadline,
             metadata=header.metadata,
             send_metadata=sender,
         )
@@ -277,8 +280,8 @@ class IncomingCall(CallDriver):
         else:
             whose = "the server's limit" if origin is TrailerOrigin.CAP else "the call's timeout"
             trailer = Trailer(StatusCode.DEADLINE_EXCEEDED, origin, f"{method.label} was interrupted: {whose} of {limit:g} s is over")
-            if self._reactor.now() < self._deadline:
-                with anyio.CancelScope(deadline=self._deadline):
+            if self._reactor.now() < self.deadline:
+                with anyio.CancelScope(deadline=self.deadline):
                     trailer = await self._guarded(method)
         try:
             return self._with_trailers(trailer, context)
@@ -297,10 +300,10 @@ class IncomingCall(CallDriver):
         return SUCCESS
 
     async def _intercepted(self, method: HostedMethod) -> None:
-        state = _Interception(method, CURRENT_CALL.get())
-        seen = replace(method, encode=lambda value: method.encode(state.response(value)))
+        state = _Interception(self, method, CURRENT_CALL.get())
+        seen = replace(method, encode=composed(method.encode, state.response))
         if method.info.pattern.streams_requests:
-            seen = replace(seen, decode=lambda payload: state.request(method.decode(payload)))
+            seen = replace(seen, decode=composed(state.request, method.decode))
 
         async def run() -> None:
             await self._invoke(seen, state)
@@ -487,9 +490,14 @@ class _Interception(CallState):
 
     side = "server"
 
-    def __init__(self, method: HostedMethod, context: CallContext) -> None:
-        super().__init__(method.interceptors, method, context.peer, context.deadline)
+    def __init__(self, call: IncomingCall, method: HostedMethod, context: CallContext) -> None:
+        super().__init__(method.interceptors, method, context.peer)
+        self._call = call
         self._context = context
+
+    @property
+    def deadline(self) -> float:
+        return self._call.deadline
 
     @property
     def metadata(self) -> Metadata:

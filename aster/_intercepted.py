@@ -24,7 +24,7 @@ from aster._pump import close_requests
 from aster._streams import ResponseStream
 from aster._tasks import outlast
 from aster.errors import RpcError
-from aster.interceptors import CallState, Interception
+from aster.interceptors import CallState, Interception, composed
 from aster.types import Metadata, MetadataValue
 
 if TYPE_CHECKING:
@@ -46,10 +46,15 @@ class _Interception(CallState):
     def __init__(self, interception: Interception, method: RemoteMethod, settings: CallSettings) -> None:
         now = anyio.current_time()
         self.expires = settings.at(now)
-        super().__init__(interception.interceptors, method, interception.peer, min(self.expires, anyio.current_effective_deadline()))
+        self._deadline = min(self.expires, anyio.current_effective_deadline())
+        super().__init__(interception.interceptors, method, interception.peer)
         self.call: OutgoingCall | None = None
         self._remote = method
         self._metadata = settings.metadata
+
+    @property
+    def deadline(self) -> float:
+        return self._deadline
 
     @property
     def metadata(self) -> Metadata:
@@ -76,9 +81,9 @@ class _Interception(CallState):
     def remote(self) -> RemoteMethod:
         """The method with messages passing through the hooks; a request that stands alone has passed already."""
         method = self._remote
-        seen = replace(method, decode=lambda payload: self.response(method.decode(payload)))
+        seen = replace(method, decode=composed(self.response, method.decode))
         if method.info.pattern.streams_requests:
-            seen = replace(seen, encode=lambda message: method.encode(self.request(message)))
+            seen = replace(seen, encode=composed(method.encode, self.request))
         return seen
 
     @property

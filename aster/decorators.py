@@ -35,6 +35,7 @@ from aster._declarations import check_implementation, declare, handler_of, servi
 from aster._methods import BidiStreamMethod, ClientStreamMethod, Handler, ServerStreamMethod, UnaryMethod
 from aster._options import MethodOptions, Modes, ServiceOptions, check_known
 from aster._signatures import DECORATOR_OF, check_handler, readable
+from aster.interceptors import Interceptor
 from aster.types import CapabilityRequirement, RpcPattern, SerializationMode
 
 __all__ = [
@@ -156,7 +157,7 @@ def service(
     version: int = 1,
     serialization: Modes = SerializationMode.XLANG,
     scoped: Literal["shared", "stream"] = "shared",
-    interceptors: Sequence[type] = (),
+    interceptors: Sequence[type[Interceptor]] = (),
     max_concurrent_streams: int | None = None,
     requires: CapabilityRequirement | None = None,
     errors: Sequence[type] = (),
@@ -168,7 +169,7 @@ def service(
     version: int = 1,
     serialization: Modes = SerializationMode.XLANG,
     scoped: Literal["shared", "stream"] = "shared",
-    interceptors: Sequence[type] = (),
+    interceptors: Sequence[type[Interceptor]] = (),
     max_concurrent_streams: int | None = None,
     requires: CapabilityRequirement | None = None,
     errors: Sequence[type] = (),

@@ -4,7 +4,7 @@ A server's are given to ``serve(interceptors=[...])`` and to ``@service(intercep
 """
 
 from aster.interceptors.base import InterceptedCall, Interception, Interceptor, checked_interceptors
-from aster.interceptors.chain import CallState
+from aster.interceptors.chain import CallState, composed
 from aster.interceptors.logging import LoggingInterceptor, request_id
 
-__all__ = ["CallState", "InterceptedCall", "Interception", "Interceptor", "LoggingInterceptor", "checked_interceptors", "request_id"]
+__all__ = ["CallState", "InterceptedCall", "Interception", "Interceptor", "LoggingInterceptor", "checked_interceptors", "composed", "request_id"]

@@ -59,7 +59,10 @@ class InterceptedCall:
 
     @property
     def deadline(self) -> float:
-        """When the call expires on the clock of ``anyio.current_time()``, in seconds; ``math.inf`` without a deadline."""
+        """When the call expires on the clock of ``anyio.current_time()``, in seconds; ``math.inf`` without a deadline.
+
+        On a server it is the client's clock that counts where that has reached it first: what is raised by the ``yield`` after that is the deadline's doing.
+        """
         return self._state.deadline
 
     @property

@@ -13,7 +13,7 @@ import anyio
 from aster.interceptors.base import InterceptedCall, Interceptor
 from aster.types import Metadata, MetadataValue, MethodInfo, Peer, ServiceInfo
 
-__all__ = ["CallState"]
+__all__ = ["CallState", "composed"]
 
 _Hook = tuple[int, Callable[[Any], Any]]
 
@@ -38,15 +38,19 @@ class CallState(ABC):
 
     side: Literal["client", "server"]
 
-    def __init__(self, interceptors: Sequence[Interceptor], method: _Method, peer: Peer, deadline: float) -> None:
+    def __init__(self, interceptors: Sequence[Interceptor], method: _Method, peer: Peer) -> None:
         self.method = method
         self.peer = peer
-        self.deadline = deadline
         self.answered: Sequence[Any] | None = None
         self._interceptors = interceptors
         self._request_hooks: list[_Hook] = []
         self._response_hooks: list[_Hook] = []
         self._may_answer = True
+
+    @property
+    @abstractmethod
+    def deadline(self) -> float:
+        """When the call expires."""
 
     @property
     @abstractmethod
@@ -107,7 +111,7 @@ class CallState(ABC):
             raise RuntimeError(f"the call of {self.method.label} has been answered")
         if not self._may_answer:
             raise RuntimeError(
-                "answer() is for ahead of the yield, for a hook on the only request, and for a failure in its place; use on_response to change responses"
+                "answer() is for ahead of the yield, for a hook on the only request, and for a failure in its place; to change responses use on_response"
             )
         if not self.method.info.pattern.streams_responses and len(responses) != 1:
             raise TypeError(f"{self.method.label} has exactly one response, and answer() was given {len(responses)}")
@@ -171,6 +175,15 @@ class CallState(ABC):
 
     def _name(self, level: int) -> str:
         return f"{type(self._interceptors[level]).__name__}.intercept"
+
+
+def composed(second: Callable[[Any], Any], first: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Both functions, one after the other."""
+
+    def both(value: Any) -> Any:
+        return second(first(value))
+
+    return both
 
 
 def _level(hook: _Hook) -> int:

@@ -36,9 +36,9 @@ class LoggingInterceptor(Interceptor):
     The line is for people; the same values are attributes of the log record (``extra``) for whoever writes JSON: ``request_id``, ``side``, ``service``,
     ``method``, ``peer`` (the endpoint id), ``code`` (a status's name), ``seconds``, ``requests`` and ``responses`` (counts).
 
-    A client sends the id as metadata ``x-request-id``: the one that is bound where the call is made, or a new one of 16 hex digits. A server takes that id
-    over if it is sound (1 to 64 letters, digits, ``.``, ``_``, ``:`` and ``-``), and binds it for the handler: ``request_id()`` gives it there, and calls that
-    the handler makes carry it on.
+    A client sends the id as metadata ``x-request-id``: what the call has there, else what is bound where it is made, else 16 new hex digits. A server takes
+    that id over if it is sound (1 to 64 letters, digits, ``.``, ``_``, ``:`` and ``-``), and binds it for the handler: ``request_id()`` gives it there, and
+    calls that the handler makes carry it on.
 
     Args:
         logger: where to log; ``aster.calls`` by default.
@@ -90,12 +90,13 @@ def _counted(counts: dict[str, int], kind: str, message: object) -> object:
 
 def _bound_id(call: InterceptedCall) -> str:
     """The id of a call; a client's is sent, a server's bound."""
+    sent = call.metadata.get(_KEY)
+    sound = sent if isinstance(sent, str) and _SOUND_ID.fullmatch(sent) else None
     if call.side == "client":
-        identity = _REQUEST_ID.get() or secrets.token_hex(8)
+        identity = sound or _REQUEST_ID.get() or secrets.token_hex(8)
         call.metadata = Metadata([*((key, value) for key, value in call.metadata if key != _KEY), (_KEY, identity)])
         return identity
-    sent = call.metadata.get(_KEY)
-    identity = sent if isinstance(sent, str) and _SOUND_ID.fullmatch(sent) else secrets.token_hex(8)
+    identity = sound or secrets.token_hex(8)
     # A handler has a context of its own, so that nothing has to be put back.
     _REQUEST_ID.set(identity)
     return identity

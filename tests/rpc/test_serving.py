@@ -36,10 +36,6 @@ class Second:
 # What cannot be served
 
 
-class _Interceptor:
-    """Any class: this version refuses them all."""
-
-
 @service(scoped="stream")
 class Scoped:
     def __init__(self, peer: str) -> None:
@@ -76,13 +72,6 @@ class GuardedMethodAgain(GuardedMethod):
         return item
 
 
-@service(interceptors=[_Interceptor])
-class Intercepted:
-    @rpc
-    async def same(self, item: Item) -> Item:
-        return item
-
-
 @service(max_concurrent_streams=1)
 class Limited:
     @rpc
@@ -111,7 +100,6 @@ class RowMethod:
         (GuardedAgain, "service 'Guarded' uses requires"),
         (GuardedMethod, "method 'same' of service 'GuardedMethod' uses requires"),
         (GuardedMethodAgain, "method 'same' of service 'GuardedMethod' uses requires"),
-        (Intercepted, "interceptors"),
         (Limited, "max_concurrent_streams"),
         (Rows, "SerializationMode.ROW"),
         (RowMethod, "method 'same' of service 'RowMethod' uses SerializationMode.ROW"),

@@ -7,6 +7,7 @@ from typing import Any, assert_type
 
 import aster
 from aster.decorators import BidiStreamMethod, ClientStreamMethod, Handler, ServerStreamMethod, UnaryMethod, service, service_info
+from aster.interceptors import LoggingInterceptor
 from aster.types import Metadata, SerializationMode, ServiceInfo
 from tests.typing.services import AbstractRoom, AbstractShop, Answer, Ask, DecoratedAgain, Room, ShopProtocol, TaskService
 
@@ -93,7 +94,7 @@ def service_forms(cls: type[Room]) -> None:
     assert_type(service(cls), type[Room])
     assert_type(service("Name")(cls), type[Room])
     assert_type(service("Name", version=2, scoped="stream")(cls), type[Room])
-    assert_type(service(name="Name", serialization=SerializationMode.ROW, interceptors=[int], max_concurrent_streams=None)(cls), type[Room])
+    assert_type(service(name="Name", serialization=SerializationMode.ROW, interceptors=[LoggingInterceptor], max_concurrent_streams=None)(cls), type[Room])
     assert_type(service("Name", errors=[Ask])(cls), type[Room])
     assert_type(service(errors=(Ask, Answer))(cls), type[Room])
     assert_type(service(serialization=[SerializationMode.XLANG, SerializationMode.NATIVE], requires=None)(cls), type[Room])
