@@ -15,6 +15,7 @@ import anyio.lowlevel
 from aster._call import CURRENT_CALL, CallDriver, Decode, Encode
 from aster._details import DetailCodec
 from aster._failures import alone, parted
+from aster._gate import Gate, Place
 from aster._protocol.call import CallLimits, ServerCall
 from aster._protocol.events import SUCCESS, Header, ResetCode, Trailer, TrailerOrigin
 from aster._protocol.frames import metadata_size
@@ -47,6 +48,8 @@ class HostedMethod:
     details: DetailCodec
     interceptors: tuple[Interceptor, ...] = ()
     """The server's, and then the service's."""
+    gate: Gate | None = None
+    """What lets calls in, a number of them at a time; ``None`` also for those of a session, which has passed it as a whole."""
     label: str = field(init=False)
     """How messages to people, and the tasks of its calls, name it."""
 
@@ -96,7 +99,21 @@ class IncomingCall(CallDriver):
     shields itself.
     """
 
-    __slots__ = ("_begun", "_interrupted", "_lost", "_owner", "_peer_ended", "_protocol", "_reset_code", "_task", "_unwound", "_verdict", "deadline", "method")
+    __slots__ = (
+        "_begun",
+        "_interrupted",
+        "_lost",
+        "_owner",
+        "_peer_ended",
+        "_place",
+        "_protocol",
+        "_reset_code",
+        "_task",
+        "_unwound",
+        "_verdict",
+        "deadline",
+        "method",
+    )
 
     def __init__(self, owner: IncomingOwner, stream: Stream, *, in_session: bool = False) -> None:
         self._protocol = ServerCall(owner.limits)
@@ -106,6 +123,7 @@ class IncomingCall(CallDriver):
         self._task: StartedTask | None = None
         self.deadline = math.inf
         self._begun = False
+        self._place: Place | None = None
         self._reset_code: int | None = None
         self._verdict: Trailer | None = None
         self._lost = False
@@ -222,6 +240,9 @@ class IncomingCall(CallDriver):
             if limit is not None:
                 # From the header's arrival, not from the task's first step: a busy server gives nobody more time.
                 self.deadline = self._reactor.now() + limit
+            if self.method is not None and self.method.gate is not None:
+                # Here, since tasks begin in any order on trio.
+                self._place = self.method.gate.join(self._owner.peer.endpoint_id, self._reactor)
             self._task = self._owner.spawn(self._run, f"aster {self.label}")
 
     def _time_limit(self, header: Header) -> tuple[float | None, TrailerOrigin]:
@@ -289,6 +310,15 @@ class IncomingCall(CallDriver):
             return self._handler_bug(exc)
 
     async def _guarded(self, method: HostedMethod) -> Trailer:
+        """Run the handler, once there is a place for it."""
+        if method.gate is not None and self._place is not None:
+            try:
+                await method.gate.enter(self._place)
+            except RpcError as exc:
+                return Trailer(exc.code, TrailerOrigin.REFUSED, exc.message)
+        return await self._handled(method)
+
+    async def _handled(self, method: HostedMethod) -> Trailer:
         """Run the handler; whatever it raises becomes an outcome, except cancellation that came from outside and an interrupt of the program."""
         try:
             if method.interceptors:
@@ -454,6 +484,8 @@ class IncomingCall(CallDriver):
     def _finish(self, trailer: Trailer | None) -> None:
         """The handler has unwound: end this half of the stream."""
         self._unwound = self._interrupted = True
+        if self._place is not None and self.method is not None and self.method.gate is not None:
+            self.method.gate.leave(self._place)
         self._inbound.discard()
         # A task that the handler has left behind may still read requests.
         self._wake()

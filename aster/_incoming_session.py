@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from aster._failures import alone, parted
+from aster._gate import Gate, Place
 from aster._incoming import HostedMethod, IncomingCall
 from aster._protocol.call import CallLimits
 from aster._protocol.events import SUCCESS, Header, Trailer, TrailerOrigin
@@ -67,11 +68,13 @@ class HostedSession:
 
     Attributes:
         service: what was declared.
+        gate: what lets sessions in, a number of them at a time.
         make: makes an instance, given its ``peer`` by keyword.
         find: a method, of a name, pattern and mode; its handler is a function that is not bound to an instance yet. Raises RpcError when there is none.
     """
 
     service: ServiceInfo
+    gate: Gate | None
     make: Callable[..., object]
     find: Callable[[str, RpcPattern, SerializationMode], HostedMethod]
 
@@ -134,6 +137,8 @@ class IncomingSession:
         self._call: IncomingCall | None = None
         self._task: StartedTask | None = None
         self._awake = owner.reactor.waiter()
+        self._place: Place | None = None
+        self._queueing: anyio.CancelScope | None = None
         self._ending: Trailer | None = None
         self._draining: str | None = None
         self._reset_code: int | None = None
@@ -221,6 +226,8 @@ class IncomingSession:
         except RpcError as exc:
             self.end(Trailer(exc.code, TrailerOrigin.REFUSED, exc.message))
         else:
+            if self._hosted.gate is not None:
+                self._place = self._hosted.gate.join(self.peer.endpoint_id, self.reactor)
             self._task = self._owner.spawn(self._run, f"aster session of {self._hosted.service.name}")
 
     @property
@@ -297,6 +304,8 @@ class IncomingSession:
             return
         self._task.check(self._finish)
         self._awake.wake()
+        if self._queueing is not None:
+            self._queueing.cancel()
 
     def drain(self, reason: str) -> None:
         """End once no call runs."""
@@ -315,13 +324,25 @@ class IncomingSession:
             self._finish()
 
     async def _live(self) -> None:
+        """Live, once there is a place for the session."""
         assert self._hosted is not None
+        if self._hosted.gate is not None and self._place is not None:
+            with anyio.CancelScope() as self._queueing:
+                try:
+                    await self._hosted.gate.enter(self._place)
+                except RpcError as exc:
+                    self._ending = Trailer(exc.code, TrailerOrigin.REFUSED, exc.message)
+        if self._ending is None:
+            await self._live_through(self._hosted)
+
+    async def _live_through(self, hosted: HostedSession) -> None:
+        """From the making of the instance to its hook."""
         raised: BaseException | None = None
         try:
             async with anyio.create_task_group() as group:
-                self._context = SessionContext(self.peer, self._hosted.service.name, self._hosted.service.version, group)
+                self._context = SessionContext(self.peer, hosted.service.name, hosted.service.version, group)
                 _CURRENT_SESSION.set(self._context)
-                self._instance = self._made(self._hosted)
+                self._instance = self._made(hosted)
                 if self._instance is not None:
                     self.stream.write(self._protocol.send_ready())
                 await self._wait_for_the_end()
@@ -391,6 +412,8 @@ class IncomingSession:
             return
         self._unwound = True
         self._instance = None
+        if self._place is not None and self._hosted is not None and self._hosted.gate is not None:
+            self._hosted.gate.leave(self._place)
         if self._reset_code is not None:
             self.stream.reset(self._reset_code)
         elif not self._lost:

@@ -7,6 +7,7 @@ from typing import Any
 
 from aster._declarations import check_implementation, class_of, handler_of, service_info, unbound_handler
 from aster._details import DetailCodec
+from aster._gate import Gate
 from aster._incoming import HostedMethod
 from aster._incoming_session import HostedSession
 from aster._protocol.events import Header, MethodEntry, ServiceEntry
@@ -100,7 +101,10 @@ class _HostedService:
         check_implementation(given)
         _refuse_unenforced(self.info)
         self.given = given
-        self.session = HostedSession(self.info, given, self.find) if self.info.scoped == "stream" else None
+        limit = self.info.max_concurrent_streams
+        gate = None if limit is None else Gate(limit, f"service {self.info.name!r}")
+        self.session = HostedSession(self.info, gate, given, self.find) if self.info.scoped == "stream" else None
+        self._gate = gate if self.session is None else None
         self.class_name = class_of(given).__name__
         self._interceptors = (*interceptors, *checked_interceptors(self.info.interceptors, made))
         codecs = {mode: make_codec(mode, self.info.wire_tags) for mode in _modes(self.info)}
@@ -112,7 +116,9 @@ class _HostedService:
 
     def _prepare(self, method: MethodInfo, codec: Codec, details: DetailCodec) -> HostedMethod:
         handler = handler_of(self.given, method.name) if self.session is None else unbound_handler(self.given, method.name)
-        return HostedMethod(self.info, method, handler, codec.decoder(method.request_type), codec.encoder(method.response_type), details, self._interceptors)
+        return HostedMethod(
+            self.info, method, handler, codec.decoder(method.request_type), codec.encoder(method.response_type), details, self._interceptors, self._gate
+        )
 
     def find(self, name: str, pattern: RpcPattern, mode: SerializationMode) -> HostedMethod:
         hosted = self._methods.get((name, mode))
@@ -147,7 +153,6 @@ def _refuse_unenforced(info: ServiceInfo) -> None:
     """Serve nothing that asks for a protection or a scope which this version would silently not give."""
     service = f"service {info.name!r}"
     unenforced = [
-        (service, "max_concurrent_streams", info.max_concurrent_streams is not None),
         (service, "requires", info.requires is not None),
         (service, "SerializationMode.ROW", SerializationMode.ROW in info.modes),
     ]

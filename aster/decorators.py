@@ -185,7 +185,8 @@ def service(target: object = None, /, *, name: object = None, **options: Any) ->
         scoped: ``"shared"`` for one instance that serves all callers, ``"stream"`` for one a session, made with ``peer``, the caller's endpoint id, by keyword.
         interceptors: subclasses of ``Interceptor`` that wrap each call on the server, the outermost first; a server makes one instance of each, without
             arguments. Those of the service that it inherits from come further out.
-        max_concurrent_streams: the most calls at a time; ``None`` for no limit of the service's own.
+        max_concurrent_streams: the most calls at a time, over all connections, of which an open session is one; more of them wait, within their deadlines and
+            in their order, peers in turn. ``None`` for no limit of the service's own.
         requires: what a caller of any method must hold; by default what the service that it inherits from requires.
         errors: dataclasses that its handlers give as ``details`` of an ``RpcError``, besides the types of its messages, which need no mention; those of the
             services that it inherits from are added.

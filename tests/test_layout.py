@@ -34,6 +34,7 @@ _FLOORS = {
     "decorators": 2,
     "transports": 2,
     "_failures": 1,
+    "_gate": 2,
     "_retries": 1,
     "_slots": 2,
     "_tasks": 2,

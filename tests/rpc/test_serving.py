@@ -72,13 +72,6 @@ class GuardedMethodAgain(GuardedMethod):
         return item
 
 
-@service(max_concurrent_streams=1)
-class Limited:
-    @rpc
-    async def same(self, item: Item) -> Item:
-        return item
-
-
 @service(serialization=[SerializationMode.XLANG, SerializationMode.ROW])
 class Rows:
     @rpc
@@ -100,7 +93,6 @@ class RowMethod:
         (GuardedAgain, "service 'Guarded' uses requires"),
         (GuardedMethod, "method 'same' of service 'GuardedMethod' uses requires"),
         (GuardedMethodAgain, "method 'same' of service 'GuardedMethod' uses requires"),
-        (Limited, "max_concurrent_streams"),
         (Rows, "SerializationMode.ROW"),
         (RowMethod, "method 'same' of service 'RowMethod' uses SerializationMode.ROW"),
     ],
