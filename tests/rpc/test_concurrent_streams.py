@@ -18,7 +18,7 @@ from aster.decorators import rpc, server_stream, service
 from aster.transports.base import Transport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item
-from tests.rpc.probes import cancelled_at_every_step, error_of, until
+from tests.rpc.probes import cancelled_at_every_step, error_of, server_record, until
 
 _two = pytest.mark.anyio
 
@@ -144,6 +144,8 @@ async def test_a_call_that_waits_keeps_to_its_deadline_and_may_be_cancelled(runn
         assert (await error_of(aster.with_options(stub, timeout=0.05).one(Item(3)))).code is StatusCode.DEADLINE_EXCEEDED
         with anyio.move_on_after(0.02):
             await stub.one(Item(4))
+        # The news of that is under way, and would find its handler running.
+        await until(lambda: len(server_record(client).calls) == 2)
         narrow.let_go(1, 2, 5)
         assert await stub.one(Item(5)) == Item(5)
     assert sorted(narrow.order) == [1, 2, 5]
