@@ -100,16 +100,3 @@ def test_guests_hear_each_other_come_talk_and_leave_however_they_do(server_backe
         assert _ends(ada) == (0, "", "")
         server.terminate()
         assert _ends(server) == (0, "the room is closed\n", "")
-
-
-def test_when_the_room_is_closed_its_guests_are_sent_home() -> None:
-    with _running("server.py") as server:
-        with _running("client.py", "ada", address=_line(server)) as ada:
-            assert _line(ada) == "Welcome, ada! Guests: 1"
-            server.send_signal(signal.SIGTERM)
-            server.send_signal(signal.SIGINT)  # at once: who is in the middle of talking is not waited for
-            ada.wait(_PATIENCE)
-            code, output, errors = _ends(ada)
-            assert (code, output) == (1, "")
-            assert errors.startswith("UNAVAILABLE: ")
-        assert _ends(server) == (0, "the room is closed\n", "")
