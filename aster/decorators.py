@@ -179,7 +179,9 @@ def service(target: object = None, /, *, name: object = None, **options: Any) ->
         name: the service's name on the wire; by default the name of the class.
         version: distinct versions are separate services.
         serialization: the mode, or a list of the modes, that its methods allow; a client uses the first. By default ``[XLANG]``.
-        scoped: ``"shared"`` for one instance that serves all callers, ``"stream"`` for one a session, made with ``peer``, the caller's endpoint id, by keyword.
+        scoped: ``"shared"`` for one instance that serves all callers, ``"stream"`` for one a session: the server makes it when a client enters
+            ``client.session(...)``, with ``peer=``, the caller's endpoint id. Its ``async def on_session_close(self)``, if it has one, runs once, when all else
+            of the session has ended: shielded, and for no longer than the server's ``cleanup_budget``.
         interceptors: classes that wrap each call, the outermost first.
         max_concurrent_streams: the most calls at a time; ``None`` for no limit of the service's own.
         requires: what a caller of any method must hold; by default what the service that it inherits from requires.
