@@ -29,9 +29,6 @@ class Line:
 
 @aster.service("ChatRoom", scoped="stream")
 class ChatRoomService(ABC):
-    @abstractmethod
-    def __init__(self, *, peer: str) -> None: ...
-
     @aster.rpc
     @abstractmethod
     async def set_nickname(self, req: SetNicknameRequest) -> SetNicknameResponse:
