@@ -34,8 +34,9 @@ class SessionContext:
     Attributes:
         peer: whose session it is.
         service: the service's name; ``version`` its version.
-        task_group: what owns the session's calls; what is started in it ends with the session, before ``on_session_close`` is called. A task that raises ends
-            the session: the call that runs fails with ABORTED, and so do later ones. So does cancelling its ``cancel_scope``.
+        task_group: for background tasks, which go on between calls. They are cancelled when the session ends, and have unwound before ``on_session_close`` is
+            called. One that raises ends the session: the call that runs then and all later ones fail with ABORTED, and the log has the exception at ERROR. To
+            end the session on purpose, cancel the group's ``cancel_scope``; its calls fail with ABORTED too.
     """
 
     __slots__ = ("peer", "service", "task_group", "version")
@@ -51,10 +52,10 @@ _CURRENT_SESSION: ContextVar[SessionContext] = ContextVar("aster_current_session
 
 
 def current_session() -> SessionContext:
-    """The session whose instance is running: in its ``__init__``, in its handlers and their tasks, and in ``on_session_close``.
+    """The session that this code runs in: ``__init__`` of a service with ``scoped="stream"``, its handlers, tasks that these start, its ``on_session_close``.
 
     Raises:
-        RuntimeError: no session is running here.
+        RuntimeError: it runs in no session; the service is shared, or its instance was not made by a server.
     """
     try:
         return _CURRENT_SESSION.get()

@@ -34,15 +34,19 @@ class SessionBlock(Generic[S]):
         async with client.session(ChatRoomService) as room:
             await room.set_nickname(SetNicknameRequest("ada"))
 
-    Entering waits until the server has made an instance for this session; all calls of ``room`` are served by that one, one at a time, first come first
-    served. Cancelling a call, or its deadline, leaves the session as it is. Leaving cancels what still runs and waits, shielded, until the server has closed
-    the instance: at the most for the server's cleanup budget, and one second for the way. A session is never repeated or moved: when its connection is lost,
-    its calls fail with UNAVAILABLE.
+    Entering waits until the server has made an instance of the service for this block alone. ``room`` is a stub, and that instance serves all its calls, one at
+    a time, first come first served; a call's timeout counts while it waits for its turn. Cancelling a call, or its deadline, leaves the session as it is, and
+    the next call waits until the handler has unwound. A task that calls while it holds an open stream or ``open_call`` of the session gets a RuntimeError
+    instead of waiting for itself.
+
+    Leaving cancels what still runs and waits, shielded, until the server has closed the instance, whose ``on_session_close`` has run then: at the most for the
+    server's cleanup budget, and one second for the way. A session is never repeated or moved: when its connection is lost, the instance is gone, and calls fail
+    with UNAVAILABLE.
 
     Raises:
-        RpcError: on entering, there is no session: UNIMPLEMENTED, the server has no such service; FAILED_PRECONDITION, it is none with sessions there;
-            UNAVAILABLE, there was no connection within ``connect_timeout``; RESOURCE_EXHAUSTED, the connection had as many sessions as the server allows for as
-            long as that; INTERNAL, the instance could not be made; or what the instance's ``__init__`` raised.
+        RpcError: on entering, there is no session: UNIMPLEMENTED, the server has no such service or version, or has it without sessions; UNAVAILABLE, there was
+            no connection within ``connect_timeout`` seconds; RESOURCE_EXHAUSTED, the connection had as many sessions as the server allows for as long as that;
+            INTERNAL, the instance could not be made; or, with any code, what the instance's ``__init__`` raised.
         RuntimeError: the block is entered twice.
 
     Cancellation while it is entered leaves no instance behind; while it is left, it comes out once that is done, unless the block raised something of its own.

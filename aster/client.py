@@ -176,7 +176,9 @@ class AsterClient:
     @overload
     def session(self, service: Callable[..., S]) -> SessionBlock[S]: ...
     def session(self, service: Any) -> SessionBlock[Any]:
-        """A session of a service with ``scoped="stream"``: ``async with client.session(ChatRoomService) as room``. See ``SessionBlock``.
+        """A session of a service with ``scoped="stream"``, for the length of a block: ``async with client.session(ChatRoomService) as room``.
+
+        Nothing is sent before the block is entered. ``SessionBlock`` tells what entering and leaving it do; each call of ``session`` gives another session.
 
         Raises:
             TypeError: ``service`` is not a class decorated with ``@service``, has no methods, or is shared.
@@ -225,7 +227,7 @@ def with_options(
     """A stub of the same type whose calls differ in what is given; the original stays as it is.
 
     Args:
-        stub: what ``await client.client(...)`` gave.
+        stub: what ``await client.client(...)`` or the block of a session gave.
         timeout: seconds for each call, instead of the methods' own; ``None`` for no limit.
         metadata: what each call sends along, instead of what the stub sent before.
         serialization: the mode of each call; methods that do not allow it keep theirs.

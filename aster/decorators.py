@@ -182,7 +182,9 @@ def service(target: object = None, /, *, name: object = None, **options: Any) ->
         name: the service's name on the wire; by default the name of the class.
         version: distinct versions are separate services.
         serialization: the mode, or a list of the modes, that its methods allow; a client uses the first. By default ``[XLANG]``.
-        scoped: ``"shared"`` for one instance that serves all callers, ``"stream"`` for one a session, made with ``peer``, the caller's endpoint id, by keyword.
+        scoped: ``"shared"`` for one instance that serves all callers, ``"stream"`` for one a session: the server makes it when a client enters
+            ``client.session(...)``, with ``peer=``, the caller's endpoint id. Its ``async def on_session_close(self)``, if it has one, runs once, when all else
+            of the session has ended: shielded, and for no longer than the server's ``cleanup_budget``.
         interceptors: subclasses of ``Interceptor`` that wrap each call on the server, the outermost first; a server makes one instance of each, without
             arguments. Those of the service that it inherits from come further out.
         max_concurrent_streams: the most calls at a time, over all connections, of which an open session is one; more of them wait, within their deadlines and

@@ -61,7 +61,7 @@ class AsterServer:
         advertise: the host in ``address``, for servers that listen at a wildcard or behind a translated address.
         transport: how bytes travel; QUIC by default.
         drain_grace: seconds that running calls may take to end when the block is left or ``drain`` is called.
-        cleanup_budget: seconds that cancelled handlers may take to unwind before their peers are released.
+        cleanup_budget: seconds that cancelled handlers may take to unwind before their peers are released; also those of a session's ``on_session_close``.
         max_deadline: the most seconds that any call may take; ``None`` for no cap.
         window: bytes that each direction of a call may have unconsumed.
         max_message_size: bytes of the largest message that is accepted.
@@ -69,7 +69,7 @@ class AsterServer:
         max_connection_buffer: bytes of messages that all calls of a connection may hold here together before they are taken; the call that would cross it
             fails with RESOURCE_EXHAUSTED.
         max_concurrent_calls: calls at a time on one connection.
-        max_sessions: sessions at a time on one connection.
+        max_sessions: sessions at a time on one connection; entering more waits at the client, up to its ``connect_timeout``.
         max_connections: connections at a time; the next client's ``connect`` fails with RefusedError.
         max_connections_per_address: those of them that come from one address, of an IPv6 address its network of 64 bits. Over QUIC alone.
         idle_timeout: seconds of silence after which a connection counts as lost.

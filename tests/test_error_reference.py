@@ -58,6 +58,8 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
     "where something is wrong, at the beginning of a message": (
         "a call without a header",
         "each item of …",
+        "a session without a service",
+        "the session of …",
         "each item of serialization",
     ),
     "what is expected or what to do, at the end of a message": (
@@ -139,6 +141,7 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
     ),
     "no message: the name of a task or a thread, a repr, a type": (
         "aster requests of …",
+        "aster session of …",
         "aster socket reader",
         "<stub of … version …>",
         "Metadata | Mapping[str, MetadataValue] | Iterable[tuple[str, MetadataValue]]",
