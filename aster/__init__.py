@@ -24,7 +24,7 @@ from aster.errors import (
 )
 from aster.server import AsterServer
 from aster.trust import Identity
-from aster.types import CallContext, CapabilityRequirement, Metadata, MethodInfo, Peer, RpcPattern, SerializationMode, ServiceInfo
+from aster.types import CallContext, CapabilityRequirement, Metadata, MethodInfo, Peer, RpcPattern, SerializationMode, ServiceInfo, all_of, any_of, role
 
 __all__ = [
     "AddressError",
@@ -51,11 +51,14 @@ __all__ = [
     "ServiceInfo",
     "StatusCode",
     "UnreachableError",
+    "all_of",
+    "any_of",
     "bidi_stream",
     "client_stream",
     "connect",
     "current_call",
     "open_call",
+    "role",
     "rpc",
     "serve",
     "server_stream",

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from aster._connection import ClientConnection, CloseCode, EndpointOptions
+from aster._connection import ClientConnection, EndpointOptions
 from aster._outgoing import OutgoingCall
-from aster._protocol.events import Hello, ResetCode, Setting
+from aster._protocol.events import CloseCode, Hello, ResetCode, Setting
 from aster._reactor import Condition, spare_ctrl_c
 from aster._retries import Backoff, RetryBudget
 from aster._tasks import StartedTask
@@ -59,11 +59,18 @@ class ClientChannel:
         options: of the client.
         dial: connects what it is given, or raises ConnectError. Used for each connection, within the connect timeout.
         where: the server's host and port, for messages.
+        endpoint_id: the client's own.
         connect_timeout: seconds that an attempt may take, and that a call waits for a connection.
     """
 
     def __init__(
-        self, lifetime: Lifetime, options: EndpointOptions, dial: Callable[[ClientConnection], Awaitable[object]], where: str, connect_timeout: float
+        self,
+        lifetime: Lifetime,
+        options: EndpointOptions,
+        dial: Callable[[ClientConnection], Awaitable[object]],
+        where: str,
+        endpoint_id: str,
+        connect_timeout: float,
     ) -> None:
         self.current: ClientConnection | None = None
         """The connection that takes calls now."""
@@ -72,6 +79,7 @@ class ClientChannel:
         self._options = options
         self._dial = dial
         self._where = where
+        self._endpoint_id = endpoint_id
         self._connect_timeout = connect_timeout
         self._connections: set[ClientConnection] = set()
         self._repeating: set[OutgoingCall] = set()
@@ -116,6 +124,9 @@ class ClientChannel:
     def _turned_away(self, why: AsterError) -> ConnectError:
         if isinstance(why, ConnectionLost) and why.silent:
             return UnreachableError(f"{self._where} took this client's connection, and then was heard no more: {why}")
+        if isinstance(why, ConnectionLost) and why.code == CloseCode.REFUSED:
+            reason = why.reason or "it does not say why"
+            return RefusedError(f"the server at {self._where} does not admit this client, endpoint id {self._endpoint_id}: {reason}")
         return RefusedError(f"the server at {self._where} turned this client away: {why}")
 
     def _use(self, connection: ClientConnection) -> None:

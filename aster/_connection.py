@@ -13,10 +13,12 @@ from typing import Any, Protocol
 
 from anyio.abc import TaskGroup
 
+from aster._entrance import Entrance
 from aster._incoming import HostedMethod, IncomingCall
 from aster._outgoing import OutgoingCall
+from aster._policy import Policy
 from aster._protocol.call import CallLimits, SharedBuffer
-from aster._protocol.events import GoAway, Header, Hello, ResetCode, Setting, Trailer
+from aster._protocol.events import CloseCode, GoAway, Header, Hello, ResetCode, Setting, Trailer
 from aster._protocol.frames import (
     CLIENT_HELLO_LIMIT,
     CONTROL_KINDS,
@@ -29,13 +31,13 @@ from aster._protocol.frames import (
     encode_hello,
     frame_limits,
 )
-from aster._reactor import Condition, Reactor, TimerHandle, Waiter
+from aster._reactor import Condition, Reactor, Waiter
 from aster._tasks import StartedTask
 from aster.errors import AsterError, ConnectionLost, IncompatiblePeerError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Connection, ConnectionOptions, Stream, StreamSink
-from aster.types import Peer
+from aster.types import CapabilityRequirement, Peer
 
-__all__ = ["PROTOCOL_VERSION", "ClientConnection", "ClientOwner", "CloseCode", "EndpointOptions", "PeerConnection", "ServerConnection", "ServerHost"]
+__all__ = ["PROTOCOL_VERSION", "ClientConnection", "ClientOwner", "EndpointOptions", "PeerConnection", "ServerConnection", "ServerHost"]
 
 logger = logging.getLogger("aster")
 
@@ -68,16 +70,6 @@ _EVERY_STREAM = 1 << 62
 
 _KEEPALIVES_BEFORE_IDLE = 3
 """How often a silent peer is asked, at the least, before its connection counts as lost: a datagram or two may be lost on the way."""
-
-
-class CloseCode:
-    """Why a connection was closed, as a number of the application (RFC 9000 section 20.2)."""
-
-    NORMAL = 0
-    PROTOCOL = 1
-    VERSION = 2
-    HELLO_TIMEOUT = 3
-    CLEANUP_OVERDUE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,6 +432,8 @@ class ServerHost(Protocol):
     debug: bool
     hello_frame: bytes
     """What each client is told first."""
+    policy: Policy | None
+    """Who is admitted, and what they hold; ``None`` for everyone and nothing."""
 
     def find(self, header: Header) -> HostedMethod:
         """The method that a header names; RpcError when there is none."""
@@ -459,11 +453,12 @@ class ServerConnection(PeerConnection):
         self._transport = transport
         self._last_stream = -1
         self._going_away = False
-        self._hello_timer: TimerHandle | None = reactor.call_at(reactor.now() + host.options.for_transport().handshake_timeout, self._hello_overdue)
         self.calls: set[IncomingCall] = set()
         self.peer: Peer = transport.peer
+        self.capabilities: frozenset[str] = frozenset()
         self.deadline_cap = host.deadline_cap
         self.debug = host.debug
+        self._entrance = Entrance(self, host.policy, host.options.for_transport().handshake_timeout)
 
     @property
     def running(self) -> int:
@@ -474,20 +469,35 @@ class ServerConnection(PeerConnection):
         """Tell the client that no further calls are taken."""
         if not self._going_away:
             self._going_away = True
-            if self._control is not None and self.hello is not None:
+            if self._control is not None and self._entrance.is_open:
                 self._control.write(encode_go_away(GoAway(self._last_stream, reason)))
 
     def admit(self, call: IncomingCall, header: Header) -> HostedMethod:
-        """Find the method; refuse above the limit and while draining."""
+        """Find the method; refuse above the limit, while draining, and whoever does not hold what it requires."""
         if self._going_away and call.stream.id > self._last_stream:
             raise RpcError(StatusCode.UNAVAILABLE, "the server is draining and takes no new calls")
         # A call whose handler has unwound may still be among them, until the client's half has ended; the client counts it no more.
         if len(self.calls) > self.options.max_concurrent_calls <= self.running:
             raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"this connection has {self.options.max_concurrent_calls} calls in flight, the server's limit")
         method = self._host.find(header)
+        if method.requires:
+            self.check_held(method.requires, method.label)
         if not self._going_away:
             self._last_stream = max(self._last_stream, call.stream.id)
         return method
+
+    def check_held(self, requires: Iterable[CapabilityRequirement], label: str) -> None:
+        """Refuse what the peer does not hold enough for; ``label`` is how messages name it.
+
+        Raises:
+            RpcError: PERMISSION_DENIED, one of the requirements is not met.
+        """
+        for requirement in requires:
+            if not requirement.is_met_by(self.capabilities):
+                raise RpcError(
+                    StatusCode.PERMISSION_DENIED,
+                    f"{label} requires {requirement}, which this caller was not granted: the server's operator grants it by authorize=",
+                )
 
     def handler_ended(self) -> None:
         """A handler has unwound; its call may still wait for the client's half to end."""
@@ -514,8 +524,8 @@ class ServerConnection(PeerConnection):
         if stream.id == 0:
             self._control = stream
             return _ControlStream(self._control_frame, self._broken, CLIENT_HELLO_LIMIT)
-        if self.hello is None:
-            self._broken("the client opened a call before its HELLO")
+        if not self._entrance.is_open:
+            self._broken("the client opened a call before its HELLO" if self.hello is None else "the client opened a call before the server's HELLO")
             return _ControlStream(lambda kind, payload: None, lambda why: None)
         call = IncomingCall(self, stream)
         self.calls.add(call)
@@ -527,7 +537,7 @@ class ServerConnection(PeerConnection):
     def connection_lost(self, error: AsterError) -> None:
         """The end: every call was told before."""
         self.lost = error
-        self._drop_hello_timer()
+        self._entrance.shut()
         self._waiting.notify_all()
         if not self.calls:
             self._host.connection_over(self)
@@ -536,27 +546,25 @@ class ServerConnection(PeerConnection):
         if kind != FrameKind.HELLO:
             raise RemoteProtocolError(f"the client sent a {FrameKind(kind).name} frame on the control stream")
         hello = self._receive_hello(payload)
-        self._drop_hello_timer()
+        if PROTOCOL_VERSION not in hello.versions:
+            # Our hello lets the client say what is wrong; it closes the connection.
+            logger.info("%s speaks version %s of the protocol, this server version %d", self.peer.endpoint_id, _numbers(hello.versions), PROTOCOL_VERSION)
+        self._entrance.hello_came()
+
+    # Called by the entrance
+
+    def welcome(self, capabilities: frozenset[str]) -> None:
+        """The client is admitted: say hello, after which its calls may come."""
+        self.capabilities = capabilities
         assert self._control is not None
         self._control.write(self._host.hello_frame)
-        if PROTOCOL_VERSION not in hello.versions:
-            # Our hello is on its way and lets the client say what is wrong; it closes the connection.
-            logger.info("%s speaks version %s of the protocol, this server version %d", self.peer.endpoint_id, _numbers(hello.versions), PROTOCOL_VERSION)
         if self._going_away:
             self._control.write(encode_go_away(GoAway(self._last_stream, "the server is draining")))
-
-    def _hello_overdue(self) -> None:
-        self._hello_timer = None
-        self.transport.close(CloseCode.HELLO_TIMEOUT, "no HELLO in time")
-
-    def _drop_hello_timer(self) -> None:
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
-            self._hello_timer = None
 
     def _broken(self, why: str) -> None:
         if self.lost is None:
             logger.info("closing the connection of %s: %s", self.peer.endpoint_id, why)
+            self._entrance.shut()
             self.transport.close(CloseCode.PROTOCOL, why)
 
 

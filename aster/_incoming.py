@@ -17,10 +17,10 @@ from aster._protocol.call import CallLimits, ServerCall
 from aster._protocol.events import SUCCESS, Header, ResetCode, Trailer, TrailerOrigin
 from aster._protocol.frames import metadata_size
 from aster._reactor import Reactor
-from aster._tasks import StartedTask
+from aster._tasks import StartedTask, told_apart
 from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Stream
-from aster.types import CallContext, Metadata, MethodInfo, Peer, RpcPattern, ServiceInfo
+from aster.types import CallContext, CapabilityRequirement, Metadata, MethodInfo, Peer, RpcPattern, ServiceInfo
 
 __all__ = ["HostedMethod", "IncomingCall", "IncomingOwner", "RequestStream"]
 
@@ -43,9 +43,12 @@ class HostedMethod:
     encode: Encode
     label: str = field(init=False)
     """How messages to people, and the tasks of its calls, name it."""
+    requires: tuple[CapabilityRequirement, ...] = field(init=False)
+    """What a caller must hold, all of it: what the service asks, and what the method does."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", f"{self.service.name}.{self.info.name}")
+        object.__setattr__(self, "requires", tuple(each for each in (self.service.requires, self.info.requires) if each is not None))
 
 
 class IncomingOwner(Protocol):
@@ -54,6 +57,7 @@ class IncomingOwner(Protocol):
     limits: CallLimits
     reactor: Reactor
     peer: Peer
+    capabilities: frozenset[str]
     peer_metadata_limit: int
     peer_message_limit: int
     deadline_cap: float | None
@@ -252,6 +256,7 @@ class IncomingCall(CallDriver):
             deadline=self._deadline,
             metadata=header.metadata,
             send_metadata=sender,
+            capabilities=self._owner.capabilities,
         )
         CURRENT_CALL.set(context)
         try:
@@ -282,16 +287,12 @@ class IncomingCall(CallDriver):
         return SUCCESS
 
     def _raised(self, exc: BaseException) -> Trailer:
-        # A task group of the handler's can raise several things together, on trio failures and cancellation among them, which part here.
-        if _parted(exc, KeyboardInterrupt)[0] is not None:
-            raise exc
-        cancellation, failures = _parted(exc, anyio.get_cancelled_exc_class())
-        # Where no scope around the handler is cancelled, it raised cancellation by hand, and that is just another bug.
-        if cancellation is None or anyio.current_effective_deadline() > -math.inf:
-            return self._failed(exc)
-        if failures is not None:
-            self._failed(failures)
-        raise cancellation
+        cancellation, failure = told_apart(exc)
+        trailer = self._failed(failure) if failure is not None else None
+        if cancellation is not None:
+            raise cancellation
+        assert trailer is not None
+        return trailer
 
     def _failed(self, exc: BaseException) -> Trailer:
         error = _alone(exc)
@@ -472,13 +473,6 @@ class RequestStream(AsyncIterator[T], Generic[T]):
 
     async def aclose(self) -> None:
         """Nothing to release: the call ends with its handler. Present so that a handler may treat its requests as any async generator."""
-
-
-def _parted(exc: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
-    """What is of a kind, and the rest: of a group both may be there."""
-    if isinstance(exc, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", exc).split(kind)
-    return (exc, None) if isinstance(exc, kind) else (None, exc)
 
 
 def _alone(exc: BaseException) -> BaseException:

@@ -8,16 +8,17 @@ And it interrupts whoever waits, in spite of any shield. ``StartedTask`` finds o
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from anyio.abc import TaskGroup
 
 from aster._reactor import Reactor
 
-__all__ = ["StartedTask", "outlast"]
+__all__ = ["StartedTask", "outlast", "told_apart"]
 
 _ROUNDS_TO_BEGIN = 3
 """Rounds of the loop after which a task that is to begin has begun. asyncio needs one; trio, which runs what is ready in any order, two."""
@@ -97,3 +98,26 @@ async def outlast(event: anyio.Event) -> None:
             raise interruption
         finally:
             del interruption  # by its traceback it leads back here
+
+
+def told_apart(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """What a user's function raised in a task of ours, as two: cancellation that came from outside, and its own failure. At least one of them is there.
+
+    Raises:
+        BaseException: ``exc``, which holds an interrupt of the program.
+    """
+    if _parted(exc, KeyboardInterrupt)[0] is not None:
+        raise exc
+    # A task group of the function's can raise several things together, on trio failures and cancellation among them, which part here.
+    cancellation, failure = _parted(exc, anyio.get_cancelled_exc_class())
+    # Where no scope around the function is cancelled, it raised cancellation by hand, and that is just another bug.
+    if cancellation is None or anyio.current_effective_deadline() > -math.inf:
+        return None, exc
+    return cancellation, failure
+
+
+def _parted(exc: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
+    """What is of a kind, and the rest: of a group both may be there."""
+    if isinstance(exc, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", exc).split(kind)
+    return (exc, None) if isinstance(exc, kind) else (None, exc)

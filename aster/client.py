@@ -115,7 +115,7 @@ class AsterClient:
         self._lifetime = lifetime = Lifetime()
         await lifetime.open()
         where = join_host_port(self._address.host, self._address.port)
-        channel = ClientChannel(lifetime, self.options, self._dial, where, self._connect_timeout)
+        channel = ClientChannel(lifetime, self.options, self._dial, where, self.endpoint_id, self._connect_timeout)
         try:
             await channel.open()
         except BaseException as exc:

@@ -63,7 +63,7 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
     "what is expected or what to do, at the end of a message": (
         "True or False",
         "one SerializationMode, such as SerializationMode.NATIVE",
-        "a CapabilityRequirement, such as CapabilityRequirement('role', ('admin',))",
+        "a CapabilityRequirement, such as aster.role('admin')",
         "a class; it is the class that is passed, Aster makes the instances",
         "pass another one: @service(name=...)",
         "rename the method",

@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 
 from aster._connection import PROTOCOL_VERSION, ClientConnection, EndpointOptions, PeerConnection, ServerConnection
 from aster._incoming import HostedMethod
+from aster._policy import Policy
 from aster._protocol.events import Header, Hello
 from aster._protocol.frames import CONTROL_KINDS, FrameReader, encode_hello, frame_limits
 from aster.errors import ConnectionLost, IncompatiblePeerError
@@ -100,6 +101,7 @@ class _Host:
     options = _OPTIONS
     deadline_cap: float | None = None
     debug = False
+    policy: Policy | None = None
     hello_frame = encode_hello(Hello((PROTOCOL_VERSION,), _OPTIONS.settings()))
 
     def __init__(self) -> None:

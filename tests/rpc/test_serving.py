@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 import aster
-from aster import AddressError, CallContext, CapabilityRequirement, Identity, IdentityError, RpcError, SerializationMode, StatusCode, UnreachableError
+from aster import AddressError, CallContext, Identity, IdentityError, RpcError, SerializationMode, StatusCode, UnreachableError, role
 from aster._connection import EndpointOptions
 from aster.decorators import rpc, server_stream, service
 from aster.transports.base import Transport
@@ -51,7 +51,7 @@ class Scoped:
         return item
 
 
-@service(requires=CapabilityRequirement("role", ("admin",)))
+@service(requires=role("admin"))
 class Guarded:
     @rpc
     async def same(self, item: Item) -> Item:
@@ -60,7 +60,7 @@ class Guarded:
 
 @service
 class GuardedMethod:
-    @rpc(requires=CapabilityRequirement("role", ("admin",)))
+    @rpc(requires=role("admin"))
     async def same(self, item: Item) -> Item:
         return item
 
@@ -111,10 +111,6 @@ class RowMethod:
         (lambda: Scoped("peer"), 'scoped="stream"'),
         (lambda: Scoped, 'scoped="stream"'),
         (lambda: functools.partial(Scoped), 'scoped="stream"'),
-        (Guarded, "service 'Guarded' uses requires"),
-        (GuardedAgain, "service 'Guarded' uses requires"),
-        (GuardedMethod, "method 'same' of service 'GuardedMethod' uses requires"),
-        (GuardedMethodAgain, "method 'same' of service 'GuardedMethod' uses requires"),
         (Intercepted, "interceptors"),
         (Limited, "max_concurrent_streams"),
         (Rows, "SerializationMode.ROW"),
@@ -125,6 +121,21 @@ def test_an_option_that_would_not_be_enforced_is_refused_by_name(make: Callable[
     with pytest.raises(ValueError, match="does not carry out yet") as caught:
         aster.serve([Echo(), make()])
     assert option in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (Guarded, "service 'Guarded'"),
+        (GuardedAgain, "service 'Guarded'"),
+        (GuardedMethod, "method 'same' of service 'GuardedMethod'"),
+        (GuardedMethodAgain, "method 'same' of service 'GuardedMethod'"),
+    ],
+)
+def test_what_requires_something_is_refused_where_nobody_is_granted_anything(make: Callable[[], object], what: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{what} uses requires, and this server has no authorize, .* pass authorize="):
+        aster.serve([Echo(), make()])
+    aster.serve([Echo(), make()], authorize={})
 
 
 def test_a_class_is_refused_where_an_instance_is_served() -> None:
