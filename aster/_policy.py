@@ -22,9 +22,6 @@ Admit: TypeAlias = "Collection[str] | Callable[[Peer], bool | Awaitable[bool]]"
 Authorize: TypeAlias = "Mapping[str, str | Collection[str]] | Callable[[Peer], _Granted | Awaitable[_Granted]]"
 """What each endpoint id is granted, or a function that tells what a peer is granted."""
 
-_ADMIT_TAKES = "admit takes a collection of endpoint ids, such as a list or a set, or a function of a Peer"
-_AUTHORIZE_TAKES = "authorize takes a mapping of endpoint ids to roles, or a function of a Peer"
-
 
 class Policy:
     """The two options, checked once and asked for each connection.
@@ -80,11 +77,11 @@ def _admission(admit: object) -> Callable[[Peer], object]:
     if callable(admit):
         return admit
     if isinstance(admit, str | bytes):
-        raise TypeError(f"{_ADMIT_TAKES}; for one id write [...] around it")
+        raise TypeError("admit takes a collection of endpoint ids, or a function of a Peer: write [...] around a single id")
     if isinstance(admit, Mapping):
-        raise TypeError(f"{_ADMIT_TAKES}, not a mapping: roles go into authorize=")
+        raise TypeError("admit takes a collection of endpoint ids, or a function of a Peer, not a mapping: roles go into authorize=")
     if not isinstance(admit, Collection):
-        raise TypeError(f"{_ADMIT_TAKES}, not {admit!r}")
+        raise TypeError(f"admit takes a collection of endpoint ids, such as a list or a set, or a function of a Peer, not {admit!r}")
     admitted = cast("Collection[object]", admit)
     for endpoint_id in admitted:
         _check_id(endpoint_id, "admit")
@@ -102,7 +99,7 @@ def _authorization(authorize: object) -> Callable[[Peer], object]:
         return lambda peer: holders.get(peer.endpoint_id)
     if callable(authorize):
         return authorize
-    raise TypeError(f"{_AUTHORIZE_TAKES}, not {authorize!r}")
+    raise TypeError(f"authorize takes a mapping of endpoint ids to roles, or a function of a Peer, not {authorize!r}")
 
 
 def _check_id(endpoint_id: object, option: str) -> None:

@@ -114,6 +114,8 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "closed by the peer",
         "closed by this side",
         "closed by this side: internal error",
+        "… of the roles …",
+        "it does not say why",
     ),
     "a reason that the peer is given when a connection is closed, and shows after words of its own": (
         "the client gave up",
@@ -122,6 +124,8 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "cancelled calls did not unwind in time",
         "the server is closing",
         "the server is draining",
+        "ask the server's operator to add that id to admit=",
+        "the server could not decide; its log has the reason",
     ),
     "becomes an error that has a row": (
         "… has no method …",
@@ -141,6 +145,9 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "aster socket reader",
         "<stub of … version …>",
         "Metadata | Mapping[str, MetadataValue] | Iterable[tuple[str, MetadataValue]]",
+        "str | Iterable[str] | None",
+        "Collection[str] | Callable[[Peer], bool | Awaitable[bool]]",
+        "Mapping[str, str | Collection[str]] | Callable[[Peer], _Granted | Awaitable[_Granted]]",
     ),
 }
 

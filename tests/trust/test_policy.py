@@ -156,8 +156,8 @@ async def test_what_a_function_raises_comes_out(kind: str) -> None:
 @pytest.mark.parametrize(
     ("admit", "error", "says"),
     [
-        (_ID, TypeError, r"a list or a set, or a function of a Peer; for one id write \[\.\.\.\] around it"),
-        (_ID.encode(), TypeError, "around it"),
+        (_ID, TypeError, r"a function of a Peer: write \[\.\.\.\] around a single id"),
+        (_ID.encode(), TypeError, "around a single id"),
         ({_ID: "admin"}, TypeError, "not a mapping: roles go into authorize="),
         (True, TypeError, "admit takes a collection of endpoint ids, .*, not True"),
         (iter([_ID]), TypeError, "admit takes a collection of endpoint ids"),
