@@ -275,7 +275,7 @@ class ClientConnection(PeerConnection):
         except LocalProtocolError:
             raise IncompatiblePeerError(f"the server at {transport.peer.address} allows no stream, not even the one for its HELLO") from None
         self._control.write(encode_hello(Hello((PROTOCOL_VERSION,), self.options.settings())))
-        await self.wait_until(lambda: self.hello is not None or self.lost is not None or self._breach is not None)
+        await self.wait_until(lambda: self.hello is not None or self.go_away is not None or self.lost is not None or self._breach is not None)
         if self._breach is not None:
             raise IncompatiblePeerError(f"the server at {transport.peer.address} does not speak this protocol: {self._breach}")
         if self.hello is not None and PROTOCOL_VERSION not in self.hello.versions:
@@ -295,6 +295,8 @@ class ClientConnection(PeerConnection):
         """Why it takes no new calls, when that is the server's or the network's doing."""
         if self.lost is None and self._breach is not None:
             return ConnectionLost(f"the server broke a rule: {self._breach}")
+        if self.go_away is not None and self.hello is None:
+            return ConnectionLost("the server does not admit this client", code=CloseCode.REFUSED, reason=self.go_away.reason)
         if self.lost is not None or self.go_away is None:
             return self.lost
         return ConnectionLost(f"the server takes no new calls: {self.go_away.reason or 'it is closing'}")
@@ -408,9 +410,8 @@ class ClientConnection(PeerConnection):
     def _control_frame(self, kind: int, payload: bytes) -> None:
         if kind == FrameKind.HELLO:
             self._receive_hello(payload)
-        elif self.hello is None:
-            raise RemoteProtocolError("the server's first frame was not its HELLO")
         else:
+            # In place of the hello it says that the server does not admit this client.
             self._goes_away(decode_go_away(payload))
         self._waiting.notify_all()
 
@@ -560,6 +561,11 @@ class ServerConnection(PeerConnection):
         self._control.write(self._host.hello_frame)
         if self._going_away:
             self._control.write(encode_go_away(GoAway(self._last_stream, "the server is draining")))
+
+    def turn_away(self, reason: str) -> None:
+        """The client is not admitted: it is told so reliably, before the connection is closed."""
+        assert self._control is not None
+        self._control.write(encode_go_away(GoAway(-1, reason)))
 
     def _broken(self, why: str) -> None:
         if self.lost is None:

@@ -40,6 +40,10 @@ class EntranceOwner(Protocol):
         """The client is admitted, and this is what it holds: say hello."""
         ...
 
+    def turn_away(self, reason: str) -> None:
+        """The client is not admitted: say so in place of the hello."""
+        ...
+
 
 class Entrance:
     """Waits for a client's HELLO, asks the policy, and then tells the owner once, or closes the connection.
@@ -56,7 +60,7 @@ class Entrance:
         self._owner = owner
         self._policy = policy
         self._limit = limit
-        self._is_shut = False
+        self._is_settled = False
         self._task: StartedTask | None = None
         self._timer: TimerHandle | None = None
         self._wait(self._hello_overdue)
@@ -65,17 +69,15 @@ class Entrance:
         """The client has said hello, once."""
         if self._policy is None:
             self._let_in(frozenset())
-        elif not self._is_shut:
+        elif not self._is_settled:
             self._wait(self._answer_overdue)
             self._task = self._owner.spawn(self._ask, "aster admission")
 
     def shut(self) -> None:
         """The connection is gone, or about to go: whatever the policy says now comes too late. Idempotent."""
-        self._is_shut = True
+        self._is_settled = True
         self._drop_timer()
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel(lambda: None)
+        self._cancel_task()
 
     async def _ask(self) -> None:
         policy, peer = self._policy, self._owner.peer
@@ -97,27 +99,43 @@ class Entrance:
             return
         self._let_in(capabilities)
 
+    def _cancel_task(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel(lambda: None)
+
     def _let_in(self, capabilities: frozenset[str]) -> None:
-        if not self._is_shut:
+        if not self._is_settled:
+            self._is_settled = self.is_open = True
             self._drop_timer()
-            self.is_open = True
             self._owner.welcome(capabilities)
 
     def _refuse(self, reason: str) -> None:
-        if not self._is_shut:
-            self._is_shut = True
-            self._drop_timer()
-            logger.info("%s is not admitted: %s", self._owner.peer.endpoint_id, reason)
-            self._owner.transport.close(CloseCode.REFUSED, reason)
+        if self._is_settled:
+            return
+        self._is_settled = True
+        logger.info("%s is not admitted: %s", self._owner.peer.endpoint_id, reason)
+        self._owner.turn_away(reason)
+        self._wait(lambda: self._close(reason))
+
+        # A close is sent once, and may be lost, where the client would wait for nothing: first it has heard.
+        async def close_once_heard() -> None:
+            await self._owner.transport.wait_acknowledged()
+            self._close(reason)
+
+        self._task = self._owner.spawn(close_once_heard, "aster refusal")
+
+    def _close(self, reason: str) -> None:
+        self._drop_timer()
+        self._owner.transport.close(CloseCode.REFUSED, reason)
 
     def _hello_overdue(self) -> None:
         self._timer = None
         self._owner.transport.close(CloseCode.HELLO_TIMEOUT, "no HELLO in time")
 
     def _answer_overdue(self) -> None:
-        self._timer = None
         logger.error("admit= and authorize= gave no answer within %g s for %s, which is turned away", self._limit, self._owner.peer.endpoint_id)
-        # The task is cancelled when the connection is gone, as always.
+        self._cancel_task()
         self._refuse(_POLICY_FAILED)
 
     def _wait(self, overdue: Callable[[], None]) -> None:

@@ -116,6 +116,7 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "closed by this side: internal error",
         "… of the roles …",
         "it does not say why",
+        "the server does not admit this client",
     ),
     "a reason that the peer is given when a connection is closed, and shows after words of its own": (
         "the client gave up",

@@ -187,6 +187,8 @@ def _client(script: Script) -> str:
     try:
         hello.send(None)
     except StopIteration:
+        if client.hello is None:
+            return "client refused"
         _check_limits(client)
         return "client greeted" if client.go_away is None else "client told to go away"
     except IncompatiblePeerError:
@@ -220,6 +222,7 @@ _WORDS = (
     "server refused",
     "client greeted",
     "client told to go away",
+    "client refused",
     "client incompatible",
     "client waiting",
 )

@@ -12,16 +12,16 @@ import pytest
 
 import aster
 from aster import Identity, RefusedError, StatusCode
-from aster._protocol.events import CloseCode
-from aster._protocol.frames import FrameKind
+from aster._protocol.events import CloseCode, GoAway
+from aster._protocol.frames import FrameKind, decode_go_away
 from aster.decorators import rpc, service
-from aster.testing import SimulatedNetwork, assert_no_orphans, live_connections
-from aster.transports.base import Transport
+from aster.testing import Link, SimulatedNetwork, assert_no_orphans, live_connections, virtual_time_backend
+from aster.transports.base import Connection, Stream, Transport
 from aster.transports.memory import MemoryTransport
 from aster.types import Peer
 from tests.rpc.echo import Echo, Item
 from tests.rpc.probes import Endless, Witness, backend_for, cancelled_at_every_step, error_of, kept_cancellation, server_records, until
-from tests.rpc.raw import END, HELLO, header_of, raw
+from tests.rpc.raw import END, HELLO, RawOwner, RawStream, header_of, raw, raw_listener
 
 pytestmark = pytest.mark.anyio
 
@@ -110,10 +110,12 @@ async def test_an_empty_list_admits_nobody(transport: Transport) -> None:
         assert "does not admit this client" in await _refusal(server.address, transport, _FRIEND)
 
 
-async def test_a_refused_client_hears_the_code_for_that_and_no_hello(transport: Transport) -> None:
+async def test_a_refused_client_hears_the_reason_in_place_of_the_hello_and_then_the_code_for_that(transport: Transport) -> None:
     async with aster.serve([Echo()], transport=transport, admit=[]) as server, raw(server, transport) as peer:
         await peer.lost.wait()
-        assert not peer.heard.received
+        ((kind, payload),) = peer.heard.frames()
+        assert kind == FrameKind.GO_AWAY
+        assert decode_go_away(payload) == GoAway(-1, "ask the server's operator to add that id to admit=")
         assert isinstance(transport, MemoryTransport) or f"(code {CloseCode.REFUSED})" in peer.why
 
 
@@ -429,11 +431,48 @@ async def test_a_drain_before_the_answer_is_told_after_the_hello(transport: Tran
 # Anywhere
 
 
-@pytest.mark.parametrize("transport", [SimulatedNetwork()], ids=["simulated"])
-@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_over_a_network_of_datagrams_a_refusal_is_told_as_well(transport: Transport) -> None:
-    async with aster.serve([Echo()], transport=transport, admit=[]) as server:
-        assert "does not admit this client" in await _refusal(server.address, transport)
+@pytest.mark.parametrize("anyio_backend", [virtual_time_backend("asyncio"), virtual_time_backend("trio")], ids=["asyncio", "trio"])
+async def test_a_refusal_is_told_whatever_datagram_is_lost() -> None:
+    told = 0
+    for seed in range(30):
+        network = SimulatedNetwork(Link(loss=0.15), seed=seed)
+        async with aster.serve([Echo()], transport=network, admit=[]) as server:
+            assert "does not admit this client" in await _refusal(server.address, network)
+        told += network.statistics.lost > 0
+    assert told > 10
+
+
+class Unmoved:
+    """A server that closes with the code of a refusal and has said nothing before, as one that is not Aster's may."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def accept(self, connection: Connection) -> RawOwner:
+        def stream_opened(stream: Stream) -> RawStream:
+            connection.close(CloseCode.REFUSED, self._reason)
+            return RawStream()
+
+        return RawOwner(stream_opened)
+
+
+@pytest.mark.parametrize(("reason", "told"), [("go home", "go home"), ("", "it does not say why")])
+async def test_the_code_alone_says_that_a_client_is_not_admitted(transport: Transport, reason: str, told: str) -> None:
+    async with raw_listener(transport, Unmoved(reason).accept) as address:
+        assert (await _refusal(address, transport)).endswith(f"does not admit this client, endpoint id {_STRANGER.endpoint_id}: {told}")
+
+
+@pytest.mark.parametrize("anyio_backend", [virtual_time_backend("asyncio"), virtual_time_backend("trio")], ids=["asyncio", "trio"])
+async def test_a_client_that_acknowledges_no_refusal_is_closed_after_ten_seconds() -> None:
+    network = SimulatedNetwork()
+    async with assert_no_orphans(), aster.serve([Echo()], transport=network, admit=[]) as server, raw(server, network) as peer:
+        peer.heard.on_data = network.partition
+        await until(peer.heard.frames)
+        (record,) = server_records()
+        await anyio.sleep(HANDSHAKE_TIMEOUT - 1)
+        assert record.lost is None
+        await anyio.sleep(2)
+        assert record.lost is not None
 
 
 @_IN_MEMORY
