@@ -257,6 +257,7 @@ class ClientConnection(PeerConnection):
         self._queue: dict[_Slot, None] = {}  # in their order; one that gives up is found at once
         self._reserved = 0
         self._breach: str | None = None
+        self._refusal: str | None = None
         self._left = False
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> StartedTask:
@@ -295,8 +296,8 @@ class ClientConnection(PeerConnection):
         """Why it takes no new calls, when that is the server's or the network's doing."""
         if self.lost is None and self._breach is not None:
             return ConnectionLost(f"the server broke a rule: {self._breach}")
-        if self.go_away is not None and self.hello is None:
-            return ConnectionLost("the server does not admit this client", code=CloseCode.REFUSED, reason=self.go_away.reason)
+        if self._refusal is not None:
+            return ConnectionLost("the server does not admit this client", code=CloseCode.REFUSED, reason=self._refusal)
         if self.lost is not None or self.go_away is None:
             return self.lost
         return ConnectionLost(f"the server takes no new calls: {self.go_away.reason or 'it is closing'}")
@@ -411,8 +412,10 @@ class ClientConnection(PeerConnection):
         if kind == FrameKind.HELLO:
             self._receive_hello(payload)
         else:
-            # In place of the hello it says that the server does not admit this client.
-            self._goes_away(decode_go_away(payload))
+            go_away = decode_go_away(payload)
+            if self.hello is None:
+                self._refusal = go_away.reason
+            self._goes_away(go_away)
         self._waiting.notify_all()
 
     def _broken(self, why: str) -> None:

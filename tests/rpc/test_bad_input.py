@@ -215,7 +215,7 @@ _SETTINGS: dict[int, int] = {Setting.WINDOW: 1 << 16, Setting.MESSAGE_LIMIT: 1 <
         (bytes(50), IncompatiblePeerError, "does not speak this protocol"),
         (encode_frame(FrameKind.END, b""), IncompatiblePeerError, "does not speak this protocol"),
         (encode_frame(FrameKind.GO_AWAY, b"\x00\x00"), RefusedError, "it does not say why"),
-        (encode_frame(FrameKind.GO_AWAY, b"\x00\x00") + encode_hello(Hello((1,), _SETTINGS)), RefusedError, "takes no new calls"),
+        (encode_frame(FrameKind.GO_AWAY, b"\x00\x00") + encode_hello(Hello((1,), _SETTINGS)), RefusedError, "it does not say why"),
         (encode_hello(Hello((1,), {})), IncompatiblePeerError, "does not speak this protocol"),
         (encode_hello(Hello((77,), _SETTINGS)), IncompatiblePeerError, "speaks version 77 of the protocol, this client version 1; update the older of the two"),
         (None, RefusedError, "not today"),
