@@ -117,13 +117,18 @@ class Entrance:
         logger.info("%s is not admitted: %s", self._owner.peer.endpoint_id, reason)
         self._owner.turn_away(reason)
         self._wait(lambda: self._close(reason))
+        self._task = self._owner.spawn(lambda: self._close_once_heard(reason), "aster refusal")
 
-        # A close is sent once, and may be lost, where the client would wait for nothing: first it has heard.
-        async def close_once_heard() -> None:
+    async def _close_once_heard(self, reason: str) -> None:
+        # A close is sent once, and may be lost; the client would wait for nothing.
+        try:
             await self._owner.transport.wait_acknowledged()
-            self._close(reason)
-
-        self._task = self._owner.spawn(close_once_heard, "aster refusal")
+        except BaseException as exc:
+            # asyncio's own cancellation, of this task alone, closes at once.
+            cancellation, _ = told_apart(exc)
+            if cancellation is not None:
+                raise
+        self._close(reason)
 
     def _close(self, reason: str) -> None:
         self._drop_timer()

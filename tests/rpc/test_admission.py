@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ from aster.transports.base import Connection, Stream, Transport
 from aster.transports.memory import MemoryTransport
 from aster.types import Peer
 from tests.rpc.echo import Echo, Item
-from tests.rpc.probes import Endless, Witness, backend_for, cancelled_at_every_step, error_of, kept_cancellation, server_records, until
+from tests.rpc.probes import Endless, Witness, backend_for, cancelled_at_every_step, error_of, kept_cancellation, on_asyncio, server_records, until
 from tests.rpc.raw import END, HELLO, RawOwner, RawStream, header_of, raw, raw_listener
 
 pytestmark = pytest.mark.anyio
@@ -472,6 +473,38 @@ async def test_a_client_that_acknowledges_no_refusal_is_closed_after_ten_seconds
         await anyio.sleep(HANDSHAKE_TIMEOUT - 1)
         assert record.lost is None
         await anyio.sleep(2)
+        assert record.lost is not None
+
+
+async def test_a_function_whose_task_asyncio_cancels_admits_nobody_and_harms_nobody(transport: Transport) -> None:
+    """A program may cancel all tasks that it finds."""
+    if not on_asyncio():
+        return
+    asked = Asked()
+    async with assert_no_orphans(), aster.serve([Echo()], transport=transport, admit=asked) as server, anyio.create_task_group() as group:
+        group.start_soon(_refusal, server.address, transport)
+        await until(lambda: asked.peers)
+        (task,) = _tasks("aster admission")
+        task.cancel()
+        await until(lambda: not server_records())
+        asked.go_on.set()
+        await _call(server.address, transport)
+
+
+def _tasks(name: str) -> list[asyncio.Task[object]]:
+    return [task for task in asyncio.all_tasks() if task.get_name() == name]
+
+
+@pytest.mark.parametrize("anyio_backend", [virtual_time_backend("asyncio")], ids=["asyncio"])
+async def test_a_refusal_whose_task_asyncio_cancels_closes_at_once() -> None:
+    network = SimulatedNetwork()
+    async with assert_no_orphans(), aster.serve([Echo()], transport=network, admit=[]) as server, raw(server, network) as peer:
+        peer.heard.on_data = network.partition
+        await until(peer.heard.frames)
+        (record,) = server_records()
+        (task,) = _tasks("aster refusal")
+        task.cancel()
+        await anyio.sleep(1)
         assert record.lost is not None
 
 
