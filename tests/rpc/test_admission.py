@@ -52,7 +52,7 @@ async def _async(peer: Peer) -> bool:
 
 @service("Whoami")
 class Whoami:
-    @rpc
+    @rpc(idempotent=True)  # a call may begin before the news that its connection is gone
     async def roles(self, item: Item) -> Item:
         return Item(text=" ".join(sorted(aster.current_call().capabilities)))
 
@@ -175,7 +175,8 @@ async def test_a_list_that_changes_holds_for_the_next_connection_and_a_refused_c
 
 
 @_IN_MEMORY
-async def test_calls_of_a_client_that_is_admitted_no_more_fail_with_the_reason(transport: Transport) -> None:
+async def test_calls_of_a_client_that_is_admitted_no_more_fail_with_the_reason(transport: Transport, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "aster")
     admitted = {_FRIEND.endpoint_id}
     async with (
         aster.serve([Echo()], transport=transport, admit=admitted) as server,
@@ -184,6 +185,7 @@ async def test_calls_of_a_client_that_is_admitted_no_more_fail_with_the_reason(t
         echo = await client.client(Echo)
         admitted.clear()
         await _cut()
+        await until(lambda: "connecting again failed" in caplog.text)
         error = await error_of(echo.same(Item(2)))
         assert error.code is StatusCode.UNAVAILABLE
         assert f"does not admit this client, endpoint id {client.endpoint_id}" in error.message
