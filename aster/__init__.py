@@ -28,7 +28,7 @@ from aster.errors import (
 from aster.interceptors import InterceptedCall, Interceptor, LoggingInterceptor, request_id
 from aster.server import AsterServer
 from aster.trust import Identity
-from aster.types import CallContext, CapabilityRequirement, Metadata, MethodInfo, Peer, RpcPattern, SerializationMode, ServiceInfo
+from aster.types import CallContext, CapabilityRequirement, Metadata, MethodInfo, Peer, RpcPattern, SerializationMode, ServiceInfo, all_of, any_of, role
 
 __all__ = [
     "AddressError",
@@ -61,6 +61,8 @@ __all__ = [
     "StatusCode",
     "UnknownDetail",
     "UnreachableError",
+    "all_of",
+    "any_of",
     "bidi_stream",
     "client_stream",
     "connect",
@@ -68,6 +70,7 @@ __all__ = [
     "current_session",
     "open_call",
     "request_id",
+    "role",
     "rpc",
     "serve",
     "server_stream",

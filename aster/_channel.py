@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from aster._connection import ClientConnection, CloseCode
+from aster._connection import ClientConnection
 from aster._endpoint import EndpointOptions
 from aster._outgoing import OutgoingCall, OutgoingOwner, Repeater
-from aster._protocol.events import Hello, ResetCode, Setting
+from aster._protocol.events import CloseCode, Hello, ResetCode, Setting
 from aster._reactor import Condition, spare_ctrl_c
 from aster._retries import Backoff, RetryBudget
 from aster._tasks import StartedTask, TaskSet
@@ -64,6 +64,7 @@ class ClientChannel:
         options: of the client.
         dial: connects what it is given, or raises ConnectError. Used for each connection, within the connect timeout.
         where: the server's host and port, for messages.
+        endpoint_id: the client's own.
         connect_timeout: seconds that an attempt may take, and that a call waits for a connection.
         interception: what wraps each call.
     """
@@ -74,6 +75,7 @@ class ClientChannel:
         options: EndpointOptions,
         dial: Callable[[ClientConnection], Awaitable[object]],
         where: str,
+        endpoint_id: str,
         connect_timeout: float,
         interception: Interception | None = None,
     ) -> None:
@@ -87,6 +89,7 @@ class ClientChannel:
         self._options = options
         self._dial = dial
         self._where = where
+        self._endpoint_id = endpoint_id
         self._connections: set[ClientConnection] = set()
         self._repeating: set[OutgoingCall] = set()
         self._waiting = Condition(lifetime.reactor)
@@ -130,6 +133,9 @@ class ClientChannel:
     def _turned_away(self, why: AsterError) -> ConnectError:
         if isinstance(why, ConnectionLost) and why.silent:
             return UnreachableError(f"{self._where} took this client's connection, and then was heard no more: {why}")
+        if isinstance(why, ConnectionLost) and why.code == CloseCode.REFUSED:
+            reason = why.reason or "it does not say why"
+            return RefusedError(f"the server at {self._where} does not admit this client, endpoint id {self._endpoint_id}: {reason}")
         return RefusedError(f"the server at {self._where} turned this client away: {why}")
 
     def _use(self, connection: ClientConnection) -> None:

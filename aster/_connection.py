@@ -13,12 +13,14 @@ from typing import Any, Protocol
 from anyio.abc import TaskGroup
 
 from aster._endpoint import EndpointOptions
+from aster._entrance import Entrance
 from aster._incoming import HostedMethod, IncomingCall
 from aster._incoming_session import HostedSession, IncomingSession
 from aster._outgoing import OutgoingCall
 from aster._outgoing_session import OutgoingSession
+from aster._policy import Policy
 from aster._protocol.call import CallLimits, SharedBuffer
-from aster._protocol.events import GoAway, Header, Hello, ResetCode, Setting, Trailer, TrailerOrigin
+from aster._protocol.events import CloseCode, GoAway, Header, Hello, ResetCode, Setting, Trailer, TrailerOrigin
 from aster._protocol.frames import (
     CLIENT_HELLO_LIMIT,
     CONTROL_KINDS,
@@ -31,14 +33,14 @@ from aster._protocol.frames import (
     encode_hello,
     frame_limits,
 )
-from aster._reactor import Condition, Reactor, TimerHandle
+from aster._reactor import Condition, Reactor
 from aster._slots import SlotQueue
 from aster._tasks import StartedTask, TaskSet
 from aster.errors import AsterError, ConnectionLost, IncompatiblePeerError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Connection, Stream, StreamSink
-from aster.types import Peer
+from aster.types import CapabilityRequirement, Peer
 
-__all__ = ["PROTOCOL_VERSION", "ClientConnection", "ClientOwner", "CloseCode", "PeerConnection", "ServerConnection", "ServerHost"]
+__all__ = ["PROTOCOL_VERSION", "ClientConnection", "ClientOwner", "PeerConnection", "ServerConnection", "ServerHost"]
 
 logger = logging.getLogger("aster")
 
@@ -50,16 +52,6 @@ _REQUIRED_SETTINGS = (Setting.WINDOW, Setting.MESSAGE_LIMIT, Setting.METADATA_LI
 
 _EVERY_STREAM = 1 << 62
 """Above the number of any stream (RFC 9000, section 2.1)."""
-
-
-class CloseCode:
-    """Why a connection was closed, as a number of the application (RFC 9000 section 20.2)."""
-
-    NORMAL = 0
-    PROTOCOL = 1
-    VERSION = 2
-    HELLO_TIMEOUT = 3
-    CLEANUP_OVERDUE = 4
 
 
 class _ControlStream:
@@ -182,6 +174,7 @@ class ClientConnection(PeerConnection):
         self.call_slots = SlotQueue(reactor, self._free_for_calls, self._takes_more)
         self.session_slots = SlotQueue(reactor, self._free_for_sessions, self._takes_more)
         self._breach: str | None = None
+        self._refusal: str | None = None
         self._left = False
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> StartedTask:
@@ -204,7 +197,7 @@ class ClientConnection(PeerConnection):
         except LocalProtocolError:
             raise IncompatiblePeerError(f"the server at {transport.peer.address} allows no stream, not even the one for its HELLO") from None
         self._control.write(encode_hello(Hello((PROTOCOL_VERSION,), self.options.settings())))
-        await self.wait_until(lambda: self.hello is not None or self.lost is not None or self._breach is not None)
+        await self.wait_until(lambda: self.hello is not None or self.go_away is not None or self.lost is not None or self._breach is not None)
         if self._breach is not None:
             raise IncompatiblePeerError(f"the server at {transport.peer.address} does not speak this protocol: {self._breach}")
         if self.hello is not None and PROTOCOL_VERSION not in self.hello.versions:
@@ -224,6 +217,8 @@ class ClientConnection(PeerConnection):
         """Why it takes no new calls, when that is the server's or the network's doing."""
         if self.lost is None and self._breach is not None:
             return ConnectionLost(f"the server broke a rule: {self._breach}")
+        if self._refusal is not None:
+            return ConnectionLost("the server does not admit this client", code=CloseCode.REFUSED, reason=self._refusal)
         if self.lost is not None or self.go_away is None:
             return self.lost
         return ConnectionLost(f"the server takes no new calls: {self.go_away.reason or 'it is closing'}")
@@ -340,10 +335,11 @@ class ClientConnection(PeerConnection):
     def _control_frame(self, kind: int, payload: bytes) -> None:
         if kind == FrameKind.HELLO:
             self._receive_hello(payload)
-        elif self.hello is None:
-            raise RemoteProtocolError("the server's first frame was not its HELLO")
         else:
-            self._goes_away(decode_go_away(payload))
+            go_away = decode_go_away(payload)
+            if self.hello is None:
+                self._refusal = go_away.reason
+            self._goes_away(go_away)
         self._waiting.notify_all()
 
     def _broken(self, why: str) -> None:
@@ -364,6 +360,8 @@ class ServerHost(Protocol):
     debug: bool
     hello_frame: bytes
     """What each client is told first."""
+    policy: Policy | None
+    """Who is admitted, and what they hold; ``None`` for everyone and nothing."""
 
     def find(self, header: Header) -> HostedMethod:
         """The method that a header names; RpcError when there is none."""
@@ -416,12 +414,13 @@ class ServerConnection(PeerConnection):
         self._transport = transport
         self._last_stream = -1
         self._going_away = False
-        self._hello_timer: TimerHandle | None = reactor.call_at(reactor.now() + host.options.for_transport().handshake_timeout, self._hello_overdue)
         self.calls: set[IncomingCall] = set()
         self.sessions: set[IncomingSession] = set()
         self.peer: Peer = transport.peer
+        self.capabilities: frozenset[str] = frozenset()
         self.deadline_cap = host.deadline_cap
         self.debug = host.debug
+        self._entrance = Entrance(self, host.policy, host.options.for_transport().handshake_timeout)
 
     @property
     def running(self) -> int:
@@ -451,28 +450,32 @@ class ServerConnection(PeerConnection):
         """Tell the client that no further calls are taken."""
         if not self._going_away:
             self._going_away = True
-            if self._control is not None and self.hello is not None:
+            if self._control is not None and self._entrance.is_open:
                 self._control.write(encode_go_away(GoAway(self._last_stream, reason)))
             for session in list(self.sessions):
                 session.drain(reason)
 
     def admit(self, call: IncomingCall, header: Header) -> HostedMethod:
-        """Find the method; refuse above the limit and while draining."""
+        """Find the method; refuse above the limit, while draining, and whoever does not hold what it requires."""
         self._refuse_while_draining(call.stream)
         # A call whose handler has unwound may still be among them, until the client's half has ended; the client counts it no more.
         if len(self.calls) > self.options.max_concurrent_calls <= self._running_calls:
             raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"this connection has {self.options.max_concurrent_calls} calls in flight, the server's limit")
         method = self._host.find(header)
+        if method.requires:
+            self.check_held(method.requires, method.label)
         self._serve_up_to(call.stream)
         return method
 
     def admit_session(self, session: IncomingSession, service: str, version: int) -> HostedSession:
-        """Find the service; refuse above the limit and while draining."""
+        """Find the service; refuse above the limit, while draining, and whoever does not hold what it requires."""
         self._refuse_while_draining(session.stream)
         limit = self.options.max_sessions
         if len(self.sessions) > limit <= sum(other.running for other in self.sessions):
             raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"this connection has {limit} sessions, the server's limit")
         hosted = self._host.find_session(service, version)
+        if hosted.service.requires is not None:
+            self.check_held((hosted.service.requires,), f"a session of {hosted.service.name}")
         self._serve_up_to(session.stream)
         return hosted
 
@@ -483,6 +486,19 @@ class ServerConnection(PeerConnection):
     def _serve_up_to(self, stream: Stream) -> None:
         if not self._going_away:
             self._last_stream = max(self._last_stream, stream.id)
+
+    def check_held(self, requires: Iterable[CapabilityRequirement], label: str) -> None:
+        """Refuse what the peer does not hold enough for; ``label`` is how messages name it.
+
+        Raises:
+            RpcError: PERMISSION_DENIED, one of the requirements is not met.
+        """
+        for requirement in requires:
+            if not requirement.is_met_by(self.capabilities):
+                raise RpcError(
+                    StatusCode.PERMISSION_DENIED,
+                    f"{label} requires {requirement}, which this caller was not granted: the server's operator grants it by authorize=",
+                )
 
     def handler_ended(self) -> None:
         """A handler has unwound; its call may still wait for the client's half to end."""
@@ -522,8 +538,8 @@ class ServerConnection(PeerConnection):
         if stream.id == 0:
             self._control = stream
             return _ControlStream(self._control_frame, self._broken, CLIENT_HELLO_LIMIT)
-        if self.hello is None:
-            self._broken("the client opened a call before its HELLO")
+        if not self._entrance.is_open:
+            self._broken("the client opened a call before its HELLO" if self.hello is None else "the client opened a call before the server's HELLO")
             return _ControlStream(lambda kind, payload: None, lambda why: None)
         return _Newcomer(self, stream)
 
@@ -543,7 +559,7 @@ class ServerConnection(PeerConnection):
     def connection_lost(self, error: AsterError) -> None:
         """The end: every call was told before."""
         self.lost = error
-        self._drop_hello_timer()
+        self._entrance.shut()
         self._waiting.notify_all()
         self._over_if_ended()
 
@@ -551,27 +567,30 @@ class ServerConnection(PeerConnection):
         if kind != FrameKind.HELLO:
             raise RemoteProtocolError(f"the client sent a {FrameKind(kind).name} frame on the control stream")
         hello = self._receive_hello(payload)
-        self._drop_hello_timer()
+        if PROTOCOL_VERSION not in hello.versions:
+            # Our hello lets the client say what is wrong; it closes the connection.
+            logger.info("%s speaks version %s of the protocol, this server version %d", self.peer.endpoint_id, _numbers(hello.versions), PROTOCOL_VERSION)
+        self._entrance.hello_came()
+
+    # Called by the entrance
+
+    def welcome(self, capabilities: frozenset[str]) -> None:
+        """The client is admitted: say hello, after which its calls may come."""
+        self.capabilities = capabilities
         assert self._control is not None
         self._control.write(self._host.hello_frame)
-        if PROTOCOL_VERSION not in hello.versions:
-            # Our hello is on its way and lets the client say what is wrong; it closes the connection.
-            logger.info("%s speaks version %s of the protocol, this server version %d", self.peer.endpoint_id, _numbers(hello.versions), PROTOCOL_VERSION)
         if self._going_away:
             self._control.write(encode_go_away(GoAway(self._last_stream, "the server is draining")))
 
-    def _hello_overdue(self) -> None:
-        self._hello_timer = None
-        self.transport.close(CloseCode.HELLO_TIMEOUT, "no HELLO in time")
-
-    def _drop_hello_timer(self) -> None:
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
-            self._hello_timer = None
+    def turn_away(self, reason: str) -> None:
+        """The client is not admitted: it is told so reliably, before the connection is closed."""
+        assert self._control is not None
+        self._control.write(encode_go_away(GoAway(-1, reason)))
 
     def _broken(self, why: str) -> None:
         if self.lost is None:
             logger.info("closing the connection of %s: %s", self.peer.endpoint_id, why)
+            self._entrance.shut()
             self.transport.close(CloseCode.PROTOCOL, why)
 
 

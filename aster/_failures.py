@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
-__all__ = ["alone", "parted"]
+import anyio
+
+__all__ = ["alone", "parted", "told_apart"]
 
 
 def parted(exc: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
@@ -20,3 +23,19 @@ def alone(exc: BaseException) -> BaseException:
         return exc
     group = cast("BaseExceptionGroup[BaseException]", exc)
     return alone(group.exceptions[0]) if len(group.exceptions) == 1 else group
+
+
+def told_apart(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """What a user's function raised in a task of ours, as two: cancellation that came from outside, and its own failure. At least one of them is there.
+
+    Raises:
+        BaseException: ``exc``, which holds an interrupt of the program.
+    """
+    if parted(exc, KeyboardInterrupt)[0] is not None:
+        raise exc
+    # A task group of the function's can raise several things together, on trio failures and cancellation among them, which part here.
+    cancellation, failure = parted(exc, anyio.get_cancelled_exc_class())
+    # Where no scope around the function is cancelled, it raised cancellation by hand, and that is just another bug.
+    if cancellation is None or anyio.current_effective_deadline() > -math.inf:
+        return None, exc
+    return cancellation, failure

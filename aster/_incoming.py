@@ -14,7 +14,7 @@ import anyio.lowlevel
 
 from aster._call import CURRENT_CALL, CallDriver, Decode, Encode
 from aster._details import DetailCodec
-from aster._failures import alone, parted
+from aster._failures import alone, told_apart
 from aster._gate import Gate, Place
 from aster._protocol.call import CallLimits, ServerCall
 from aster._protocol.events import SUCCESS, Header, ResetCode, Trailer, TrailerOrigin
@@ -24,7 +24,7 @@ from aster._tasks import StartedTask
 from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
 from aster.interceptors import CallState, Interceptor, composed
 from aster.transports.base import Stream
-from aster.types import CallContext, Metadata, MetadataValue, MethodInfo, Peer, RpcPattern, ServiceInfo
+from aster.types import CallContext, CapabilityRequirement, Metadata, MetadataValue, MethodInfo, Peer, RpcPattern, ServiceInfo
 
 __all__ = ["HostedMethod", "IncomingCall", "IncomingOwner", "RequestStream"]
 
@@ -52,9 +52,12 @@ class HostedMethod:
     """What lets calls in, a number of them at a time; ``None`` also for those of a session, which has passed it as a whole."""
     label: str = field(init=False)
     """How messages to people, and the tasks of its calls, name it."""
+    requires: tuple[CapabilityRequirement, ...] = field(init=False)
+    """What a caller must hold, all of it: what the service asks, and what the method does."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", f"{self.service.name}.{self.info.name}")
+        object.__setattr__(self, "requires", tuple(each for each in (self.service.requires, self.info.requires) if each is not None))
 
 
 class IncomingOwner(Protocol):
@@ -63,6 +66,7 @@ class IncomingOwner(Protocol):
     limits: CallLimits
     reactor: Reactor
     peer: Peer
+    capabilities: frozenset[str]
     peer_metadata_limit: int
     peer_message_limit: int
     deadline_cap: float | None
@@ -288,6 +292,7 @@ class IncomingCall(CallDriver):
             deadline=self.deadline,
             metadata=header.metadata,
             send_metadata=sender,
+            capabilities=self._owner.capabilities,
         )
         CURRENT_CALL.set(context)
         try:
@@ -346,16 +351,12 @@ class IncomingCall(CallDriver):
             await self._send(self._encode(method, response), method)
 
     def _raised(self, exc: BaseException) -> Trailer:
-        # A task group of the handler's can raise several things together, on trio failures and cancellation among them, which part here.
-        if parted(exc, KeyboardInterrupt)[0] is not None:
-            raise exc
-        cancellation, failures = parted(exc, anyio.get_cancelled_exc_class())
-        # Where no scope around the handler is cancelled, it raised cancellation by hand, and that is just another bug.
-        if cancellation is None or anyio.current_effective_deadline() > -math.inf:
-            return self._failed(exc)
-        if failures is not None:
-            self._failed(failures)
-        raise cancellation
+        cancellation, failure = told_apart(exc)
+        trailer = self._failed(failure) if failure is not None else None
+        if cancellation is not None:
+            raise cancellation
+        assert trailer is not None
+        return trailer
 
     def _failed(self, exc: BaseException) -> Trailer:
         error = alone(exc)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from aster._reactor import Reactor
 from aster._tasks import StartedTask
 from aster.errors import AsterError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Stream
-from aster.types import Peer, RpcPattern, SerializationMode, ServiceInfo
+from aster.types import CapabilityRequirement, Peer, RpcPattern, SerializationMode, ServiceInfo
 
 __all__ = ["HostedSession", "IncomingSession", "IncomingSessionOwner", "SessionContext", "current_session"]
 
@@ -33,16 +33,18 @@ class SessionContext:
 
     Attributes:
         peer: whose session it is.
+        capabilities: what that peer was granted; empty unless the server has a policy.
         service: the service's name; ``version`` its version.
         task_group: for background tasks, which go on between calls. They are cancelled when the session ends, and have unwound before ``on_session_close`` is
             called. One that raises ends the session: the call that runs then and all later ones fail with ABORTED, and the log has the exception at ERROR. To
             end the session on purpose, cancel the group's ``cancel_scope``; its calls fail with ABORTED too.
     """
 
-    __slots__ = ("peer", "service", "task_group", "version")
+    __slots__ = ("capabilities", "peer", "service", "task_group", "version")
 
-    def __init__(self, peer: Peer, service: str, version: int, task_group: TaskGroup) -> None:
+    def __init__(self, peer: Peer, capabilities: frozenset[str], service: str, version: int, task_group: TaskGroup) -> None:
         self.peer = peer
+        self.capabilities = capabilities
         self.service = service
         self.version = version
         self.task_group = task_group
@@ -88,8 +90,13 @@ class IncomingSessionOwner(Protocol):
     peer: Peer
     peer_metadata_limit: int
     peer_message_limit: int
+    capabilities: frozenset[str]
     deadline_cap: float | None
     debug: bool
+
+    def check_held(self, requires: Iterable[CapabilityRequirement], label: str) -> None:
+        """Refuse what the peer does not hold enough for; raises RpcError."""
+        ...
 
     @property
     def cleanup_budget(self) -> float:
@@ -126,6 +133,7 @@ class IncomingSession:
         self.peer = owner.peer
         self.peer_metadata_limit = owner.peer_metadata_limit
         self.peer_message_limit = owner.peer_message_limit
+        self.capabilities = owner.capabilities
         self.deadline_cap = owner.deadline_cap
         self.debug = owner.debug
         self.stream = stream
@@ -258,6 +266,7 @@ class IncomingSession:
         method = self._methods.get((name, mode))
         if method is None or method.info.pattern is not pattern:
             unbound = self._hosted.find(name, pattern, mode)
+            self._owner.check_held(unbound.requires, unbound.label)
             bound = unbound.handler.__get__(self._instance, type(self._instance))
             self._methods[name, mode] = method = replace(unbound, handler=bound)
         return method
@@ -341,7 +350,7 @@ class IncomingSession:
         raised: BaseException | None = None
         try:
             async with anyio.create_task_group() as group:
-                self._context = SessionContext(self.peer, hosted.service.name, hosted.service.version, group)
+                self._context = SessionContext(self.peer, self.capabilities, hosted.service.name, hosted.service.version, group)
                 _CURRENT_SESSION.set(self._context)
                 self._instance = self._made(hosted)
                 if self._instance is not None:

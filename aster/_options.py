@@ -135,7 +135,7 @@ def _check_count(value: object, option: str, where: str) -> None:
 
 
 def _check_requirement(requires: object, where: str) -> None:
-    wanted = "a CapabilityRequirement, such as CapabilityRequirement('role', ('admin',))"
+    wanted = "a CapabilityRequirement, such as aster.role('admin')"
     _check_instance(requires, CapabilityRequirement, "requires", wanted, where)
 
 

@@ -24,12 +24,16 @@ _Key = tuple[str, SerializationMode]
 class HostedServices:
     """Services by name and version, with a prepared handler for each method and mode. ``interceptors``: the server's.
 
+    Args:
+        services: the instances.
+        authorizes: whether the server grants anybody anything.
+
     Raises:
         TypeError: something given is not an instance of a service, or not the class of a session-scoped one, or an override does not fit its declaration.
-        ValueError: two services share name and version, or one uses an option that nothing would enforce yet.
+        ValueError: two services share name and version, or one uses an option that nothing would enforce yet, or requires what nobody is granted.
     """
 
-    def __init__(self, services: Iterable[object], interceptors: Sequence[Interceptor] = ()) -> None:
+    def __init__(self, services: Iterable[object], interceptors: Sequence[Interceptor] = (), *, authorizes: bool) -> None:
         if not isinstance(services, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
             raise TypeError(f"services takes a list of instances, not {type(services).__name__}: write services=[...] around it")
         self._hosted: dict[tuple[str, int], _HostedService] = {}
@@ -42,6 +46,8 @@ class HostedServices:
                     f"two services are named {key[0]!r} with version {key[1]}: {self._hosted[key].class_name} and {hosted.class_name}; "
                     "give one of them another name or version"
                 )
+            if not authorizes:
+                _refuse_uncallable(hosted.info)
             self._hosted[key] = hosted
         if not self._hosted:
             raise ValueError("services is empty: a server needs at least one service to serve")
@@ -153,15 +159,26 @@ def _refuse_unenforced(info: ServiceInfo) -> None:
     """Serve nothing that asks for a protection or a scope which this version would silently not give."""
     service = f"service {info.name!r}"
     unenforced = [
-        (service, "requires", info.requires is not None),
         (service, "SerializationMode.ROW", SerializationMode.ROW in info.modes),
     ]
     for method in info.methods.values():
         where = f"method {method.name!r} of {service}"
-        unenforced += [(where, "requires", method.requires is not None), (where, "SerializationMode.ROW", SerializationMode.ROW in method.modes)]
+        unenforced.append((where, "SerializationMode.ROW", SerializationMode.ROW in method.modes))
     for where, option, used in unenforced:
         if used:
             raise ValueError(
                 f"{where} uses {option}, which this version of Aster does not carry out yet; "
                 "it is refused rather than served without it. Remove the option to serve it"
             )
+
+
+def _refuse_uncallable(info: ServiceInfo) -> None:
+    """Where nobody is granted anything, nobody could call what requires something: more likely a policy was forgotten."""
+    service = f"service {info.name!r}"
+    asking = [service] if info.requires is not None else []
+    asking += [f"method {method.name!r} of {service}" for method in info.methods.values() if method.requires is not None]
+    if asking:
+        raise ValueError(
+            f"{asking[0]} uses requires, and this server has no authorize, so that nobody could call it: pass authorize= with what each endpoint id holds, "
+            "or authorize={} to shut it on purpose"
+        )

@@ -122,7 +122,7 @@ class AsterClient:
         await lifetime.open()
         where = join_host_port(self._address.host, self._address.port)
         interception = Interception(self._interceptors, Peer(self._address.endpoint_id, where)) if self._interceptors else None
-        channel = ClientChannel(lifetime, self.options, self._dial, where, self._connect_timeout, interception)
+        channel = ClientChannel(lifetime, self.options, self._dial, where, self.endpoint_id, self._connect_timeout, interception)
         try:
             await channel.open()
         except BaseException as exc:

@@ -175,11 +175,15 @@ class ConnectionLost(AsterError):
 
     Attributes:
         silent: whether the peer was heard no more; else one of the two sides has ended it.
+        code: the number of the application with which the peer closed it; ``None`` when something else ended it.
+        reason: what the peer said with that, for people.
     """
 
-    def __init__(self, message: str, *, silent: bool = False) -> None:
+    def __init__(self, message: str, *, silent: bool = False, code: int | None = None, reason: str = "") -> None:
         super().__init__(message)
         self.silent = silent
+        self.code = code
+        self.reason = reason
 
 
 class ProtocolError(AsterError):

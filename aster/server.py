@@ -22,6 +22,7 @@ from aster._incoming import HostedMethod
 from aster._incoming_session import HostedSession
 from aster._lifetime import Lifetime
 from aster._options import check_seconds
+from aster._policy import Admit, Authorize, Policy
 from aster._protocol.events import Header, Hello
 from aster._protocol.frames import encode_hello
 from aster._registry import HostedServices
@@ -60,6 +61,10 @@ class AsterServer:
         identity: the key that the server proves, or the path of its key file; by default a new one for this server, whose address ends with it.
         advertise: the host in ``address``, for servers that listen at a wildcard or behind a translated address.
         transport: how bytes travel; QUIC by default.
+        authorize: what each endpoint holds, for services and methods with ``requires=``: a mapping of endpoint ids to a role or a list of them, or a function
+            of the ``Peer`` that returns the same, or ``None`` for nothing. By default nobody holds anything.
+        admit: who may connect: a list or set of endpoint ids, or a function of the ``Peer`` that returns whether it may. Everyone by default; an empty list
+            admits nobody. The client's ``connect`` fails with RefusedError.
         drain_grace: seconds that running calls may take to end when the block is left or ``drain`` is called.
         cleanup_budget: seconds that cancelled handlers may take to unwind before their peers are released; also those of a session's ``on_session_close``.
         max_deadline: the most seconds that any call may take; ``None`` for no cap.
@@ -78,10 +83,15 @@ class AsterServer:
             Those of a service come further in.
         debug: whether callers see the type and text of a handler's unexpected exception.
 
+    ``admit`` and then ``authorize`` are asked once a connection, when its client's key is proved and before the client hears anything: a change holds from the
+    client's next connection. The functions may be async, and must not block the loop. One that raises, returns something else, or takes more than 10 s, turns
+    the client away, and the log says why at ERROR. An async one is cancelled when its client has gone or the server's block is left.
+
     Raises:
         TypeError: something in ``services`` is not an instance of a service, an address is no ``str``, or an option is of the wrong type.
-        ValueError: an option is out of range, two services share name and version, a service uses an option that is not carried out yet, or
-            the names of all methods together are more than clients can be told.
+        ValueError: an option is out of range, two services share name and version, a service uses an option that is not carried out yet, or has
+            ``requires=`` while there is no ``authorize``, an endpoint id in ``admit`` or ``authorize`` is malformed, or the names of all methods
+            together are more than clients can be told.
         AddressError: ``listen`` or ``advertise`` is malformed.
         KeyFileError: the key file cannot be used.
         OSError: from entering the block: the address is in use, not this machine's, or not allowed to this program.
@@ -95,6 +105,8 @@ class AsterServer:
         identity: Identity | str | os.PathLike[str] | None = None,
         advertise: str | None = None,
         transport: Transport | None = None,
+        authorize: Authorize | None = None,
+        admit: Admit | None = None,
         drain_grace: float = 10.0,
         cleanup_budget: float = 5.0,
         max_deadline: float | None = None,
@@ -128,7 +140,10 @@ class AsterServer:
             keepalive_interval=keepalive_interval,
             cleanup_budget=cleanup_budget,
         )
-        self._hosting = _Host(HostedServices(services, checked_interceptors(interceptors)), options, max_deadline, debug)
+        policy = None if admit is None and authorize is None else Policy(admit, authorize)
+        self._hosting = _Host(
+            HostedServices(services, checked_interceptors(interceptors), authorizes=authorize is not None), policy, options, max_deadline, debug
+        )
         self._listen = parse_listen(listen)
         self._advertise = None if advertise is None else check_advertised(advertise)
         self._identity = identity_from(identity)
@@ -373,8 +388,9 @@ async def _hear_signals(listener: Callable[[signal.Signals], None]) -> None:
 class _Host:
     """What the server's connections need of it."""
 
-    def __init__(self, services: HostedServices, options: EndpointOptions, deadline_cap: float | None, debug: bool) -> None:
+    def __init__(self, services: HostedServices, policy: Policy | None, options: EndpointOptions, deadline_cap: float | None, debug: bool) -> None:
         self.services = services
+        self.policy = policy
         self.options = options
         self.deadline_cap = deadline_cap
         self.debug = debug

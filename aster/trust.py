@@ -25,7 +25,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from aster.errors import AddressError, KeyFileError
 
-__all__ = ["Address", "Identity", "check_advertised", "check_endpoint_id", "endpoint_id_of", "identity_from", "join_host_port", "parse_listen"]
+__all__ = [
+    "Address",
+    "Identity",
+    "check_advertised",
+    "check_endpoint_id",
+    "endpoint_id_of",
+    "endpoint_id_problem",
+    "identity_from",
+    "join_host_port",
+    "parse_listen",
+]
 
 _SCHEME = "aster://"
 _EXPECTED = "expected aster://<64 hex digits>@host:port; copy server.address whole"
@@ -376,15 +386,21 @@ def check_endpoint_id(text: str) -> str:
         AddressError: it is not 64 hex digits, or no point of the curve, or a point of small order, under which anyone can sign.
     """
     folded = text.lower()
-    if not _HEX_ID.fullmatch(folded):
-        if len(folded) != 64:
-            raise AddressError(f"the endpoint id has {len(folded)} characters instead of 64 hex digits; {_EXPECTED}")
-        wrong = next(character for character in folded if character not in "0123456789abcdef")
-        raise AddressError(f"the endpoint id contains {wrong!r}, which is no hex digit; {_EXPECTED}")
-    problem = _key_problem(bytes.fromhex(folded))
+    problem = endpoint_id_problem(folded)
     if problem:
         raise AddressError(f"the endpoint id {problem}; {_EXPECTED}")
     return folded
+
+
+def endpoint_id_problem(text: str) -> str:
+    """Why ``text`` is not the hex form, in lower case, of a usable Ed25519 public key; or nothing."""
+    if _HEX_ID.fullmatch(text):
+        return _key_problem(bytes.fromhex(text))
+    if len(text) != 64:
+        return f"has {len(text)} characters instead of 64 hex digits"
+    if _HEX_ID.fullmatch(text.lower()):
+        return "has digits in upper case; write it in lower case, as endpoint_id has it"
+    return f"contains {next(character for character in text.lower() if character not in '0123456789abcdef')!r}, which is no hex digit"
 
 
 def endpoint_id_of(key: Ed25519PublicKey) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
@@ -20,6 +20,9 @@ __all__ = [
     "RpcPattern",
     "SerializationMode",
     "ServiceInfo",
+    "all_of",
+    "any_of",
+    "role",
 ]
 
 MetadataValue: TypeAlias = str | bytes
@@ -61,7 +64,11 @@ class RpcPattern(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class CapabilityRequirement:
-    """What a caller must hold: one role, any of several, or all of them.
+    """What a caller must hold: one role, any of several, or all of them. Make one with ``role``, ``any_of`` or ``all_of``.
+
+    Attributes:
+        kind: how many of the roles.
+        roles: names of roles or capabilities, which mean what the server's ``authorize=`` makes of them; upper and lower case differ.
 
     Raises:
         TypeError: ``roles`` is not a tuple of ``str``.
@@ -75,13 +82,53 @@ class CapabilityRequirement:
         if self.kind not in ("role", "any_of", "all_of"):
             raise ValueError(f"a requirement is of the kind 'role', 'any_of' or 'all_of', not {self.kind!r}")
         if not isinstance(self.roles, tuple) or not all(isinstance(role, str) for role in self.roles):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
-            raise TypeError(f"the roles of a requirement must be a tuple of str, such as ('admin',), not {self.roles!r}")
+            raise TypeError(f"the roles of a requirement must be a tuple of str, as role('admin') and any_of('admin', 'auditor') make it, not {self.roles!r}")
         if "" in self.roles:
             raise ValueError(f"a requirement of kind {self.kind!r} has an empty role, which nobody can hold: name it")
         if not self.roles:
             raise ValueError(f"a requirement of kind {self.kind!r} needs at least one role")
         if self.kind == "role" and len(self.roles) != 1:
             raise ValueError(f"a requirement of kind 'role' takes exactly one role, not {len(self.roles)}")
+
+    def is_met_by(self, capabilities: Collection[str]) -> bool:
+        """Whether a caller that holds ``capabilities`` holds enough."""
+        held = (role in capabilities for role in self.roles)
+        return any(held) if self.kind == "any_of" else all(held)
+
+    def __str__(self) -> str:
+        # The name itself, where a role is a member of an Enum.
+        names = ", ".join(map(str.__repr__, self.roles))
+        return f"the role {names}" if self.kind == "role" else f"{'one' if self.kind == 'any_of' else 'all'} of the roles {names}"
+
+
+def role(name: str, /) -> CapabilityRequirement:
+    """Require one role or capability.
+
+    Raises:
+        TypeError: ``name`` is no ``str``.
+        ValueError: it is empty.
+    """
+    return CapabilityRequirement("role", (name,))
+
+
+def any_of(*names: str) -> CapabilityRequirement:
+    """Require at least one of several roles or capabilities.
+
+    Raises:
+        TypeError: one of ``names`` is no ``str``.
+        ValueError: there is none, or one is empty.
+    """
+    return CapabilityRequirement("any_of", names)
+
+
+def all_of(*names: str) -> CapabilityRequirement:
+    """Require several roles or capabilities together.
+
+    Raises:
+        TypeError: one of ``names`` is no ``str``.
+        ValueError: there is none, or one is empty.
+    """
+    return CapabilityRequirement("all_of", names)
 
 
 class Metadata:
@@ -240,7 +287,7 @@ class CallContext:
         service: the service's name; ``version`` its version; ``method`` the method's name.
         deadline: when the call expires on the clock of ``anyio.current_time()``, in seconds; ``math.inf`` without a deadline.
         metadata: what the caller sent.
-        capabilities: what the caller was granted; empty unless the server has a policy.
+        capabilities: what the server's ``authorize=`` granted the caller when it connected; empty without that.
     """
 
     __slots__ = ("_send_metadata", "_trailers", "capabilities", "deadline", "metadata", "method", "peer", "service", "version")

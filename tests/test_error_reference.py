@@ -65,7 +65,7 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
     "what is expected or what to do, at the end of a message": (
         "True or False",
         "one SerializationMode, such as SerializationMode.NATIVE",
-        "a CapabilityRequirement, such as CapabilityRequirement('role', ('admin',))",
+        "a CapabilityRequirement, such as aster.role('admin')",
         "a class; it is the class that is passed, Aster makes the instances",
         "a dataclass, whose instances are given as details of an RpcError",
         "pass another one: @service(name=...)",
@@ -117,6 +117,9 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "closed by the peer",
         "closed by this side",
         "closed by this side: internal error",
+        "… of the roles …",
+        "it does not say why",
+        "the server does not admit this client",
     ),
     "a reason that the peer is given when a connection is closed, and shows after words of its own": (
         "the client gave up",
@@ -125,6 +128,8 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "cancelled calls did not unwind in time",
         "the server is closing",
         "the server is draining",
+        "ask the server's operator to add that id to admit=",
+        "the server could not decide; its log has the reason",
     ),
     "becomes an error that has a row": (
         "… has no method …",
@@ -145,6 +150,9 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "aster socket reader",
         "<stub of … version …>",
         "Metadata | Mapping[str, MetadataValue] | Iterable[tuple[str, MetadataValue]]",
+        "str | Iterable[str] | None",
+        "Collection[str] | Callable[[Peer], bool | Awaitable[bool]]",
+        "Mapping[str, str | Collection[str]] | Callable[[Peer], _Granted | Awaitable[_Granted]]",
     ),
 }
 

@@ -10,9 +10,21 @@ from typing import NamedTuple
 from aster.errors import StatusCode
 from aster.types import Metadata, RpcPattern, SerializationMode
 
-__all__ = ["SUCCESS", "GoAway", "Header", "Hello", "MethodEntry", "ResetCode", "ServiceEntry", "Setting", "Target", "Trailer", "TrailerOrigin"]
+__all__ = ["SUCCESS", "CloseCode", "GoAway", "Header", "Hello", "MethodEntry", "ResetCode", "ServiceEntry", "Setting", "Target", "Trailer", "TrailerOrigin"]
 
 _NO_METADATA = Metadata()
+
+
+class CloseCode:
+    """Why a connection was closed, as a number of the application (RFC 9000 section 20.2)."""
+
+    NORMAL = 0
+    PROTOCOL = 1
+    VERSION = 2
+    HELLO_TIMEOUT = 3
+    CLEANUP_OVERDUE = 4
+    REFUSED = 5
+    """The server does not admit this client."""
 
 
 class ResetCode(IntEnum):

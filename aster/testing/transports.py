@@ -336,7 +336,9 @@ async def _close_with_open_streams(pair: TransportPair, *, client_closes: bool) 
     pair.watch.call(closer.connection.close, 43, "again")
     assert closer.lost is None, "connection_lost must follow from the reactor"
     await pair.until(lambda: closer.lost and other.lost, "both owners were told")
+    assert isinstance(other.lost, ConnectionLost)
     assert "enough" in str(other.lost), "the peer must learn the reason"
+    assert (other.lost.code, other.lost.reason) == (42, "enough"), "the peer must learn the code and the reason as they were given"
     for owner in (closer, other):
         told = [stream.lost is not None for stream in owner.streams]
         assert told == [True, False, True], f"a stream is told exactly when one of its halves was open, not {told}"

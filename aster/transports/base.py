@@ -168,7 +168,10 @@ class Connection(ABC):
 
     @abstractmethod
     def close(self, code: int = 0, reason: str = "") -> None:
-        """Tell the peer and drop the connection; what is unacknowledged may be lost. Idempotent. ``connection_lost`` follows from the reactor."""
+        """Tell the peer and drop the connection; what is unacknowledged may be lost. Idempotent. ``connection_lost`` follows from the reactor.
+
+        The peer's owner is given a ``ConnectionLost`` that has ``code`` and ``reason``. QUIC cuts a reason to 256 bytes.
+        """
 
     @property
     @abstractmethod

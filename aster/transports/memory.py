@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
+from typing import TypeAlias
 
 import anyio.lowlevel
 
@@ -47,6 +48,10 @@ class _Kind(Enum):
     RESET = auto()
     STOP = auto()
     CLOSE = auto()
+
+
+_Value: TypeAlias = bytes | int | tuple[int, str]
+"""What is sent: bytes, the code of a reset, or code and reason of a close."""
 
 
 class _MemoryStream(Stream):
@@ -102,7 +107,7 @@ class _MemoryConnection(Connection):
         self._ids = itertools.count(0, 4)
         self._is_client = is_client
         self._streams: dict[int, _MemoryStream] = {}
-        self._queue: deque[tuple[_MemoryStream | None, _Kind, bytes | int | str]] = deque()
+        self._queue: deque[tuple[_MemoryStream | None, _Kind, _Value]] = deque()
         self._scheduled = False
         self._waiting = Condition(reactor)
         self.credit = 0
@@ -136,7 +141,7 @@ class _MemoryConnection(Connection):
         self._streams[stream.id] = stream
         return stream
 
-    def send(self, stream: _MemoryStream | None, kind: _Kind, value: bytes | int | str) -> None:
+    def send(self, stream: _MemoryStream | None, kind: _Kind, value: _Value) -> None:
         other = self.other
         if other is not None and not self.closed:
             other._queue.append((stream, kind, value))
@@ -167,7 +172,7 @@ class _MemoryConnection(Connection):
             self._deliver_queue()
         except Exception:
             logger.exception("internal error in the owner of a connection, which is closed; please report it")
-            self.send(None, _Kind.CLOSE, "internal error")
+            self.send(None, _Kind.CLOSE, (0, "internal error"))
             self.lose("closed by this side: internal error")
         if self.other is not None:
             self.other._waiting.notify_all()
@@ -176,12 +181,13 @@ class _MemoryConnection(Connection):
         queue = self._queue
         while queue and not self.closed:
             sender, kind, value = queue.popleft()
-            if kind is _Kind.CLOSE:
-                self.lose(f"closed by the peer: {value}" if value else "closed by the peer")
+            if isinstance(value, tuple):
+                code, reason = value
+                self.lose(f"closed by the peer: {reason}" if reason else "closed by the peer", code, reason)
             elif sender is not None:
                 self._deliver_to_stream(sender, kind, value)
 
-    def _deliver_to_stream(self, sender: _MemoryStream, kind: _Kind, value: bytes | int | str) -> None:
+    def _deliver_to_stream(self, sender: _MemoryStream, kind: _Kind, value: _Value) -> None:
         if isinstance(value, bytes):
             sender.undelivered -= len(value)
         if sender.skipping and kind in (_Kind.DATA, _Kind.FINISH):
@@ -201,7 +207,7 @@ class _MemoryConnection(Connection):
                 sink.was_reset(value)
             self.forget_if_ended(stream)
 
-    def _receive_stop(self, stream: _MemoryStream, sink: StreamSink, code: bytes | int | str) -> None:
+    def _receive_stop(self, stream: _MemoryStream, sink: StreamSink, code: _Value) -> None:
         assert isinstance(code, int)
         if stream.sending:
             stream.reset(code)
@@ -223,14 +229,14 @@ class _MemoryConnection(Connection):
 
     def close(self, code: int = 0, reason: str = "") -> None:
         if not self.closed:
-            self.send(None, _Kind.CLOSE, reason)
+            self.send(None, _Kind.CLOSE, (code, reason))
             self._reactor.call_soon(lambda: self.lose("closed by this side"))
 
-    def lose(self, why: str) -> None:
+    def lose(self, why: str, code: int | None = None, reason: str = "") -> None:
         if self.closed:
             return
         self.closed = True
-        error = ConnectionLost(f"the connection was {why}")
+        error = ConnectionLost(f"the connection was {why}", code=code, reason=reason)
         streams, self._streams = list(self._streams.values()), {}
         for stream in streams:
             stream.sending = stream.receiving = False
@@ -270,7 +276,7 @@ class _MemoryListener(Listener):
     async def aclose(self) -> None:
         self._transport.listeners.pop((self._host, self._port), None)
         for connection in list(self.connections):
-            connection.send(None, _Kind.CLOSE, "the server is closing")
+            connection.send(None, _Kind.CLOSE, (0, "the server is closing"))
             connection.lose("closed by this side")
 
 

@@ -390,7 +390,7 @@ def test_a_service_may_be_written_without_methods_but_not_served() -> None:
     ("kind", "roles", "error", "says"),
     [
         ("roles", ("admin",), ValueError, "'role', 'any_of' or 'all_of', not 'roles'"),
-        ("role", "admin", TypeError, r"a tuple of str, such as \('admin',\), not 'admin'"),
+        ("role", "admin", TypeError, r"a tuple of str, as role\('admin'\) .* make it, not 'admin'"),
         ("any_of", ["admin"], TypeError, "a tuple of str"),
         ("any_of", ("admin", 3), TypeError, "a tuple of str"),
         ("any_of", ("admin", ""), ValueError, "an empty role"),

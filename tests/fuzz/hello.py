@@ -13,6 +13,7 @@ from aster._connection import PROTOCOL_VERSION, ClientConnection, PeerConnection
 from aster._endpoint import EndpointOptions
 from aster._incoming import HostedMethod
 from aster._incoming_session import HostedSession
+from aster._policy import Policy
 from aster._protocol.events import Header, Hello
 from aster._protocol.frames import CONTROL_KINDS, FrameReader, encode_hello, frame_limits
 from aster.errors import ConnectionLost, IncompatiblePeerError
@@ -102,6 +103,7 @@ class _Host:
     options = _OPTIONS
     deadline_cap: float | None = None
     debug = False
+    policy: Policy | None = None
     hello_frame = encode_hello(Hello((PROTOCOL_VERSION,), _OPTIONS.settings()))
 
     def __init__(self) -> None:
@@ -190,6 +192,8 @@ def _client(script: Script) -> str:
     try:
         hello.send(None)
     except StopIteration:
+        if client.hello is None:
+            return "client refused"
         _check_limits(client)
         return "client greeted" if client.go_away is None else "client told to go away"
     except IncompatiblePeerError:
@@ -223,6 +227,7 @@ _WORDS = (
     "server refused",
     "client greeted",
     "client told to go away",
+    "client refused",
     "client incompatible",
     "client waiting",
 )

@@ -213,12 +213,14 @@ _SETTINGS: dict[int, int] = {Setting.WINDOW: 1 << 16, Setting.MESSAGE_LIMIT: 1 <
     ("answer", "expected", "says"),
     [
         (bytes(50), IncompatiblePeerError, "does not speak this protocol"),
-        (encode_frame(FrameKind.GO_AWAY, b"\x00\x00"), IncompatiblePeerError, "does not speak this protocol"),
+        (encode_frame(FrameKind.END, b""), IncompatiblePeerError, "does not speak this protocol"),
+        (encode_frame(FrameKind.GO_AWAY, b"\x00\x00"), RefusedError, "it does not say why"),
+        (encode_frame(FrameKind.GO_AWAY, b"\x00\x00") + encode_hello(Hello((1,), _SETTINGS)), RefusedError, "it does not say why"),
         (encode_hello(Hello((1,), {})), IncompatiblePeerError, "does not speak this protocol"),
         (encode_hello(Hello((77,), _SETTINGS)), IncompatiblePeerError, "speaks version 77 of the protocol, this client version 1; update the older of the two"),
         (None, RefusedError, "not today"),
     ],
-    ids=["zeros", "another frame", "no limits", "another version", "a close"],
+    ids=["zeros", "another frame", "a go-away", "a go-away before it", "no limits", "another version", "a close"],
 )
 async def test_a_server_whose_hello_makes_no_sense_is_told_apart_at_once(
     transport: Transport, answer: bytes | None, expected: type[ConnectError], says: str

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 import aster
 from aster import RpcError, RpcPattern, StatusCode
-from aster._connection import CloseCode
-from aster._protocol.events import SUCCESS, GoAway, Header, Hello, TrailerOrigin
+from aster._protocol.events import SUCCESS, CloseCode, GoAway, Header, Hello, TrailerOrigin
 from aster._protocol.frames import FrameKind, encode_credit, encode_frame, encode_go_away, encode_hello, encode_message, encode_trailer
 from aster.transports.base import Stream, Transport
 from aster.transports.memory import MemoryTransport

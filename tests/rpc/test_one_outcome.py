@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 import aster
-from aster._connection import ClientConnection, CloseCode
+from aster._connection import ClientConnection
 from aster._outgoing import OutgoingCall
-from aster._protocol.events import Header, ResetCode
+from aster._protocol.events import CloseCode, Header, ResetCode
 from aster._protocol.frames import FrameKind, encode_frame, encode_message
 from aster.codec import wire_type
 from aster.decorators import client_stream, rpc, server_stream, service

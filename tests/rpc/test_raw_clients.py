@@ -13,9 +13,9 @@ import pytest
 
 import aster
 from aster import StatusCode
-from aster._connection import CloseCode, ServerConnection
+from aster._connection import ServerConnection
 from aster._endpoint import EndpointOptions
-from aster._protocol.events import GoAway, ResetCode, TrailerOrigin
+from aster._protocol.events import CloseCode, GoAway, ResetCode, TrailerOrigin
 from aster._protocol.frames import FrameKind, decode_go_away, encode_message
 from aster.decorators import client_stream, rpc
 from aster.testing import Link, SimulatedNetwork

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 import aster
-from aster import AddressError, CallContext, CapabilityRequirement, Identity, IdentityError, RpcError, SerializationMode, StatusCode, UnreachableError
+from aster import AddressError, CallContext, Identity, IdentityError, RpcError, SerializationMode, StatusCode, UnreachableError, role
 from aster._endpoint import EndpointOptions
 from aster.decorators import rpc, server_stream, service
 from aster.transports.base import Transport
@@ -46,7 +46,7 @@ class Scoped:
         return item
 
 
-@service(requires=CapabilityRequirement("role", ("admin",)))
+@service(requires=role("admin"))
 class Guarded:
     @rpc
     async def same(self, item: Item) -> Item:
@@ -55,7 +55,7 @@ class Guarded:
 
 @service
 class GuardedMethod:
-    @rpc(requires=CapabilityRequirement("role", ("admin",)))
+    @rpc(requires=role("admin"))
     async def same(self, item: Item) -> Item:
         return item
 
@@ -89,10 +89,6 @@ class RowMethod:
 @pytest.mark.parametrize(
     ("make", "option"),
     [
-        (Guarded, "service 'Guarded' uses requires"),
-        (GuardedAgain, "service 'Guarded' uses requires"),
-        (GuardedMethod, "method 'same' of service 'GuardedMethod' uses requires"),
-        (GuardedMethodAgain, "method 'same' of service 'GuardedMethod' uses requires"),
         (Rows, "SerializationMode.ROW"),
         (RowMethod, "method 'same' of service 'RowMethod' uses SerializationMode.ROW"),
     ],
@@ -106,6 +102,21 @@ def test_an_option_that_would_not_be_enforced_is_refused_by_name(make: Callable[
 def test_an_instance_is_refused_where_sessions_need_the_class() -> None:
     with pytest.raises(TypeError, match="serve the class itself, or a functools"):
         aster.serve([Scoped("peer")])
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (Guarded, "service 'Guarded'"),
+        (GuardedAgain, "service 'Guarded'"),
+        (GuardedMethod, "method 'same' of service 'GuardedMethod'"),
+        (GuardedMethodAgain, "method 'same' of service 'GuardedMethod'"),
+    ],
+)
+def test_what_requires_something_is_refused_where_nobody_is_granted_anything(make: Callable[[], object], what: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{what} uses requires, and this server has no authorize, .* pass authorize="):
+        aster.serve([Echo(), make()])
+    aster.serve([Echo(), make()], authorize={})
 
 
 def test_a_class_is_refused_where_an_instance_is_served() -> None:

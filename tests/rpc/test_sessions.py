@@ -300,6 +300,40 @@ async def test_a_subclass_is_served_under_the_service_of_its_base(running: Runni
         assert await room.add(Item(1)) == Item(101)
 
 
+@service("Guarded", scoped="stream", requires=aster.role("member"))
+class Guarded:
+    """A session for members, with something for staff alone."""
+
+    made = 0
+
+    def __init__(self, peer: str) -> None:
+        type(self).made += 1
+        assert aster.current_session().capabilities >= {"member"}
+
+    @rpc
+    async def enter(self, item: Item) -> Item:
+        return Item(text=",".join(sorted(aster.current_call().capabilities)))
+
+    @rpc(requires=aster.role("staff"))
+    async def close(self, item: Item) -> Item:
+        return item
+
+
+async def test_what_a_session_requires_is_looked_at_before_its_instance_is_made(running: Running) -> None:
+    made = Guarded.made
+    async with running(Guarded, authorize=lambda peer: None) as (_, client):
+        with pytest.raises(aster.RpcError) as caught:
+            async with client.session(Guarded):
+                raise AssertionError
+    assert caught.value.code is StatusCode.PERMISSION_DENIED
+    assert "Guarded requires the role 'member'" in caught.value.message
+    assert Guarded.made == made
+    async with running(Guarded, authorize=lambda peer: "member") as (_, client), client.session(Guarded) as guarded:
+        assert (await guarded.enter(Item())).text == "member"
+        assert (await error_of(guarded.close(Item()))).code is StatusCode.PERMISSION_DENIED
+        assert (await guarded.enter(Item())).text == "member"
+
+
 async def test_options_of_a_stub_work_in_a_session(running: Running) -> None:
     @service("Told", scoped="stream")
     class Told:

@@ -100,6 +100,29 @@ def service_forms(cls: type[Room]) -> None:
     assert_type(service(serialization=[SerializationMode.XLANG, SerializationMode.NATIVE], requires=None)(cls), type[Room])
 
 
+async def _admitted(peer: aster.Peer) -> bool:
+    return bool(peer.endpoint_id)
+
+
+async def _granted(peer: aster.Peer) -> list[str] | None:
+    return [peer.endpoint_id] if peer.address else None
+
+
+def _roles(peer: aster.Peer) -> Iterator[str]:
+    yield peer.endpoint_id
+
+
+def policies(services: list[object]) -> None:
+    assert_type(aster.role("admin"), aster.CapabilityRequirement)
+    assert_type(aster.any_of("admin", "auditor"), aster.CapabilityRequirement)
+    assert_type(aster.all_of("reader", "writer").is_met_by({"reader"}), bool)
+    aster.serve(services, admit=["id"], authorize={"id": "admin"})
+    aster.serve(services, admit={"id": "admin"}.keys(), authorize={"id": ["reader", "writer"]})
+    aster.serve(services, admit=lambda peer: peer.address == "memory", authorize=lambda peer: "admin" if peer.endpoint_id else None)
+    aster.serve(services, admit=_admitted, authorize=_granted)
+    aster.serve(services, authorize=_roles)
+
+
 async def clients(client: aster.AsterClient) -> None:
     tasks = await client.client(TaskService)
     assert_type(tasks, TaskService)

@@ -108,3 +108,17 @@ async def clients(client: aster.AsterClient, tasks: TaskService) -> None:
     async with aster.open_call(tasks.execute) as call:
         await call.send(Answer())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     print(wrong, other)
+
+
+async def _says_nothing(peer: aster.Peer) -> None:
+    """As an admission would that forgets to return."""
+
+
+def policies(services: list[object]) -> None:
+    aster.role(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    aster.any_of(["admin"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    aster.serve(services, admit=_says_nothing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    aster.serve(services, admit=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    aster.serve(services, authorize=["admin"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    aster.serve(services, authorize={"id": 3})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
+    rpc(requires="admin")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from aster.codec import wire_type
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
-from aster.types import CapabilityRequirement, SerializationMode
+from aster.types import SerializationMode, role
 
 
 @wire_type("tests.typing/Ask")
@@ -32,7 +32,7 @@ class TaskService:
     async def get(self, ask: Ask) -> Answer:
         return Answer(ask.text)
 
-    @rpc(timeout=10.0, idempotent=True, serialization=SerializationMode.NATIVE, requires=CapabilityRequirement("role", ("admin",)))
+    @rpc(timeout=10.0, idempotent=True, serialization=SerializationMode.NATIVE, requires=role("admin"))
     async def get_with_options(self, ask: Ask, *, deep: bool = False) -> Answer:
         return Answer(f"{ask.text} {deep}")
 

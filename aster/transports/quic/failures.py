@@ -38,7 +38,7 @@ def lost(end: EngineEnd, silence: float) -> ConnectionLost:
             return ConnectionLost("connection lost: the peer moved to an address that does not answer", silent=True)
         return ConnectionLost(f"connection lost: idle for {silence:.3g} s, nothing came from the peer", silent=True)
     if end.by_peer:
-        return ConnectionLost(f"closed by peer: {_cause(end)}")
+        return ConnectionLost(f"closed by peer: {_cause(end)}", code=end.code if end.application else None, reason=end.reason)
     return ConnectionLost(f"closed because the peer broke a rule of QUIC: {_cause(end)}")
 
 
