@@ -2,8 +2,8 @@
 
 A ``ClientSession`` and a ``ServerSession`` are mirror images. They wrap the bytes of calls into frames that carry the call's number, and turn the frames of the
 peer into events; what a call's own bytes mean is the business of ``call``. The calls of a session count from 0. The client begins the next one once the
-server's half of the one before has ended, and not before; what it sent for a call that has ended is dropped. As in ``call`` there is no I/O here, and a broken
-rule raises ``RemoteProtocolError``, or ``LocalProtocolError`` if it is this end's doing.
+server's half of the one before has ended, and not before; what it sent for a call that has ended is dropped, and so is what either end sends after its
+SESSION_END. As in ``call`` there is no I/O here, and a broken rule raises ``RemoteProtocolError``, or ``LocalProtocolError`` if it is this end's doing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 from aster._protocol.events import Trailer
 from aster._protocol.frames import (
+    CHUNK_SIZE,
     SESSION_REQUEST_KINDS,
     SESSION_RESPONSE_KINDS,
     FrameKind,
@@ -107,6 +108,11 @@ class _Half:
         self.state = self._table[self.state][step]
 
 
+def _check_under_way(step: SessionStep, under_way: bool) -> None:
+    if not under_way:
+        raise LocalProtocolError(f"{step.name} cannot be sent in a session without a call under way")
+
+
 class ClientSession:
     """The client's end.
 
@@ -114,7 +120,7 @@ class ClientSession:
         metadata_limit: bytes of metadata that this end accepts.
     """
 
-    __slots__ = ("_metadata_limit", "_number", "_reader", "_requests", "_responses", "running")
+    __slots__ = ("_cancelled", "_metadata_limit", "_number", "_reader", "_requests", "_responses", "running")
 
     def __init__(self, metadata_limit: int) -> None:
         self._reader = FrameReader(frame_limits(metadata_limit, SESSION_RESPONSE_KINDS))
@@ -122,6 +128,7 @@ class ClientSession:
         self._requests = _Half(SESSION_REQUESTS)
         self._responses = _Half(SESSION_RESPONSES)
         self._number = -1
+        self._cancelled = False
         self.running = False
         """Whether a call has begun whose server's half has not ended."""
 
@@ -140,17 +147,22 @@ class ClientSession:
         if self.running or self._responses.state is not State.OPEN:
             raise LocalProtocolError("a call of a session begins once the session is ready, and the call before has ended")
         self._number += 1
-        self.running = True
+        self.running, self._cancelled = True, False
 
     def send_call(self, data: bytes) -> bytes:
         """Bytes of the present call."""
-        self._requests.send(SessionStep.CALL)
+        self._send(SessionStep.CALL)
         return encode_call(self._number, data)
 
     def send_cancel(self, code: int) -> bytes:
-        """The end of the present call from here."""
-        self._requests.send(SessionStep.CANCEL)
+        """The end of the present call from here; nothing of it may follow."""
+        self._send(SessionStep.CANCEL)
+        self._cancelled = True
         return encode_cancel(self._number, code)
+
+    def _send(self, step: SessionStep) -> None:
+        self._requests.send(step)
+        _check_under_way(step, self.running and not self._cancelled)
 
     def send_end(self) -> bytes:
         """The end of the session from here."""
@@ -189,7 +201,8 @@ class ServerSession:
     __slots__ = ("_cancelled", "_metadata_limit", "_number", "_reader", "_requests", "_responses", "running")
 
     def __init__(self, metadata_limit: int) -> None:
-        self._reader = FrameReader(frame_limits(metadata_limit, SESSION_REQUEST_KINDS))
+        # A server reads no more of a client's reasons than of anything else: all the streams of a connection may hold one that is not whole.
+        self._reader = FrameReader({**frame_limits(metadata_limit, SESSION_REQUEST_KINDS), FrameKind.SESSION_END: CHUNK_SIZE})
         self._metadata_limit = metadata_limit
         self._requests = _Half(SESSION_REQUESTS)
         self._responses = _Half(SESSION_RESPONSES)
@@ -210,14 +223,18 @@ class ServerSession:
 
     def send_call(self, data: bytes) -> bytes:
         """Bytes of the present call."""
-        self._responses.send(SessionStep.CALL)
+        self._send(SessionStep.CALL)
         return encode_call(self._number, data)
 
     def send_call_end(self) -> bytes:
         """The end of this half of the present call."""
-        self._responses.send(SessionStep.CALL_END)
+        self._send(SessionStep.CALL_END)
         self.running = False
         return encode_call_end(self._number)
+
+    def _send(self, step: SessionStep) -> None:
+        self._responses.send(step)
+        _check_under_way(step, self.running)
 
     def send_end(self, outcome: Trailer) -> bytes:
         """The end of the session, and why.
@@ -232,6 +249,8 @@ class ServerSession:
     def receive_data(self, data: bytes) -> Iterator[RequestEvent]:
         """Bytes of the client's half, as events; each is handed out before the next frame is looked at."""
         for kind, payload in self._reader.feed(data):
+            if self.ended:
+                return  # It crossed the news of that.
             if kind == FrameKind.CALL:
                 number, part = decode_call(payload)
                 self._requests.receive(SessionStep.CALL)
@@ -252,6 +271,7 @@ class ServerSession:
                 outcome = decode_session_end(payload, self._metadata_limit)
                 self._requests.receive(SessionStep.SESSION_END)
                 yield SessionEnded(outcome)
+                return
 
     def _begins(self, number: int) -> bool:
         if number != self._number + 1 or self.running:
