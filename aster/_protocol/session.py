@@ -120,13 +120,13 @@ class ClientSession:
         metadata_limit: bytes of metadata that this end accepts.
     """
 
-    __slots__ = ("_cancelled", "_metadata_limit", "_number", "_reader", "_requests", "_responses", "running")
+    __slots__ = ("_cancelled", "_metadata_limit", "_number", "_reader", "requests", "responses", "running")
 
     def __init__(self, metadata_limit: int) -> None:
         self._reader = FrameReader(frame_limits(metadata_limit, SESSION_RESPONSE_KINDS))
         self._metadata_limit = metadata_limit
-        self._requests = _Half(SESSION_REQUESTS)
-        self._responses = _Half(SESSION_RESPONSES)
+        self.requests = _Half(SESSION_REQUESTS)
+        self.responses = _Half(SESSION_RESPONSES)
         self._number = -1
         self._cancelled = False
         self.running = False
@@ -135,16 +135,16 @@ class ClientSession:
     @property
     def ended(self) -> bool:
         """Whether either side has ended it: nothing may be sent any more."""
-        return self._requests.state is State.ENDED or self._responses.state is State.ENDED
+        return self.requests.state is State.ENDED or self.responses.state is State.ENDED
 
     def send_open(self, service: str, version: int) -> bytes:
         """The SESSION frame."""
-        self._requests.send(SessionStep.SESSION)
+        self.requests.send(SessionStep.SESSION)
         return encode_session(service, version)
 
     def begin_call(self) -> None:
         """The bytes that follow are those of a new call."""
-        if self.running or self._responses.state is not State.OPEN:
+        if self.running or self.ended or self.responses.state is State.IDLE:
             raise LocalProtocolError("a call of a session begins once the session is ready, and the call before has ended")
         self._number += 1
         self.running, self._cancelled = True, False
@@ -161,12 +161,12 @@ class ClientSession:
         return encode_cancel(self._number, code)
 
     def _send(self, step: SessionStep) -> None:
-        self._requests.send(step)
+        self.requests.send(step)
         _check_under_way(step, self.running and not self._cancelled)
 
     def send_end(self) -> bytes:
         """The end of the session from here."""
-        self._requests.send(SessionStep.SESSION_END)
+        self.requests.send(SessionStep.SESSION_END)
         return encode_session_end(Trailer())
 
     def receive_data(self, data: bytes) -> Iterator[ResponseEvent]:
@@ -181,16 +181,17 @@ class ClientSession:
                 self.running = False
                 yield CallEnded()
             elif kind == FrameKind.READY:
-                self._responses.receive(SessionStep.READY)
+                self.responses.receive(SessionStep.READY)
                 yield SessionReady()
             else:  # SESSION_END: the reader lets no other kind through.
                 outcome = decode_session_end(payload, self._metadata_limit)
-                self._responses.receive(SessionStep.SESSION_END)
+                self.responses.receive(SessionStep.SESSION_END)
+                self.running = False
                 yield SessionEnded(outcome)
                 return
 
     def _receive(self, number: int, step: SessionStep) -> None:
-        self._responses.receive(step)
+        self.responses.receive(step)
         if not self.running or number != self._number:
             raise RemoteProtocolError(f"the peer sent {step.name} for call {number} of a session, which is not under way")
 
@@ -198,14 +199,14 @@ class ClientSession:
 class ServerSession:
     """The server's end."""
 
-    __slots__ = ("_cancelled", "_metadata_limit", "_number", "_reader", "_requests", "_responses", "running")
+    __slots__ = ("_cancelled", "_metadata_limit", "_number", "_reader", "requests", "responses", "running")
 
     def __init__(self, metadata_limit: int) -> None:
         # A server reads no more of a client's reasons than of anything else: all the streams of a connection may hold one that is not whole.
         self._reader = FrameReader({**frame_limits(metadata_limit, SESSION_REQUEST_KINDS), FrameKind.SESSION_END: CHUNK_SIZE})
         self._metadata_limit = metadata_limit
-        self._requests = _Half(SESSION_REQUESTS)
-        self._responses = _Half(SESSION_RESPONSES)
+        self.requests = _Half(SESSION_REQUESTS)
+        self.responses = _Half(SESSION_RESPONSES)
         self._number = -1
         self._cancelled = False
         self.running = False
@@ -214,11 +215,11 @@ class ServerSession:
     @property
     def ended(self) -> bool:
         """Whether this end has said its last."""
-        return self._responses.state is State.ENDED
+        return self.responses.state is State.ENDED
 
     def send_ready(self) -> bytes:
         """The READY frame."""
-        self._responses.send(SessionStep.READY)
+        self.responses.send(SessionStep.READY)
         return _READY
 
     def send_call(self, data: bytes) -> bytes:
@@ -233,7 +234,7 @@ class ServerSession:
         return encode_call_end(self._number)
 
     def _send(self, step: SessionStep) -> None:
-        self._responses.send(step)
+        self.responses.send(step)
         _check_under_way(step, self.running)
 
     def send_end(self, outcome: Trailer) -> bytes:
@@ -243,7 +244,8 @@ class ServerSession:
             LocalProtocolError: the outcome's message is above the limit of a trailer's.
         """
         frame = encode_session_end(outcome)
-        self._responses.send(SessionStep.SESSION_END)
+        self.responses.send(SessionStep.SESSION_END)
+        self.running = False
         return frame
 
     def receive_data(self, data: bytes) -> Iterator[RequestEvent]:
@@ -253,30 +255,30 @@ class ServerSession:
                 return  # It crossed the news of that.
             if kind == FrameKind.CALL:
                 number, part = decode_call(payload)
-                self._requests.receive(SessionStep.CALL)
+                self.requests.receive(SessionStep.CALL)
                 begins = self._begins(number)
                 if begins or self._concerns_present(number, SessionStep.CALL):
                     yield CallBytes(part, begins)
             elif kind == FrameKind.CANCEL:
                 number, code = decode_cancel(payload)
-                self._requests.receive(SessionStep.CANCEL)
+                self.requests.receive(SessionStep.CANCEL)
                 if self._concerns_present(number, SessionStep.CANCEL):
                     self._cancelled = True
                     yield CallCancelled(code)
             elif kind == FrameKind.SESSION:
                 service, version = decode_session(payload)
-                self._requests.receive(SessionStep.SESSION)
+                self.requests.receive(SessionStep.SESSION)
                 yield SessionOpened(service, version)
             else:  # SESSION_END: the reader lets no other kind through.
                 outcome = decode_session_end(payload, self._metadata_limit)
-                self._requests.receive(SessionStep.SESSION_END)
+                self.requests.receive(SessionStep.SESSION_END)
                 yield SessionEnded(outcome)
                 return
 
     def _begins(self, number: int) -> bool:
         if number != self._number + 1 or self.running:
             return False
-        if self._responses.state is State.IDLE:
+        if self.responses.state is State.IDLE:
             raise RemoteProtocolError("the peer began a call before the session was ready")
         self._number = number
         self.running, self._cancelled = True, False
