@@ -218,7 +218,9 @@ class ServerSession:
         return self.responses.state is State.ENDED
 
     def send_ready(self) -> bytes:
-        """The READY frame."""
+        """The READY frame, which answers SESSION."""
+        if self.requests.state is State.IDLE:
+            raise LocalProtocolError("READY cannot be sent in a session that has not been opened")
         self.responses.send(SessionStep.READY)
         return _READY
 

@@ -204,6 +204,11 @@ def test_a_client_begins_no_call_out_of_turn() -> None:
             client.begin_call()
 
 
+def test_a_server_is_not_ready_for_what_nobody_has_asked_for() -> None:
+    with pytest.raises(LocalProtocolError, match="has not been opened"):
+        ServerSession(512).send_ready()
+
+
 def test_an_end_sends_nothing_for_a_call_that_is_not_under_way() -> None:
     over, cancelled, ended = _client(calls=1), _client(calls=1), _client(calls=1)
     list(over.receive_data(encode_call_end(0)))

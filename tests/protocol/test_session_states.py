@@ -87,7 +87,9 @@ def test_a_session_that_was_refused_may_end_before_it_was_ready() -> None:
 def _sender(name: str, state: State) -> ClientSession | ServerSession:
     """An end whose own half is in a state; where it is open a call is under way."""
     if name == "responses":
-        server = _server(State.IDLE if state is State.IDLE else State.OPEN)
+        server = ServerSession(512) if state is State.IDLE else _server(State.OPEN)
+        if state is State.IDLE:
+            _take(server, SessionStep.SESSION)
         if state is State.ENDED:
             server.send_end(Trailer())
         return server
