@@ -244,6 +244,10 @@ class IncomingSession:
         return self._context is not None and self._context.task_group.cancel_scope.cancel_called
 
     def _begin_call(self) -> None:
+        # All that this end has written comes before the call: READY, and the ends of the calls before. A client that does not wait for it, and reads nothing,
+        # could have ever more kept here, call by call.
+        if self.stream.unsent:
+            raise RemoteProtocolError("the peer began a call of a session before it could know that it may")
         if self._group_is_cancelled:
             # A background task has failed, and what it takes along has not unwound: the group begins nothing any more.
             self.end(self._aborted())

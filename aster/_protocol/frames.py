@@ -91,6 +91,9 @@ SESSION_REQUEST_KINDS = (FrameKind.SESSION, FrameKind.CALL, FrameKind.CANCEL, Fr
 SESSION_RESPONSE_KINDS = (FrameKind.READY, FrameKind.CALL, FrameKind.CALL_END, FrameKind.SESSION_END)
 """Which kinds have a place on which stream; another is refused by its first bytes, before it is held."""
 
+_WITH_METADATA = (FrameKind.HEADER, FrameKind.METADATA, FrameKind.TRAILER, FrameKind.SESSION_END)
+"""Of these the receiver's metadata limit says how long they may be."""
+
 CHUNK_SIZE = 16_384
 """The most bytes of a message that one frame carries, so that what must overtake a large message never waits behind all of it."""
 
@@ -215,7 +218,7 @@ class FrameReader:
         if limit is None and length <= CHUNK_SIZE:
             return
         name = "extension" if limit is None else FrameKind(kind).name
-        code = StatusCode.RESOURCE_EXHAUSTED if kind in (FrameKind.HEADER, FrameKind.METADATA, FrameKind.TRAILER) else StatusCode.INTERNAL
+        code = StatusCode.RESOURCE_EXHAUSTED if kind in _WITH_METADATA else StatusCode.INTERNAL
         raise RemoteProtocolError(f"the peer sent a {name} frame of {length} bytes, above the limit of {CHUNK_SIZE if limit is None else limit} bytes", code)
 
 

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Frame", "WireError", "decode", "decode_integer", "describe", "read_hex"]
+__all__ = ["Frame", "WireError", "decode", "decode_integer", "describe", "read_hex", "write_hex"]
 
 _CHUNK = 16_384
 _DETAILS = 64
@@ -24,6 +24,12 @@ _KINDS = {
     0x14: "CREDIT",
     0x15: "METADATA",
     0x16: "TRAILER",
+    0x17: "SESSION",
+    0x18: "READY",
+    0x19: "CALL",
+    0x1A: "CALL_END",
+    0x1B: "CANCEL",
+    0x1C: "SESSION_END",
 }
 
 
@@ -100,6 +106,12 @@ def _limit(kind: int, metadata_limit: int) -> int:
         "CREDIT": 8,
         "METADATA": metadata_limit,
         "TRAILER": 65_536 + metadata_limit,
+        "SESSION": 1_024,
+        "READY": 0,
+        "CALL": _CHUNK,
+        "CALL_END": 8,
+        "CANCEL": 16,
+        "SESSION_END": 65_536 + metadata_limit,
     }[_KINDS[kind]]
 
 
@@ -167,8 +179,12 @@ def _frame(kind: str, cursor: _Cursor) -> Frame:
         fields = {"amount": cursor.integer()}
     elif kind == "METADATA":
         fields = {"metadata": cursor.metadata()}
-    elif kind == "TRAILER":
+    elif kind in ("TRAILER", "SESSION_END"):
         fields = _trailer(cursor)
+    elif kind == "SESSION":
+        fields = {"service": cursor.text(), "version": cursor.integer()}
+    elif kind in ("CALL", "CALL_END", "CANCEL"):
+        fields = _of_a_call(kind, cursor)
     cursor.finish()
     return Frame(kind, fields)
 
@@ -198,6 +214,17 @@ def _header(cursor: _Cursor) -> dict[str, Any]:
     target.finish()
     time = cursor.integer()
     return {**fields, "timeout_us": time - 1 if time else None, "metadata": cursor.metadata()}
+
+
+def _of_a_call(kind: str, cursor: _Cursor) -> dict[str, Any]:
+    fields: dict[str, Any] = {"call": cursor.integer()}
+    if kind == "CANCEL":
+        fields["code"] = cursor.integer()
+    elif kind == "CALL":
+        if cursor.finished:
+            raise WireError("a CALL carries nothing")
+        fields["data"] = write_hex(cursor.take(len(cursor.data) - cursor.offset))
+    return fields
 
 
 def _trailer(cursor: _Cursor) -> dict[str, Any]:
