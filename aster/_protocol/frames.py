@@ -182,6 +182,8 @@ class FrameReader:
             if len(self._rest) < self._needed:
                 return
             data = bytes(self._rest)
+            # Now, and not at the end: a reader that is done would keep all that came with the frame that broke a rule.
+            self._rest.clear()
         self._broken = True
         needed = position = 0
         end = len(data)
@@ -206,8 +208,8 @@ class FrameReader:
             if limit is not None:
                 yield kind, data[start:stop]
             position = stop
-        if position < end or self._rest:
-            self._rest = bytearray(data[position:])
+        if position < end:
+            self._rest += data[position:]
             self._needed = needed
         self._broken = False
 

@@ -9,6 +9,9 @@ from aster._protocol.events import GoAway, Hello, MethodEntry, ServiceEntry, Tar
 from aster._protocol.frames import (
     CHUNK_SIZE,
     FrameKind,
+    encode_call,
+    encode_call_end,
+    encode_cancel,
     encode_credit,
     encode_frame,
     encode_go_away,
@@ -17,6 +20,8 @@ from aster._protocol.frames import (
     encode_hello,
     encode_message,
     encode_metadata,
+    encode_session,
+    encode_session_end,
     encode_trailer,
 )
 from aster._protocol.values import encode_varint
@@ -34,6 +39,9 @@ __all__ = [
     "requests",
     "responses",
     "server_hello",
+    "session_open",
+    "session_requests",
+    "session_responses",
     "text",
     "whole_requests",
     "whole_responses",
@@ -91,11 +99,44 @@ def _metadata_frame(chance: random.Random) -> bytes:
     return encode_metadata(_metadata(chance))
 
 
-def _trailer(chance: random.Random) -> bytes:
+def _outcome(chance: random.Random) -> Trailer:
     if chance.random() < 0.3:
-        return encode_trailer(Trailer())
+        return Trailer()
     details = tuple((text(chance), chance.randbytes(9)) for _ in range(chance.choice((0, 0, 1, 3))))
-    return encode_trailer(Trailer(chance.choice(list(StatusCode)), chance.choice(list(TrailerOrigin)), text(chance), details, _metadata(chance)))
+    return Trailer(chance.choice(list(StatusCode)), chance.choice(list(TrailerOrigin)), text(chance), details, _metadata(chance))
+
+
+def _trailer(chance: random.Random) -> bytes:
+    return encode_trailer(_outcome(chance))
+
+
+def session_open(chance: random.Random) -> bytes:
+    """A SESSION."""
+    return encode_session(text(chance), number(chance))
+
+
+def _ready(chance: random.Random) -> bytes:
+    return encode_frame(FrameKind.READY, b"")
+
+
+def _call_number(chance: random.Random) -> int:
+    return chance.choice((0, 0, 0, 0, 1, 1, 2)) if chance.random() < 0.9 else number(chance)
+
+
+def _call(chance: random.Random) -> bytes:
+    return encode_call(_call_number(chance), bytes_of(chance) or b"a")
+
+
+def _call_end(chance: random.Random) -> bytes:
+    return encode_call_end(_call_number(chance))
+
+
+def _cancel(chance: random.Random) -> bytes:
+    return encode_cancel(_call_number(chance), number(chance))
+
+
+def _session_end(chance: random.Random) -> bytes:
+    return encode_session_end(_outcome(chance))
 
 
 def _extension(chance: random.Random) -> bytes:
@@ -142,7 +183,23 @@ _Maker = Callable[[random.Random], bytes]
 _MISPLACED: tuple[_Maker, ...] = (_any_kind, _extension, _claim)
 _REQUESTS: tuple[_Maker, ...] = (_message, _message, _message, _part, _end, _credit)
 _RESPONSES: tuple[_Maker, ...] = (_metadata_frame, _message, _message, _message, _part, _credit, _trailer)
-_FRAMES: tuple[_Maker, ...] = (header, *_REQUESTS, *_RESPONSES, client_hello, server_hello, go_away, *_MISPLACED)
+_SESSION_REQUESTS: tuple[_Maker, ...] = (_call, _call, _call, _call, _cancel, _cancel, _session_end)
+_SESSION_RESPONSES: tuple[_Maker, ...] = (_call, _call, _call, _call, _call_end, _call_end, _session_end)
+_FRAMES: tuple[_Maker, ...] = (
+    header,
+    *_REQUESTS,
+    *_RESPONSES,
+    session_open,
+    _ready,
+    _call,
+    _call_end,
+    _cancel,
+    _session_end,
+    client_hello,
+    server_hello,
+    go_away,
+    *_MISPLACED,
+)
 
 
 def _sequence(chance: random.Random, makers: tuple[_Maker, ...], wrong: tuple[_Maker, ...]) -> bytes:
@@ -162,6 +219,16 @@ def requests(chance: random.Random) -> bytes:
 def responses(chance: random.Random) -> bytes:
     """Frames that a server may send, mostly."""
     return _sequence(chance, _RESPONSES, _FRAMES)
+
+
+def session_requests(chance: random.Random) -> bytes:
+    """Frames that have a place after SESSION, mostly."""
+    return _sequence(chance, _SESSION_REQUESTS, _FRAMES)
+
+
+def session_responses(chance: random.Random) -> bytes:
+    """Frames that a server may send in a session, mostly after READY."""
+    return (_ready(chance) if chance.random() < 0.3 else b"") + _sequence(chance, _SESSION_RESPONSES, _FRAMES)
 
 
 def whole_requests(chance: random.Random, pattern: RpcPattern, payload: Callable[[], bytes] | None = None) -> bytes:

@@ -19,11 +19,16 @@ from aster._protocol.frames import (
     TRAILER_LIMIT,
     FrameKind,
     FrameReader,
+    decode_call,
+    decode_call_end,
+    decode_cancel,
     decode_credit,
     decode_go_away,
     decode_header,
     decode_hello,
     decode_metadata,
+    decode_session,
+    decode_session_end,
     decode_trailer,
     encode_credit,
     encode_frame,
@@ -41,6 +46,7 @@ from aster._protocol.values import encode_varint
 from aster.errors import LocalProtocolError, RemoteProtocolError, StatusCode
 from aster.types import Metadata, RpcPattern, SerializationMode
 from tests.protocol import strategies, wire_decoder
+from tests.protocol.held import held
 
 _LIMIT = 8_192
 _START = encode_header_start(Target("s", 1, "m", RpcPattern.UNARY, SerializationMode.XLANG))
@@ -167,6 +173,17 @@ def test_a_reader_whose_frames_are_left_early_takes_no_more() -> None:
     assert list(reader.feed(b"\x11\x01c")) == []
 
 
+@pytest.mark.parametrize("leaves", [False, True], ids=["broken", "left early"])
+def test_a_reader_that_is_done_keeps_nothing_of_what_came_with_the_last_frame(leaves: bool) -> None:
+    reader = FrameReader(frame_limits(0))
+    assert list(reader.feed(b"\x11")) == []
+    with contextlib.suppress(RemoteProtocolError):
+        for _ in reader.feed(b"\x01a" + (b"\x13\x00" if leaves else b"\x20\x00") + bytes(2_000_000)):
+            if leaves:
+                break
+    assert held(reader) < 10_000
+
+
 # Limits hold to the byte
 
 
@@ -176,7 +193,7 @@ def test_a_payload_at_the_limit_of_its_kind_passes_and_one_byte_more_is_refused_
     assert list(FrameReader(limits).feed(encode_frame(kind, bytes(limits[kind])))) == [(kind, bytes(limits[kind]))]
     with pytest.raises(RemoteProtocolError, match=f"{kind.name} frame of {limits[kind] + 1} bytes") as caught:
         list(FrameReader(limits).feed(bytes((kind,)) + encode_varint(limits[kind] + 1)))
-    grows_with_metadata = kind in (FrameKind.HEADER, FrameKind.METADATA, FrameKind.TRAILER)
+    grows_with_metadata = limits[kind] > frame_limits(0)[kind]
     assert caught.value.code is (StatusCode.RESOURCE_EXHAUSTED if grows_with_metadata else StatusCode.INTERNAL)
 
 
@@ -276,6 +293,17 @@ _MALFORMED = [
     (FrameKind.TRAILER, b"\x02", "cut short"),
     (FrameKind.CREDIT, b"\x05\x00", "left over"),
     (FrameKind.CREDIT, b"", "cut short"),
+    (FrameKind.SESSION, b"\x01a", "cut short"),
+    (FrameKind.SESSION, b"\x01\xff\x01", "not UTF-8"),
+    (FrameKind.SESSION, b"\x01a\x01\x00", "left over"),
+    (FrameKind.CALL, b"\x40", "cut short"),
+    (FrameKind.CALL, b"\x00", "carries nothing"),
+    (FrameKind.CALL_END, b"", "cut short"),
+    (FrameKind.CALL_END, b"\x00\x00", "left over"),
+    (FrameKind.CANCEL, b"\x00", "cut short"),
+    (FrameKind.CANCEL, b"\x00\x01\x00", "left over"),
+    (FrameKind.SESSION_END, b"\x11\x00\x00\x00", "not a valid StatusCode"),
+    (FrameKind.SESSION_END, b"\x02", "cut short"),
     (FrameKind.GO_AWAY, b"\x00", "cut short"),
     (FrameKind.GO_AWAY, b"\x00\x00\x00", "left over"),
     (FrameKind.HELLO, b"\x00\x00\x00\x00\x00", "left over"),
@@ -319,4 +347,11 @@ def _decode(kind: FrameKind, payload: bytes) -> object:
         return decode_metadata(payload, _LIMIT)
     if kind is FrameKind.TRAILER:
         return decode_trailer(payload, _LIMIT)
-    return decode_credit(payload)
+    decoders = {
+        FrameKind.SESSION: decode_session,
+        FrameKind.CALL: decode_call,
+        FrameKind.CALL_END: decode_call_end,
+        FrameKind.CANCEL: decode_cancel,
+        FrameKind.SESSION_END: lambda payload: decode_session_end(payload, _LIMIT),
+    }
+    return decoders.get(kind, decode_credit)(payload)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections import Counter
 from collections.abc import Iterable
-from types import FunctionType, ModuleType
 
 import pytest
 from hypothesis import given
@@ -31,6 +28,7 @@ from aster._protocol.values import encode_varint
 from aster.errors import RemoteProtocolError, StatusCode
 from aster.types import Metadata, RpcPattern
 from tests.protocol import strategies
+from tests.protocol.held import held
 from tests.protocol.pair import limits_of, start_of
 
 _WINDOW, _MESSAGE, _METADATA = 4_096, 40_000, 512
@@ -70,16 +68,7 @@ def _feed(call: _Call, pieces: Iterable[bytes]) -> StatusCode | None:
 
 def _held(call: _Call) -> int:
     """Bytes of all objects that belong to one call."""
-    shared = {id(_LIMITS.requests), id(_LIMITS.responses)}
-    seen, total, stack = set[int](), 0, list[object]([call])
-    while stack:
-        item = stack.pop()
-        if id(item) in seen or id(item) in shared or isinstance(item, type | ModuleType | FunctionType | CallLimits):
-            continue
-        seen.add(id(item))
-        total += sys.getsizeof(item)
-        stack += gc.get_referents(item)
-    return total
+    return held(call, (_LIMITS.requests, _LIMITS.responses), (CallLimits,))
 
 
 def _claim(kind: int, length: int) -> bytes:
