@@ -319,16 +319,20 @@ class Guarded:
         return item
 
 
+def _members(peer: aster.Peer) -> str:
+    return "member"
+
+
 async def test_what_a_session_requires_is_looked_at_before_its_instance_is_made(running: Running) -> None:
     made = Guarded.made
-    async with running(Guarded, authorize=lambda peer: None) as (_, client):
+    async with running(Guarded, authorize={}) as (_, client):
         with pytest.raises(aster.RpcError) as caught:
             async with client.session(Guarded):
                 raise AssertionError
     assert caught.value.code is StatusCode.PERMISSION_DENIED
     assert "Guarded requires the role 'member'" in caught.value.message
     assert Guarded.made == made
-    async with running(Guarded, authorize=lambda peer: "member") as (_, client), client.session(Guarded) as guarded:
+    async with running(Guarded, authorize=_members) as (_, client), client.session(Guarded) as guarded:
         assert (await guarded.enter(Item())).text == "member"
         assert (await error_of(guarded.close(Item()))).code is StatusCode.PERMISSION_DENIED
         assert (await guarded.enter(Item())).text == "member"
