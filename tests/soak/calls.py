@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import aster
 from aster.types import RpcPattern
 from tests.rpc.echo import Brief, Echo, Item, Nothing, Requests, numbers_of
+from tests.soak import sessions
 from tests.soak.services import LARGE, Troubled
 
 __all__ = ["CALLS", "Kind", "Stubs"]
@@ -143,6 +144,13 @@ async def _leave(stubs: Stubs, _: random.Random) -> None:
         assert (await call.receive()).number == 1
 
 
+def _session(play: Callable[[aster.AsterClient, random.Random], Awaitable[None]]) -> Callable[[Stubs, random.Random], Awaitable[None]]:
+    async def make(stubs: Stubs, chance: random.Random) -> None:
+        await play(stubs.client, chance)
+
+    return make
+
+
 CALLS = (
     Kind("unary", RpcPattern.UNARY, _tiny, 36),
     Kind("unary, empty", RpcPattern.UNARY, _empty, 6),
@@ -160,4 +168,6 @@ CALLS = (
     Kind("both ways, ping-pong", RpcPattern.BIDI_STREAM, _ping_pong, 4),
     Kind("both ways, more than are taken", RpcPattern.BIDI_STREAM, _two, 1),
     Kind("both ways, left in the middle", RpcPattern.BIDI_STREAM, _leave, 3),
+    Kind("a session", RpcPattern.UNARY, _session(sessions.used), 2),
+    Kind("a session with a task in the background", RpcPattern.UNARY, _session(sessions.with_background), 1),
 )

@@ -21,6 +21,7 @@ from aster.types import RpcPattern, SerializationMode
 from tests.quic.raw import Forwarder
 from tests.rpc.echo import Item, Nothing, Requests
 from tests.rpc.raw import END, RawClient, RawStream, header_of, target_of
+from tests.soak import sessions
 from tests.soak.calls import Stubs
 from tests.soak.services import MESSAGE_LIMIT, METADATA_LIMIT, Stranger, Troubled
 
@@ -354,6 +355,13 @@ class FailureKind:
     in_memory: bool = True
 
 
+def _session(play: Callable[[aster.AsterClient, random.Random], Awaitable[None]]) -> Failure:
+    async def make(scene: Scene, chance: random.Random) -> None:
+        await play(scene.stubs.client, chance)
+
+    return make
+
+
 FAILURES = (
     FailureKind("each code", _code, 40),
     FailureKind("a bug", _handler("bug", StatusCode.INTERNAL)),
@@ -389,6 +397,10 @@ FAILURES = (
     FailureKind("raw: a frame of no kind", _raw(encode_frame(FrameKind.TRAILER, b""), StatusCode.INTERNAL)),
     FailureKind("raw: no end of requests", _raw_garbage),
     FailureKind("raw: torn down", _raw_reset),
+    FailureKind("a session left in the middle", _session(sessions.left_in_the_middle), 20),
+    FailureKind("a session that fails in the background", _session(sessions.crashed)),
+    FailureKind("a session whose hook raises", _session(sessions.hook_raised)),
+    FailureKind("a session that is refused", _session(sessions.refused)),
     FailureKind("the server hangs up", _server_hangs_up, 2),
     FailureKind("the client leaves", _client_leaves, 2),
     FailureKind("the network is cut", _network_is_cut, 1, in_memory=False),

@@ -25,6 +25,7 @@ from tests.soak.calls import CALLS, Kind, Stubs
 from tests.soak.census import Census, count_everything, resident_memory
 from tests.soak.failures import FAILURES, SOON, FailureKind, Scene
 from tests.soak.services import MESSAGE_LIMIT, METADATA_LIMIT, Stranger, Troubled
+from tests.soak.sessions import COUNTS, Locked, Seat
 
 __all__ = ["AT_ONCE", "FAILING", "Mark", "Plan", "Soak"]
 
@@ -40,8 +41,13 @@ _Step = tuple[str, str, Callable[[], Awaitable[None]]]
 
 _K = TypeVar("_K", Kind, FailureKind)
 
-_LOGGED = ("the handler of %s raised %s", "%s returned a %s that cannot be sent: %s")
-"""What is logged above INFO, when handlers fail."""
+_LOGGED = (
+    "the handler of %s raised %s",
+    "%s returned a %s that cannot be sent: %s",
+    "a background task of %s raised %s, which ends it",
+    "on_session_close of %s raised %s",
+)
+"""What is logged above INFO, when handlers, or what else a service has, fail."""
 
 _LIMITS: dict[str, Any] = {"max_message_size": MESSAGE_LIMIT, "max_metadata_size": METADATA_LIMIT}
 
@@ -136,7 +142,7 @@ class Soak:
     async def _scene(self) -> AsyncGenerator[Scene]:
         transport = self._transport
         async with (
-            aster.serve([Echo(), Brief(), Troubled()], transport=transport, drain_grace=0, **_LIMITS) as server,
+            aster.serve([Echo(), Brief(), Troubled(), Seat, Locked], transport=transport, drain_grace=0, **_LIMITS) as server,
             aster.serve([Troubled()], transport=transport, drain_grace=0, max_deadline=SOON) as hasty,
             aster.connect(server.address, transport=transport, **_LIMITS) as client,
             aster.connect(server.address, transport=transport, **_LIMITS) as stranger,
@@ -193,8 +199,9 @@ class Soak:
         return Mark(self._calls, part, seconds, census, sys.getallocatedblocks(), resident_memory())
 
     async def _settle(self) -> None:
-        """Wait until no call is under way at any end, and no connection is there but those that last."""
+        """Wait until no call is under way at any end, every session's instance was closed, and no connection is there but those that last."""
         await until(lambda: all(connection.open_streams == 1 for connection in self._lasting))
+        await until(lambda: COUNTS["made"] == COUNTS["closed"])
         while len(live_connections()) > len(self._lasting):  # noqa: ASYNC110 (nobody tells of it)
             await anyio.sleep(_PATIENCE)  # real: the loss of a connection shows by silence
         for connection in self._lasting:

@@ -29,6 +29,7 @@ _MOVES: Mapping[str, int] = {
     "items in aster._reactor._TrioReactor._timers": _CANCELLED_TIMERS,
     "objects of aioquic.quic.packet_builder.QuicSentPacket": _PACKETS,
     "objects of aster._incoming._MetadataSender": _CANCELLED_TIMERS,
+    "objects of aster._incoming_session.SessionContext": _CANCELLED_TIMERS,
     "objects of aster._reactor._TrioTimer": _CANCELLED_TIMERS,
     "objects of aster.trust.Identity": _CACHED_KEYS,
     "objects of aster.types.CallContext": _CANCELLED_TIMERS,
