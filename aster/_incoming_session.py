@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from aster._failures import alone, parted
+from aster._failures import alone, parted, told_apart
 from aster._gate import Gate, Place
 from aster._incoming import HostedMethod, IncomingCall
 from aster._protocol.call import CallLimits
@@ -328,7 +328,9 @@ class IncomingSession:
             self.end(Trailer(StatusCode.UNAVAILABLE, TrailerOrigin.SERVER, reason))
 
     def _aborted(self) -> Trailer:
-        return Trailer(StatusCode.ABORTED, TrailerOrigin.SERVER, "a background task of the session failed or was cancelled; the server's log has the reason")
+        return Trailer(
+            StatusCode.ABORTED, TrailerOrigin.SERVER, "a background task of the session failed, or its task group was cancelled; the server's log says which"
+        )
 
     async def _run(self) -> None:
         try:
@@ -365,6 +367,7 @@ class IncomingSession:
             raised = self._passing(exc)
         if self._ending is None:
             self._ending = self.interruption
+            logger.info("%s has ended itself: its task group was cancelled", self.label)
         await self._close()
         if raised is not None:
             try:
@@ -385,18 +388,22 @@ class IncomingSession:
         try:
             return hosted.make(peer=self.peer.endpoint_id)
         except RpcError as exc:
-            self._ending = Trailer(exc.code, TrailerOrigin.REFUSED, exc.message)
-        except Exception as exc:
+            self._ending = Trailer(exc.code, TrailerOrigin.HANDLER, exc.message)
+        except BaseException as exc:
+            # Nothing is awaited here: cancellation, too, is raised by hand.
+            if isinstance(exc, KeyboardInterrupt):
+                raise
             logger.exception("an instance of %s cannot be made: %s", hosted.service.name, type(exc).__name__)
-            self._ending = Trailer(StatusCode.INTERNAL, TrailerOrigin.REFUSED, "the session's instance cannot be made; the server's log has the reason")
+            self._ending = Trailer(StatusCode.INTERNAL, TrailerOrigin.HANDLER, "the session's instance cannot be made; the server's log has the reason")
         return None
 
     def _passing(self, exc: BaseException) -> BaseException | None:
         """Sort what came out of the task group: what failed is logged and ends the session, what is not the session's own is given back."""
         if parted(exc, KeyboardInterrupt)[0] is not None:
             return exc
-        cancellation, failures = parted(exc, anyio.get_cancelled_exc_class())
-        if failures is not None:
+        cancellation, failures = told_apart(exc)
+        # asyncio's own cancellation of this one task ends the session, and no more than that.
+        if failures is not None and not isinstance(failures, anyio.get_cancelled_exc_class()):
             failure = alone(failures)
             logger.error("a background task of %s raised %s, which ends it", self.label, type(failure).__name__, exc_info=failure)
             if self._ending is None:

@@ -378,6 +378,8 @@ class InteractiveCall(Generic[Req, Res]):
         if call.requests_ended:
             raise RuntimeError(f"the requests of {self._method.label} were ended: nothing can be sent after that")
         if not await call.send(payload):
+            assert self._begun is not None
+            await self._begun.conclude()
             raise anyio.BrokenResourceError
         if not self._method.info.pattern.streams_requests:
             call.end_requests()

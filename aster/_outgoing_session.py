@@ -286,7 +286,8 @@ class OutgoingSession:
 
     def connection_lost(self, error: AsterError) -> None:
         """The connection is gone, and with it the instance."""
-        lost = RpcError(StatusCode.UNAVAILABLE, f"{self.label} was lost with its connection, and its state is gone; open another one: {error}")
+        what = "was lost with its connection, and its state is gone; open another one" if self._ready else "was not opened, its connection is lost"
+        lost = RpcError(StatusCode.UNAVAILABLE, f"{self.label} {what}: {error}")
         lost.__cause__ = error
         self._end(lost)
         self._over()

@@ -85,23 +85,22 @@ class SessionBlock(Generic[S]):
 
     async def _with_slot(self) -> ClientConnection:
         """A connection on which a session may begin, if it does before anything else is awaited."""
-        connection: ClientConnection | None = None
-        with anyio.move_on_after(self._channel.connect_timeout):
-            while True:
-                connection = await self._channel.connection()
-                assert connection.hello is not None
-                check_contract(self._info, connection.hello)
-                if connection.session_slots.has_slot or await connection.session_slots.acquire():
+        while True:
+            connection = await self._channel.connection()
+            assert connection.hello is not None
+            check_contract(self._info, connection.hello)
+            slots = connection.session_slots
+            if slots.has_slot:
+                return connection
+            with anyio.move_on_after(self._channel.connect_timeout) as scope:
+                if await slots.acquire():
                     return connection
-        if connection is None:
-            # The one wait was as long as the other.
-            return await self._channel.connection()
-        limit = connection.peer_session_limit
-        raise RpcError(
-            StatusCode.RESOURCE_EXHAUSTED,
-            f"no session could be opened within {self._channel.connect_timeout:g} s: this connection has {limit} of them, the server's limit; "
-            "leave some, or connect again for more",
-        )
+            if scope.cancelled_caught:
+                raise RpcError(
+                    StatusCode.RESOURCE_EXHAUSTED,
+                    f"no session could be opened within {self._channel.connect_timeout:g} s: this connection has {connection.peer_session_limit} of them, "
+                    "the server's limit; leave some, or connect again for more",
+                )
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         session = self._session

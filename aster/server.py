@@ -150,6 +150,7 @@ class AsterServer:
         self._transport = QuicTransport() if transport is None else checked_transport(transport)
         self._drain_grace = drain_grace
         self._grace_scopes: set[CancelScope] = set()
+        self._hurry = False
         self._address: Address | None = None
         self._lifetime: Lifetime | None = None
         self._listener: Listener
@@ -266,6 +267,8 @@ class AsterServer:
                     first = False
                     group.start_soon(self.drain)
                 else:
+                    # The drain that the first has started may not have begun.
+                    self._hurry = True
                     for scope in self._grace_scopes:
                         scope.cancel()
 
@@ -289,6 +292,8 @@ class AsterServer:
         self._refuse_new_calls()
         scope = CancelScope(deadline=anyio.current_time() + grace)
         self._grace_scopes.add(scope)
+        if self._hurry:
+            scope.cancel()
         try:
             with scope:
                 await self._wait_for_handlers()

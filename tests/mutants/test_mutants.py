@@ -8,13 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from aster._protocol.states import REQUESTS_MANY, REQUESTS_ONE, RESPONSES_MANY, RESPONSES_ONE, RESPONSES_UNKNOWN, TABLES
+from aster._protocol.states import (
+    REQUESTS_MANY,
+    REQUESTS_ONE,
+    RESPONSES_MANY,
+    RESPONSES_ONE,
+    RESPONSES_UNKNOWN,
+    SESSION_REQUESTS,
+    SESSION_RESPONSES,
+    TABLES,
+)
 from tests.mutants.laws import CARRIERS, law_mutants, sample
 from tests.mutants.mutant import Mutant, differs, parsed
 from tests.mutants.rows import count_rows, row_mutants
 from tests.mutants.workspace import Workspace
 
-_TABLES = (REQUESTS_MANY, REQUESTS_ONE, RESPONSES_MANY, RESPONSES_ONE, RESPONSES_UNKNOWN)
+_TABLES = (REQUESTS_MANY, REQUESTS_ONE, RESPONSES_MANY, RESPONSES_ONE, RESPONSES_UNKNOWN, SESSION_REQUESTS, SESSION_RESPONSES)
 
 
 def test_each_row_has_a_mutant_without_it_and_one_that_leads_elsewhere() -> None:

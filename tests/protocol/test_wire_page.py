@@ -5,9 +5,32 @@ from __future__ import annotations
 import pytest
 
 from aster._protocol.call import ClientCall, ServerCall
-from aster._protocol.events import ResetCode, Setting, TrailerOrigin
-from aster._protocol.frames import CONTROL_KINDS, MESSAGE_CHARGE, REQUEST_KINDS, RESPONSE_KINDS, FrameKind, FrameReader, frame_limits
-from aster._protocol.states import REQUESTS_MANY, REQUESTS_ONE, RESPONSES_MANY, RESPONSES_ONE, State, Step, Table
+from aster._protocol.events import ResetCode, Setting, Trailer, TrailerOrigin
+from aster._protocol.frames import (
+    CONTROL_KINDS,
+    MESSAGE_CHARGE,
+    REQUEST_KINDS,
+    RESPONSE_KINDS,
+    SESSION_REQUEST_KINDS,
+    SESSION_RESPONSE_KINDS,
+    FrameKind,
+    FrameReader,
+    frame_limits,
+)
+from aster._protocol.session import CallBytes, CallCancelled, CallEnded, ClientSession, ServerSession, SessionEnded, SessionOpened, SessionReady
+from aster._protocol.states import (
+    REQUESTS_MANY,
+    REQUESTS_ONE,
+    RESPONSES_MANY,
+    RESPONSES_ONE,
+    SESSION_REQUESTS,
+    SESSION_RESPONSES,
+    SessionStep,
+    SessionTable,
+    State,
+    Step,
+    Table,
+)
 from aster._protocol.values import encode_varint
 from aster.errors import RemoteProtocolError, StatusCode
 from aster.types import Metadata, RpcPattern, SerializationMode
@@ -31,6 +54,19 @@ _SOUND = {
     "metadata with a reserved key",
     "success without a response",
     "more credit than is outstanding",
+    "a session's frame in a call",
+    "an extension ahead of SESSION",
+    "call before the session is opened",
+    "a call's frame outside CALL",
+    "session opened twice",
+    "call before READY",
+    "cancel before a call",
+    "a client's session end of 16,385 bytes",
+    "end of a call before READY",
+    "ready twice",
+    "bytes of a call that has not begun",
+    "end of a call that has not begun",
+    "session end with an unknown status",
 }
 
 
@@ -83,12 +119,54 @@ def test_a_whole_unary_call_is_read_off_the_page_by_both_ends() -> None:
 
 @pytest.mark.parametrize(("why", "half", "data"), _REFUSED)
 def test_what_the_page_calls_refused_is_refused(why: str, half: str, data: bytes) -> None:
-    call = ServerCall(_LIMITS) if half == "requests" else ClientCall(RpcPattern.UNARY, _LIMITS)
     with pytest.raises(RemoteProtocolError):
-        call.receive_data(data)
+        _read_as(half, data)
     if why not in _SOUND:
         with pytest.raises(wire_decoder.WireError):
             wire_decoder.decode(data)
+
+
+def _read_as(half: str, data: bytes) -> None:
+    """Have an end read bytes as the first of a half."""
+    if half == "requests":
+        ServerCall(_LIMITS).receive_data(data)
+    elif half == "responses":
+        ClientCall(RpcPattern.UNARY, _LIMITS).receive_data(data)
+    elif half == "session requests":
+        list(ServerSession(8_192).receive_data(data))
+    else:
+        assert half == "session responses"
+        client = ClientSession(8_192)
+        client.send_open("demo.Room", 300)
+        list(client.receive_data(data))
+
+
+def test_a_whole_session_is_read_off_the_page_by_both_ends() -> None:
+    server, client = ServerSession(8_192), ClientSession(8_192)
+    requests, responses = _VECTORS["session of two calls, requests"][0], _VECTORS["session of two calls, responses"][0]
+    at_server, first, second = list[object](), ServerCall(_LIMITS), ServerCall(_LIMITS)
+    for event in server.receive_data(requests):
+        at_server.append(event._replace(data=b"") if isinstance(event, CallBytes) else event)
+        if isinstance(event, SessionOpened):
+            server.send_ready()
+        elif isinstance(event, CallBytes):
+            (second if first.requests_ended else first).receive_data(event.data)
+            if first.requests_ended and second.header is None:
+                server.send_call_end()
+    begun, more = CallBytes(b"", begins=True), CallBytes(b"", begins=False)
+    assert at_server == [SessionOpened("demo.Room", 300), begun, begun, more, CallCancelled(ResetCode.CANCELLED), SessionEnded(Trailer())]
+    assert (list(first.requests.inbox), list(second.requests.inbox)) == ([b"hi"], [b"a"])
+
+    call, at_client = ClientCall(RpcPattern.UNARY, _LIMITS), list[type]()
+    client.send_open("demo.Room", 300)
+    for event in client.receive_data(responses):
+        at_client.append(type(event))
+        if isinstance(event, CallBytes):
+            call.receive_data(event.data)
+        elif not isinstance(event, SessionEnded) and at_client.count(CallEnded) < 2:
+            client.begin_call()
+    assert at_client == [SessionReady, CallBytes, CallBytes, CallEnded, CallEnded, SessionEnded]
+    assert (list(call.responses.inbox), call.trailer) == ([b"hello"], Trailer())
 
 
 def test_integers_are_written_as_the_page_shows() -> None:
@@ -107,14 +185,17 @@ def test_the_kinds_of_frames_their_places_and_limits_are_those_of_the_page() -> 
     assert set(shown) == set(FrameKind)
     for kind, (number, stream, sender, limit) in shown.items():
         assert number == kind
-        assert stream == ("control" if kind in CONTROL_KINDS else "call")
-        if stream == "call":
-            assert (sender in ("client", "both"), sender in ("server", "both")) == (kind in REQUEST_KINDS, kind in RESPONSE_KINDS)
+        by_client, by_server = {"control": (CONTROL_KINDS, CONTROL_KINDS), "call": _CALLS, "session": _SESSIONS}[stream]
+        if stream != "control":
+            assert (sender in ("client", "both"), sender in ("server", "both")) == (kind in by_client, kind in by_server)
+        assert kind in (*by_client, *by_server)
         fixed, _, rest = limit.replace(",", "").partition(" + ")
         size = 8_192 if fixed == "metadata limit" else int(fixed) + (8_192 if rest else 0)
         assert limits[kind] == size
 
 
+_CALLS = (REQUEST_KINDS, RESPONSE_KINDS)
+_SESSIONS = (SESSION_REQUEST_KINDS, SESSION_RESPONSE_KINDS)
 _KIND_COLUMNS = ("kind", "name", "stream", "sent by", "largest payload in bytes")
 
 
@@ -126,6 +207,16 @@ def test_the_states_of_a_half_are_those_of_the_page(title: str, table: Table) ->
     steps = ("HEADER", "PART", "MESSAGE", "END", "CREDIT") if title.startswith("Requests") else ("METADATA", "PART", "MESSAGE", "CREDIT", "OK", "ERROR")
     shown = {
         State[state]: {Step[step]: State[following] for step, following in zip(steps, cells, strict=True) if following != "-"}
+        for state, *cells in rows(title, *steps)
+    }
+    assert shown == table
+
+
+@pytest.mark.parametrize(("title", "table"), [("Session, requests", SESSION_REQUESTS), ("Session, responses", SESSION_RESPONSES)])
+def test_the_states_of_a_half_of_a_session_are_those_of_the_page(title: str, table: SessionTable) -> None:
+    steps = ("SESSION", "CALL", "CANCEL", "SESSION_END") if title == "Session, requests" else ("READY", "CALL", "CALL_END", "SESSION_END")
+    shown = {
+        State[state]: {SessionStep[step]: State[following] for step, following in zip(steps, cells, strict=True) if following != "-"}
         for state, *cells in rows(title, *steps)
     }
     assert shown == table

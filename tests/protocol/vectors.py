@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from aster._protocol.call import ClientCall, ServerCall
-from aster._protocol.events import GoAway, Hello, MethodEntry, ServiceEntry, Setting, Target, Trailer, TrailerOrigin
+from aster._protocol.events import GoAway, Hello, MethodEntry, ResetCode, ServiceEntry, Setting, Target, Trailer, TrailerOrigin
 from aster._protocol.frames import (
     FrameKind,
+    encode_call,
+    encode_call_end,
+    encode_cancel,
     encode_credit,
     encode_frame,
     encode_go_away,
@@ -17,8 +20,11 @@ from aster._protocol.frames import (
     encode_hello,
     encode_message,
     encode_metadata,
+    encode_session,
+    encode_session_end,
     encode_trailer,
 )
+from aster._protocol.session import ClientSession, ServerSession
 from aster.errors import StatusCode
 from aster.types import Metadata, RpcPattern, SerializationMode
 from tests.protocol.pair import limits_of
@@ -92,4 +98,45 @@ def encoded_by_aster() -> Mapping[str, bytes]:
         "deadline by the server": encode_trailer(Trailer(StatusCode.DEADLINE_EXCEEDED, TrailerOrigin.DEADLINE, "late")),
         "unary call, requests": requests,
         "unary call, responses": responses,
+        "session": encode_session("demo.Room", 300),
+        "ready": encode_frame(FrameKind.READY, b""),
+        "call, the first 3 bytes of a half": encode_call(0, b"\x11\x05h"),
+        "call in two frames": encode_call(64, b"a" * 20_000),
+        "call end": encode_call_end(0),
+        "cancel": encode_cancel(64, ResetCode.DEADLINE),
+        "session end": encode_session_end(Trailer()),
+        "session end with a reason": encode_session_end(Trailer(StatusCode.UNAVAILABLE, TrailerOrigin.SERVER, "update")),
+        **_whole_session(),
     }
+
+
+def _whole_session() -> Mapping[str, bytes]:
+    """A session of two calls: the first one succeeds, the second is cancelled while its handler waits for requests; then the client leaves."""
+    limits = limits_of()
+    client, server = ClientSession(8_192), ServerSession(8_192)
+    requests = client.send_open("demo.Room", 300)
+    list(server.receive_data(requests))
+    responses = server.send_ready()
+    list(client.receive_data(responses))
+
+    first, answer = ClientCall(RpcPattern.UNARY, limits), ServerCall(limits)
+    start = encode_header_start(Target("demo.Room", 300, "say", RpcPattern.UNARY, SerializationMode.XLANG))
+    client.begin_call()
+    data = first.send_header(start, None, Metadata()) + first.send_message(b"hi") + first.send_end()
+    answer.receive_data(data)
+    sent = client.send_call(data)
+    list(server.receive_data(sent))
+    requests += sent
+    sent = server.send_call(answer.send_message(b"hello")) + server.send_call(answer.send_trailer(Trailer())) + server.send_call_end()
+    list(client.receive_data(sent))
+    responses += sent
+
+    second = ClientCall(RpcPattern.BIDI_STREAM, limits)
+    start = encode_header_start(Target("demo.Room", 300, "chat", RpcPattern.BIDI_STREAM, SerializationMode.XLANG))
+    client.begin_call()
+    sent = client.send_call(second.send_header(start, None, Metadata())) + client.send_call(second.send_message(b"a")) + client.send_cancel(ResetCode.CANCELLED)
+    sent += client.send_end()
+    list(server.receive_data(sent))
+    requests += sent
+    responses += server.send_call_end() + server.send_end(Trailer())
+    return {"session of two calls, requests": requests, "session of two calls, responses": responses}

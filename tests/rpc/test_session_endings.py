@@ -91,7 +91,7 @@ async def test_a_background_task_that_fails_ends_the_session(running: Running, c
                 error = await error_of(room.hang(Item()))
                 assert (error.code, error.message) == (
                     StatusCode.ABORTED,
-                    "a background task of the session failed or was cancelled; the server's log has the reason",
+                    "a background task of the session failed, or its task group was cancelled; the server's log says which",
                 )
 
             await room.in_background(Item(1))

@@ -14,10 +14,11 @@ import pytest
 import aster
 from aster import StatusCode
 from aster.decorators import rpc, service
+from aster.transports.memory import MemoryTransport
 from tests.guide import ChatRoomService, SendMessageRequest, SetNicknameRequest
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, numbers_of
-from tests.rpc.probes import error_of, until
+from tests.rpc.probes import error_of, kept_cancellation, server_record, until
 from tests.rpc.rooms import Lobby, Room
 
 pytestmark = pytest.mark.anyio
@@ -155,6 +156,19 @@ async def test_a_call_from_within_another_one_is_an_error_instead_of_waiting_for
         assert await room.add(Item(0)) == Item(4)
 
 
+async def test_a_stream_that_was_dropped_is_held_no_more(running: Running) -> None:
+    lobby = Lobby()
+    async with running(lobby.service) as (_, client), client.session(Room) as room:
+        await room.add(Item(500))
+        async for _ in room.count(Item()):
+            break
+        assert await room.add(Item(1)) == Item(501)
+        with pytest.raises(LookupError):
+            async for _ in room.count(Item()):
+                raise LookupError
+        assert await room.add(Item(1)) == Item(502)
+
+
 @pytest.mark.parametrize("wrong", ["client", "session"])
 async def test_the_wrong_way_to_a_service_names_the_right_one(running: Running, wrong: str) -> None:
     async with running(Lobby().service, Echo()) as (_, client):
@@ -227,16 +241,48 @@ async def test_an_instance_may_refuse_its_session(running: Running) -> None:
     assert lobby.closed == [0], "what was not made is not closed"
 
 
-async def test_an_instance_that_cannot_be_made_is_a_bug_of_the_server(running: Running, caplog: pytest.LogCaptureFixture) -> None:
-    def make(room: Room) -> None:
-        raise ZeroDivisionError("secret")
+@pytest.mark.parametrize("kind", ["exception", "exit", "cancellation"])
+async def test_an_instance_that_cannot_be_made_is_a_bug_of_the_server(running: Running, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    raised = {"exception": ZeroDivisionError("secret"), "exit": SystemExit(3), "cancellation": await kept_cancellation()}[kind]
 
-    async with running(Lobby(make=make).service) as (_, client):
+    def make(room: Room) -> None:
+        raise raised
+
+    async with running(Lobby(make=make).service, Echo()) as (_, client):
         with pytest.raises(aster.RpcError) as caught:
             async with client.session(Room):
                 raise AssertionError
+        assert await (await client.client(Echo)).same(Item(1)) == Item(1)
     assert (caught.value.code, caught.value.message) == (StatusCode.INTERNAL, "the session's instance cannot be made; the server's log has the reason")
     assert [record.levelno for record in caplog.records if record.levelno > logging.INFO] == [logging.ERROR]
+
+
+async def test_an_instance_that_is_unavailable_is_asked_once_and_costs_no_connection(running: Running) -> None:
+    def make(room: Room) -> None:
+        raise aster.RpcError(StatusCode.UNAVAILABLE, "not now")
+
+    lobby = Lobby(make=make)
+    async with running(lobby.service) as (_, client):
+        record = server_record(client)
+        with pytest.raises(aster.RpcError, match="not now"):
+            async with client.session(Room):
+                raise AssertionError
+        assert len(lobby.rooms) == 1
+        assert record.lost is None
+
+
+async def test_without_a_connection_a_session_is_waited_for_as_long_as_a_call(anyio_backend_name: str) -> None:
+    transport = MemoryTransport()
+    async with aster.serve([Lobby().service], transport=transport) as server:
+        client = aster.connect(server.address, transport=transport, connect_timeout=0.2)
+        await client.__aenter__()
+    began = anyio.current_time()
+    with pytest.raises(aster.RpcError) as caught:
+        async with client.session(Room):
+            raise AssertionError
+    assert caught.value.code is StatusCode.UNAVAILABLE
+    assert anyio.current_time() - began < 0.35
+    await client.__aexit__(None, None, None)
 
 
 async def test_current_session_is_known_wherever_the_instance_runs(running: Running) -> None:
