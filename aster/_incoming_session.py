@@ -325,7 +325,9 @@ class IncomingSession:
         """End once no call runs."""
         self._draining = reason
         if self._call is None:
-            self.end(Trailer(StatusCode.UNAVAILABLE, TrailerOrigin.SERVER, reason))
+            # What has no instance yet was seen by nobody, and may begin elsewhere.
+            origin = TrailerOrigin.REFUSED if self._context is None else TrailerOrigin.SERVER
+            self.end(Trailer(StatusCode.UNAVAILABLE, origin, reason))
 
     def _aborted(self) -> Trailer:
         return Trailer(

@@ -36,6 +36,7 @@ __all__ = [
     "go_away",
     "header",
     "number",
+    "ready",
     "requests",
     "responses",
     "server_hello",
@@ -115,8 +116,13 @@ def session_open(chance: random.Random) -> bytes:
     return encode_session(text(chance), number(chance))
 
 
-def _ready(chance: random.Random) -> bytes:
+def ready() -> bytes:
+    """A READY."""
     return encode_frame(FrameKind.READY, b"")
+
+
+def _ready(chance: random.Random) -> bytes:
+    return ready()
 
 
 def _call_number(chance: random.Random) -> int:
@@ -228,7 +234,7 @@ def session_requests(chance: random.Random) -> bytes:
 
 def session_responses(chance: random.Random) -> bytes:
     """Frames that a server may send in a session, mostly after READY."""
-    return (_ready(chance) if chance.random() < 0.3 else b"") + _sequence(chance, _SESSION_RESPONSES, _FRAMES)
+    return (ready() if chance.random() < 0.3 else b"") + _sequence(chance, _SESSION_RESPONSES, _FRAMES)
 
 
 def whole_requests(chance: random.Random, pattern: RpcPattern, payload: Callable[[], bytes] | None = None) -> bytes:

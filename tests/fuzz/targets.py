@@ -10,8 +10,9 @@ from tests.fuzz.connection import CONNECTION, CONNECTION_ON_TRIO
 from tests.fuzz.datagrams import DATAGRAMS
 from tests.fuzz.frames import FRAMES
 from tests.fuzz.hello import HELLO
+from tests.fuzz.sessions import SESSIONS
 from tests.fuzz.target import Target
 
 __all__ = ["TARGETS"]
 
-TARGETS: Mapping[str, Target] = {target.name: target for target in (FRAMES, HELLO, CALLS, XLANG, NATIVE, DATAGRAMS, CONNECTION, CONNECTION_ON_TRIO)}
+TARGETS: Mapping[str, Target] = {target.name: target for target in (FRAMES, HELLO, CALLS, SESSIONS, XLANG, NATIVE, DATAGRAMS, CONNECTION, CONNECTION_ON_TRIO)}

@@ -26,7 +26,17 @@ from tests.fuzz.targets import TARGETS
 _SEED = 1
 
 # So that all take about as long; what a target costs is in the output of `python -m tests.fuzz`.
-_INPUTS = {"frames": 5_000, "hello": 4_000, "calls": 4_000, "xlang": 4_000, "native": 4_000, "datagrams": 384, "connection": 700, "connection on trio": 500}
+_INPUTS = {
+    "frames": 5_000,
+    "hello": 4_000,
+    "calls": 4_000,
+    "sessions": 6_000,
+    "xlang": 4_000,
+    "native": 4_000,
+    "datagrams": 384,
+    "connection": 700,
+    "connection on trio": 500,
+}
 
 
 @pytest.mark.timeout(120)  # a handshake, or a call through a whole server, for hundreds of inputs
@@ -43,7 +53,7 @@ def test_every_target_has_a_corpus(name: str) -> None:
     assert corpus_of(TARGETS[name].corpus)
 
 
-@pytest.mark.parametrize("name", ["frames", "calls", "xlang", "native"])
+@pytest.mark.parametrize("name", ["frames", "calls", "sessions", "xlang", "native"])
 def test_what_an_input_took_is_given_back_at_once_and_not_by_the_garbage_collector(name: str) -> None:
     target = TARGETS[name]
     with target.open() as run:

@@ -347,11 +347,14 @@ def _decode(kind: FrameKind, payload: bytes) -> object:
         return decode_metadata(payload, _LIMIT)
     if kind is FrameKind.TRAILER:
         return decode_trailer(payload, _LIMIT)
-    decoders = {
-        FrameKind.SESSION: decode_session,
-        FrameKind.CALL: decode_call,
-        FrameKind.CALL_END: decode_call_end,
-        FrameKind.CANCEL: decode_cancel,
-        FrameKind.SESSION_END: lambda payload: decode_session_end(payload, _LIMIT),
-    }
-    return decoders.get(kind, decode_credit)(payload)
+    if kind is FrameKind.SESSION:
+        return decode_session(payload)
+    if kind is FrameKind.CALL:
+        return decode_call(payload)
+    if kind is FrameKind.CALL_END:
+        return decode_call_end(payload)
+    if kind is FrameKind.CANCEL:
+        return decode_cancel(payload)
+    if kind is FrameKind.SESSION_END:
+        return decode_session_end(payload, _LIMIT)
+    return decode_credit(payload)

@@ -24,7 +24,7 @@ from aster.transports.base import Transport
 from aster.types import Metadata
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Item, encode_item
-from tests.rpc.probes import until
+from tests.rpc.probes import server_records, until
 from tests.rpc.raw import END, RawStream, raw, target_of
 
 pytestmark = pytest.mark.anyio
@@ -84,3 +84,14 @@ async def test_a_call_whose_client_cancels_it_before_its_header_is_whole_ends_al
         await until(lambda: _kinds(sink) == ["READY", "CALL_END"])
         stream.write(encode_call(1, _CALL))
         await until(lambda: _kinds(sink) == ["READY", "CALL_END", "CALL", "CALL", "CALL_END"])
+
+
+async def test_a_session_that_is_half_asked_for_when_its_server_drains_is_refused_and_may_begin_elsewhere(running: Running, transport: Transport) -> None:
+    async with running(Counter) as (server, _), raw(server, transport) as peer:
+        await peer.said_hello()
+        _, sink = peer.call(_SESSION[:5])
+        await until(lambda: any(record.sessions for record in server_records()))
+        for record in server_records():
+            record.announce_drain("update")
+        outcome = await _outcome(sink)
+        assert (outcome.status, outcome.origin, outcome.message) == (StatusCode.UNAVAILABLE, TrailerOrigin.REFUSED, "update")
