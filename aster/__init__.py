@@ -4,6 +4,7 @@
 """
 
 from aster._call import current_call
+from aster._contract import contract_id
 from aster._invoke import InteractiveCall
 from aster._streams import ResponseStream
 from aster.client import AsterClient, open_call, with_options
@@ -54,6 +55,7 @@ __all__ = [
     "bidi_stream",
     "client_stream",
     "connect",
+    "contract_id",
     "current_call",
     "open_call",
     "rpc",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
 import anyio
 
 from aster._connection import ClientConnection, CloseCode, EndpointOptions
+from aster._contract import MalformedContractError, contract_differences, contract_of, decode_form, encode_form, id_of, summary
 from aster._outgoing import OutgoingCall
-from aster._protocol.events import Hello, ResetCode, Setting
+from aster._protocol.events import Hello, ResetCode, ServiceEntry, Setting
 from aster._reactor import Condition, spare_ctrl_c
 from aster._retries import Backoff, RetryBudget
 from aster._tasks import StartedTask
@@ -24,10 +25,10 @@ __all__ = [
     "FIRST_BACKOFF",
     "LONGEST_BACKOFF",
     "LONGEST_CLEANUP",
+    "REMEMBERED_CONTRACTS",
     "ROUND_TRIP_ALLOWANCE",
     "ClientChannel",
     "ServiceChannel",
-    "contract_difference",
     "slot_of",
 ]
 
@@ -46,6 +47,10 @@ ROUND_TRIP_ALLOWANCE = 1.0
 LONGEST_CLEANUP = 60.0
 """Seconds of cleanup budget that a client grants a server, whatever its hello says: the wait is shielded, and a hostile server could ask for ever.
 Twelve times the default."""
+
+
+REMEMBERED_CONTRACTS = 16
+"""Contracts of servers that a stub remembers its verdict of. While servers are updated two answer in turn; a hostile one could make up any number."""
 
 
 class ClientChannel:
@@ -71,8 +76,8 @@ class ClientChannel:
         self._lifetime = lifetime
         self._options = options
         self._dial = dial
-        self._where = where
-        self._connect_timeout = connect_timeout
+        self.where = where
+        self.connect_timeout = connect_timeout
         self._connections: set[ClientConnection] = set()
         self._repeating: set[OutgoingCall] = set()
         self._waiting = Condition(lifetime.reactor)
@@ -98,11 +103,11 @@ class ClientChannel:
         # Known from the beginning, so that whoever leaves meanwhile waits until nothing of it is left.
         self._connections.add(connection)
         try:
-            with anyio.CancelScope(deadline=anyio.current_time() + self._connect_timeout) as scope:
+            with anyio.CancelScope(deadline=anyio.current_time() + self.connect_timeout) as scope:
                 await self._dial(connection)
             if scope.cancelled_caught:
                 raise UnreachableError(
-                    f"{self._where} did not complete a handshake within {self._connect_timeout:g} s: check that the server runs there and that UDP reaches it"
+                    f"{self.where} did not complete a handshake within {self.connect_timeout:g} s: check that the server runs there and that UDP reaches it"
                 )
             if connection.why_closed is not None:
                 raise self._turned_away(connection.why_closed) from connection.why_closed
@@ -115,8 +120,8 @@ class ClientChannel:
 
     def _turned_away(self, why: AsterError) -> ConnectError:
         if isinstance(why, ConnectionLost) and why.silent:
-            return UnreachableError(f"{self._where} took this client's connection, and then was heard no more: {why}")
-        return RefusedError(f"the server at {self._where} turned this client away: {why}")
+            return UnreachableError(f"{self.where} took this client's connection, and then was heard no more: {why}")
+        return RefusedError(f"the server at {self.where} turned this client away: {why}")
 
     def _use(self, connection: ClientConnection) -> None:
         self.current, self._reason = connection, None
@@ -133,7 +138,7 @@ class ClientChannel:
             self.current, self._reason = None, connection.why_closed
             if self._lifetime.reactor.now() - self._used_since >= LONGEST_BACKOFF:
                 self._backoff.reset()
-            logger.info("connecting to %s again: %s", self._where, self._reason)
+            logger.info("connecting to %s again: %s", self.where, self._reason)
             self._redial()
         self._waiting.notify_all()
 
@@ -176,7 +181,7 @@ class ClientChannel:
         Raises:
             RpcError: UNAVAILABLE, there is still none.
         """
-        with anyio.move_on_after(self._connect_timeout):
+        with anyio.move_on_after(self.connect_timeout):
             await self._waiting.wait_for(self._is_settled)
         if self.current is None:
             raise self._unavailable()
@@ -192,7 +197,7 @@ class ClientChannel:
         if self._is_final:
             message = f"the connection was lost, and it is not tried again, since another server answers now: {self._reason}"
         else:
-            message = f"there was no connection to {self._where} for {self._connect_timeout:g} s: {self._reason}"
+            message = f"there was no connection to {self.where} for {self.connect_timeout:g} s: {self._reason}"
         error = RpcError(StatusCode.UNAVAILABLE, message)
         error.__cause__ = self._reason
         return error
@@ -256,7 +261,8 @@ async def slot_of(channel: ServiceChannel) -> ClientConnection:
     """A connection on which a call may begin, if it does before anything else is awaited.
 
     Raises:
-        RpcError: UNAVAILABLE, there was none within the connect timeout; FAILED_PRECONDITION, the server that is there now has no such service.
+        RpcError: UNAVAILABLE, there was none within the connect timeout; FAILED_PRECONDITION, the server that is there now has no such service, or one
+            that does not fit.
     """
     while True:
         connection = channel.current or await channel.connection()
@@ -265,55 +271,114 @@ async def slot_of(channel: ServiceChannel) -> ClientConnection:
 
 
 class ServiceChannel:
-    """A client's channel as one stub uses it: the server of each new connection has to have the service.
+    """A client's channel as one stub uses it: the server of each new connection has to have the service, and to mean the same by it.
 
     Args:
         channel: the client's.
         service: what the stub stands for.
-        checked: the connection whose server was found to have it.
+
+    Raises:
+        ValueError: the service's contract is above the limit.
     """
 
-    def __init__(self, channel: ClientChannel, service: ServiceInfo, checked: ClientConnection) -> None:
+    def __init__(self, channel: ClientChannel, service: ServiceInfo) -> None:
         self.budget = channel.budget
         self._channel = channel
         self._service = service
+        self._contract = contract_of(service)
+        # By the server's contract id: why its service cannot be called, empty if it can. That of an unknown contract is not compared.
+        self._verdicts = {id_of(encode_form(self._contract)): "", b"": ""}
         # The hello, which is small: a stub that is kept would keep a whole connection.
-        self._checked = checked.hello
+        self._checked: Hello | None = None
 
     @property
     def current(self) -> ClientConnection | None:
-        """The connection that takes calls now, if there is one.
+        """The connection that takes calls now, if there is one and its server is known to have the service.
 
         Raises:
-            RpcError: FAILED_PRECONDITION, its server has no such service.
+            RpcError: FAILED_PRECONDITION, its server has no such service, or one that does not fit.
         """
         current = self._channel.current
-        return current if current is None or current.hello is self._checked else self._check(current)
+        if current is None or current.hello is self._checked:
+            return current
+        verdict = self._verdicts.get(self._entry(current).contract_id)
+        return None if verdict is None else self._accept(current, verdict)
 
     async def connection(self) -> ClientConnection:
-        """As ``ClientChannel.connection`` and ``current``."""
-        return self._check(await self._channel.connection())
+        """As ``ClientChannel.connection`` and ``current``; asks the server for its contract where that is not known yet.
+
+        Raises:
+            RpcError: as they do; and UNAVAILABLE, the server did not tell its contract within the connect timeout.
+        """
+        with anyio.move_on_after(self._channel.connect_timeout):
+            while True:
+                connection = await self._channel.connection()
+                verdict = await self._verdict(connection)
+                if verdict is not None:
+                    return self._accept(connection, verdict)
+        raise RpcError(
+            StatusCode.UNAVAILABLE, f"{self._channel.where} did not tell the contract of {self._label} within {self._channel.connect_timeout:g} s: try again"
+        )
 
     def repeat(self, call: OutgoingCall, delay: float) -> StartedTask:
         """As ``ClientChannel.repeat``."""
         return self._channel.repeat(call, delay, self)
 
-    def _check(self, connection: ClientConnection) -> ClientConnection:
+    @property
+    def _label(self) -> str:
+        return f"service {self._service.name!r} version {self._service.version}"
+
+    def _entry(self, connection: ClientConnection) -> ServiceEntry:
+        """What the server's hello says of the service."""
         assert connection.hello is not None
-        difference = contract_difference(self._service, connection.hello)
-        if difference:
-            raise RpcError(StatusCode.FAILED_PRECONDITION, f"the server has changed since this stub was made: {difference}")
+        entries = {entry.version: entry for entry in connection.hello.services if entry.name == self._service.name}
+        entry = entries.get(self._service.version)
+        if entry is None:
+            missing = _missing(self._service, connection.hello, entries)
+            if self._checked is None:
+                raise RpcError(StatusCode.UNIMPLEMENTED, missing)
+            raise RpcError(StatusCode.FAILED_PRECONDITION, f"{_CHANGED}: {missing}")
+        return entry
+
+    async def _verdict(self, connection: ClientConnection) -> str | None:
+        """``None`` when the connection takes no calls any more."""
+        entry = self._entry(connection)
+        verdict = self._verdicts.get(entry.contract_id)
+        if verdict is None:
+            form = await connection.contract_of(entry)
+            if form is not None:
+                verdict = self._compare(form)
+                self._remember(entry.contract_id, verdict)
+        return verdict
+
+    def _compare(self, form: bytes) -> str:
+        try:
+            differences = contract_differences(self._contract, decode_form(form))
+        except MalformedContractError as exc:
+            return f"the contract of {self._label} that the server tells cannot be read: {exc}; update the older side"
+        if not differences:
+            return ""
+        mend = "update the older side, or give the newer one another version"
+        return f"{self._label} at the server does not fit this client's; {mend}:{summary(differences)}"
+
+    def _remember(self, contract_id: bytes, verdict: str) -> None:
+        if len(self._verdicts) > REMEMBERED_CONTRACTS:
+            del self._verdicts[list(self._verdicts)[2]]  # the oldest but for the two that stand from the beginning
+        self._verdicts[contract_id] = verdict
+
+    def _accept(self, connection: ClientConnection, verdict: str) -> ClientConnection:
+        if verdict:
+            raise RpcError(StatusCode.FAILED_PRECONDITION, verdict if self._checked is None else f"{_CHANGED}: {verdict}")
         self._checked = connection.hello
         return connection
 
 
-def contract_difference(info: ServiceInfo, hello: Hello) -> str:
-    """Why a server cannot carry out a service, by what its hello says; empty when it can."""
-    entries = {entry.version: entry for entry in hello.services if entry.name == info.name}
-    if not entries:
+_CHANGED = "the server has changed since this stub was made"
+
+
+def _missing(info: ServiceInfo, hello: Hello, versions: Collection[int]) -> str:
+    if not versions:
         names = ", ".join(f"{entry.name!r} (version {entry.version})" for entry in hello.services)
         return f"the server has no service {info.name!r}; it has {names or 'none'}: serve it too, or correct the name"
-    if info.version not in entries:
-        known = ", ".join(map(str, sorted(entries)))
-        return f"the server has no version {info.version} of service {info.name!r}; it has {known}: update the older side, or serve both versions"
-    return ""
+    known = ", ".join(map(str, sorted(versions)))
+    return f"the server has no version {info.version} of service {info.name!r}; it has {known}: update the older side, or serve both versions"

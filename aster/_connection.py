@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from anyio.abc import TaskGroup
 
+from aster._contract import id_of
 from aster._incoming import HostedMethod, IncomingCall
 from aster._outgoing import OutgoingCall
 from aster._protocol.call import CallLimits, SharedBuffer
-from aster._protocol.events import GoAway, Header, Hello, ResetCode, Setting, Trailer
+from aster._protocol.events import Describe, GoAway, Header, Hello, ResetCode, ServiceEntry, Setting, Trailer
 from aster._protocol.frames import (
+    CLIENT_CONTROL_KINDS,
     CLIENT_HELLO_LIMIT,
-    CONTROL_KINDS,
-    HELLO_LIMIT,
+    SERVER_CONTROL_KINDS,
     FrameKind,
     FrameReader,
+    decode_contract,
+    decode_describe,
     decode_go_away,
     decode_hello,
+    encode_describe,
     encode_go_away,
     encode_hello,
     frame_limits,
@@ -138,11 +142,15 @@ class EndpointOptions:
         }
 
 
+_FROM_SERVER = frame_limits(0, SERVER_CONTROL_KINDS)
+_FROM_CLIENT = {**frame_limits(0, CLIENT_CONTROL_KINDS), FrameKind.HELLO: CLIENT_HELLO_LIMIT}
+
+
 class _ControlStream:
     """The first stream of a connection: frames that concern all of it."""
 
-    def __init__(self, on_frame: Callable[[int, bytes], None], on_end: Callable[[str], None], hello_limit: int = HELLO_LIMIT) -> None:
-        self._reader = FrameReader({**frame_limits(0, CONTROL_KINDS), FrameKind.HELLO: hello_limit})
+    def __init__(self, on_frame: Callable[[int, bytes], None], on_end: Callable[[str], None], limits: Mapping[int, int] = _FROM_SERVER) -> None:
+        self._reader = FrameReader(limits)
         self._on_frame = on_frame
         self._on_end = on_end
 
@@ -266,6 +274,8 @@ class ClientConnection(PeerConnection):
         self._reserved = 0
         self._breach: str | None = None
         self._left = False
+        self._asked: dict[tuple[str, int], bytes] = {}
+        self._contracts: dict[tuple[str, int], bytes] = {}
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> StartedTask:
         """Run a task of a call, which alone cancels it: a call that shields itself goes on in a client's block that was cancelled from outside."""
@@ -292,6 +302,20 @@ class ClientConnection(PeerConnection):
                 f"the server at {transport.peer.address} speaks version {_numbers(self.hello.versions)} of the protocol, "
                 f"this client version {PROTOCOL_VERSION}; update the older of the two"
             )
+
+    async def contract_of(self, entry: ServiceEntry) -> bytes | None:
+        """The canonical form of the contract of a service in the hello, which the server is asked for once.
+
+        Returns:
+            ``None`` when the connection takes no calls any more.
+        """
+        key = entry.name, entry.version
+        if key not in self._contracts and key not in self._asked and self.is_open:
+            assert self._control is not None
+            self._asked[key] = entry.contract_id
+            self._control.write(encode_describe(Describe(*key)))
+        await self.wait_until(lambda: key in self._contracts or not self.is_open)
+        return self._contracts.get(key)
 
     @property
     def is_open(self) -> bool:
@@ -377,12 +401,14 @@ class ClientConnection(PeerConnection):
     def _goes_away(self, go_away: GoAway) -> None:
         self.go_away = go_away
         self._turn_away_queue()
+        self._waiting.notify_all()
         self._owner.connection_changed(self)
 
     def leave(self) -> None:
         """Cancel all calls, and take no new ones: whoever calls again at once would keep the client's block from ever being left."""
         self._left = True
         self._turn_away_queue()
+        self._waiting.notify_all()
         for call in list(self.calls):
             call.cancel(ResetCode.CANCELLED)
 
@@ -418,9 +444,20 @@ class ClientConnection(PeerConnection):
             self._receive_hello(payload)
         elif self.hello is None:
             raise RemoteProtocolError("the server's first frame was not its HELLO")
+        elif kind == FrameKind.CONTRACT:
+            self._receive_contract(payload)
         else:
             self._goes_away(decode_go_away(payload))
         self._waiting.notify_all()
+
+    def _receive_contract(self, payload: bytes) -> None:
+        service, version, form = decode_contract(payload)
+        contract_id = self._asked.pop((service, version), None)
+        if contract_id is None:
+            raise RemoteProtocolError(f"the server sent a CONTRACT of service {service!r} version {version}, which it was not asked for")
+        if id_of(form) != contract_id:
+            raise RemoteProtocolError(f"the CONTRACT of service {service!r} version {version} is not the one whose id the server's HELLO gave")
+        self._contracts[service, version] = form
 
     def _broken(self, why: str) -> None:
         if self.lost is None and self._breach is None:
@@ -440,6 +477,8 @@ class ServerHost(Protocol):
     debug: bool
     hello_frame: bytes
     """What each client is told first."""
+    contract_frames: Mapping[tuple[str, int], bytes]
+    """What a client is told that asks for the contract of a service: by name and version."""
 
     def find(self, header: Header) -> HostedMethod:
         """The method that a header names; RpcError when there is none."""
@@ -459,6 +498,7 @@ class ServerConnection(PeerConnection):
         self._transport = transport
         self._last_stream = -1
         self._going_away = False
+        self._described: set[tuple[str, int]] = set()
         self._hello_timer: TimerHandle | None = reactor.call_at(reactor.now() + host.options.for_transport().handshake_timeout, self._hello_overdue)
         self.calls: set[IncomingCall] = set()
         self.peer: Peer = transport.peer
@@ -513,7 +553,7 @@ class ServerConnection(PeerConnection):
         """The first stream is for control, each other one a call."""
         if stream.id == 0:
             self._control = stream
-            return _ControlStream(self._control_frame, self._broken, CLIENT_HELLO_LIMIT)
+            return _ControlStream(self._control_frame, self._broken, _FROM_CLIENT)
         if self.hello is None:
             self._broken("the client opened a call before its HELLO")
             return _ControlStream(lambda kind, payload: None, lambda why: None)
@@ -533,8 +573,9 @@ class ServerConnection(PeerConnection):
             self._host.connection_over(self)
 
     def _control_frame(self, kind: int, payload: bytes) -> None:
-        if kind != FrameKind.HELLO:
-            raise RemoteProtocolError(f"the client sent a {FrameKind(kind).name} frame on the control stream")
+        if kind == FrameKind.DESCRIBE:
+            self._describe(payload)
+            return
         hello = self._receive_hello(payload)
         self._drop_hello_timer()
         assert self._control is not None
@@ -544,6 +585,20 @@ class ServerConnection(PeerConnection):
             logger.info("%s speaks version %s of the protocol, this server version %d", self.peer.endpoint_id, _numbers(hello.versions), PROTOCOL_VERSION)
         if self._going_away:
             self._control.write(encode_go_away(GoAway(self._last_stream, "the server is draining")))
+
+    def _describe(self, payload: bytes) -> None:
+        """Tell a contract. Each once: what a client does not read would be held here."""
+        if self.hello is None:
+            raise RemoteProtocolError("the client's first frame was not its HELLO")
+        key = decode_describe(payload)
+        frame = self._host.contract_frames.get(key)
+        if frame is None:
+            raise RemoteProtocolError(f"the client asked for the contract of service {key.service!r} version {key.version}, which is not here")
+        if key in self._described:
+            raise RemoteProtocolError(f"the client asked twice for the contract of service {key.service!r} version {key.version}")
+        self._described.add(key)
+        assert self._control is not None
+        self._control.write(frame)
 
     def _hello_overdue(self) -> None:
         self._hello_timer = None

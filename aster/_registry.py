@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from aster._contract import contract_of, encode_form, id_of
 from aster._declarations import check_implementation, handler_of, service_info
 from aster._incoming import HostedMethod
-from aster._protocol.events import Header, MethodEntry, ServiceEntry
+from aster._protocol.events import Description, Header, MethodEntry, ServiceEntry
+from aster._protocol.frames import encode_contract
 from aster.codec import Codec, make_codec
 from aster.errors import RpcError, StatusCode
 from aster.types import MethodInfo, RpcPattern, SerializationMode, ServiceInfo
@@ -21,7 +23,7 @@ class HostedServices:
 
     Raises:
         TypeError: something given is not an instance of a service, or an override does not fit its declaration.
-        ValueError: two services share name and version, or one uses an option that nothing would enforce yet.
+        ValueError: two services share name and version, one uses an option that nothing would enforce yet, or has a contract above the limit.
     """
 
     def __init__(self, services: Iterable[object]) -> None:
@@ -64,6 +66,10 @@ class HostedServices:
         names = ", ".join(f"{name!r} (version {known})" for name, known in self._hosted)
         return f"there is no service {service!r} here; this server has {names}: serve it too, or correct the name"
 
+    def contract_frames(self) -> Mapping[tuple[str, int], bytes]:
+        """What answers a client that asks for the contract of a service."""
+        return {key: encode_contract(Description(*key, hosted.contract)) for key, hosted in self._hosted.items()}
+
     def manifest(self) -> list[ServiceEntry]:
         """What the hello tells clients."""
         return [hosted.entry() for hosted in self._hosted.values()]
@@ -76,6 +82,7 @@ class _HostedService:
         _refuse_unenforced(self.info)
         self.instance = instance
         check_implementation(instance)
+        self.contract = encode_form(contract_of(self.info))
         codecs = {mode: make_codec(mode, self.info.wire_tags) for mode in _modes(self.info)}
         self._methods: dict[_Key, HostedMethod] = {}
         for method in self.info.methods.values():
@@ -108,7 +115,7 @@ class _HostedService:
 
     def entry(self) -> ServiceEntry:
         methods = tuple(MethodEntry(method.name, method.pattern, frozenset(method.modes)) for method in self.info.methods.values())
-        return ServiceEntry(self.info.name, self.info.version, self.info.scoped == "stream", b"", methods)
+        return ServiceEntry(self.info.name, self.info.version, self.info.scoped == "stream", id_of(self.contract), methods)
 
 
 def _modes(info: ServiceInfo) -> set[SerializationMode]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
-from aster._channel import ClientChannel, ServiceChannel, contract_difference
+from aster._channel import ClientChannel, ServiceChannel
 from aster._connection import ClientConnection, EndpointOptions
 from aster._declarations import check_methods, service_info
 from aster._invoke import InteractiveCall
@@ -15,7 +15,7 @@ from aster._methods import BidiStreamMethod, ClientStreamMethod
 from aster._options import check_seconds
 from aster._streams import ResponseStream
 from aster._stub import Unset, interactive_call, make_stub, with_settings
-from aster.errors import AddressError, RpcError, StatusCode
+from aster.errors import AddressError
 from aster.transports.base import Transport, checked_transport
 from aster.transports.quic import QuicTransport
 from aster.trust import Address, Identity, identity_from, join_host_port
@@ -150,11 +150,14 @@ class AsterClient:
 
         Raises:
             TypeError: ``service`` is not a class decorated with ``@service``, has no methods, or is session-scoped.
-            RpcError: UNIMPLEMENTED, the server has no such service or version; UNAVAILABLE, there was no connection within ``connect_timeout`` seconds, there
-                will be none since another key answers now, or the block was left.
+            ValueError: the service's contract is larger than can be compared.
+            RpcError: UNIMPLEMENTED, the server has no such service or version; FAILED_PRECONDITION, it has one whose messages or methods differ so that not
+                every value would arrive, with the differences in the message; UNAVAILABLE, there was no connection, or no answer, within
+                ``connect_timeout`` seconds, there will be none since another key answers now, or the block was left.
             RuntimeError: the block was not entered.
 
-        Makes no call: it only waits, and may be cancelled, while there is no connection.
+        Makes no call: it only waits, and may be cancelled, while there is no connection, and until the server has told its contract if that is not the
+        client's own.
         """
         if not isinstance(service, type):
             raise TypeError(f"client() takes the class of a service, not {_described(service)}")
@@ -164,12 +167,9 @@ class AsterClient:
             raise TypeError(f"{service.__name__} is session-scoped, and this version of Aster carries out no sessions yet; scoped='shared' makes it callable")
         if self._channel is None:
             raise RuntimeError("the client is not connected: use it inside `async with aster.connect(...) as client`")
-        connection = await self._channel.connection()
-        assert connection.hello is not None
-        difference = contract_difference(info, connection.hello)
-        if difference:
-            raise RpcError(StatusCode.UNIMPLEMENTED, difference)
-        return make_stub(cast("type[Any]", service), ServiceChannel(self._channel, info, connection))
+        channel = ServiceChannel(self._channel, info)
+        await channel.connection()
+        return make_stub(cast("type[Any]", service), channel)
 
 
 def _described(service: object) -> str:

@@ -10,13 +10,15 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import TypeVar
 
-from aster._protocol.events import SUCCESS, GoAway, Header, Hello, MethodEntry, ServiceEntry, Target, Trailer, TrailerOrigin
+from aster._protocol.events import SUCCESS, Describe, Description, GoAway, Header, Hello, MethodEntry, ServiceEntry, Target, Trailer, TrailerOrigin
 from aster.errors import LocalProtocolError, RemoteProtocolError, StatusCode
 from aster.types import Metadata, MetadataValue, RpcPattern, SerializationMode
 
 __all__ = [
     "CHUNK_SIZE",
+    "CLIENT_CONTROL_KINDS",
     "CLIENT_HELLO_LIMIT",
+    "CONTRACT_FRAME_LIMIT",
     "CONTROL_KINDS",
     "FIRST_EXTENSION_KIND",
     "HEADER_ROOM",
@@ -25,16 +27,21 @@ __all__ = [
     "METADATA_ENTRY_CHARGE",
     "REQUEST_KINDS",
     "RESPONSE_KINDS",
+    "SERVER_CONTROL_KINDS",
     "TRAILER_LIMIT",
     "FrameKind",
     "FrameReader",
+    "decode_contract",
     "decode_credit",
+    "decode_describe",
     "decode_go_away",
     "decode_header",
     "decode_hello",
     "decode_metadata",
     "decode_trailer",
+    "encode_contract",
     "encode_credit",
+    "encode_describe",
     "encode_frame",
     "encode_go_away",
     "encode_header",
@@ -54,6 +61,8 @@ class FrameKind(IntEnum):
 
     HELLO = 0x01
     GO_AWAY = 0x02
+    DESCRIBE = 0x03
+    CONTRACT = 0x04
     HEADER = 0x10
     MESSAGE = 0x11
     PART = 0x12
@@ -65,7 +74,9 @@ class FrameKind(IntEnum):
 
 FIRST_EXTENSION_KIND = 0x40
 
-CONTROL_KINDS = (FrameKind.HELLO, FrameKind.GO_AWAY)
+CLIENT_CONTROL_KINDS = (FrameKind.HELLO, FrameKind.DESCRIBE)
+SERVER_CONTROL_KINDS = (FrameKind.HELLO, FrameKind.GO_AWAY, FrameKind.CONTRACT)
+CONTROL_KINDS = (*SERVER_CONTROL_KINDS, FrameKind.DESCRIBE)
 REQUEST_KINDS = (FrameKind.HEADER, FrameKind.MESSAGE, FrameKind.PART, FrameKind.END, FrameKind.CREDIT)
 RESPONSE_KINDS = (FrameKind.METADATA, FrameKind.MESSAGE, FrameKind.PART, FrameKind.CREDIT, FrameKind.TRAILER)
 """Which kinds have a place on which stream; another is refused by its first bytes, before it is held."""
@@ -83,11 +94,14 @@ CLIENT_HELLO_LIMIT = 65_536
 """Bytes of a client's hello, which has no manifest. Anyone may be a client: one MiB of the smallest entries keeps a server's loop busy for a second and
 takes 70 MB (measured)."""
 
-TRAILER_LIMIT = 65_536
-"""Bytes of a trailer's message and details, besides its metadata."""
-
 HEADER_ROOM = 1_024
 """Bytes of a header besides its metadata: three names of at most 128 characters, and numbers."""
+
+CONTRACT_FRAME_LIMIT = HEADER_ROOM + 262_144
+"""Bytes of a contract with its service's name: the canonical form takes 256 KiB at the most, some 4,000 fields."""
+
+TRAILER_LIMIT = 65_536
+"""Bytes of a trailer's message and details, besides its metadata."""
 
 METADATA_ENTRY_CHARGE = 32
 """What an entry counts besides its key and value, as in RFC 9113 section 6.5.2."""
@@ -180,6 +194,8 @@ def frame_limits(metadata_limit: int, kinds: Collection[FrameKind] = tuple(Frame
     limits = {
         FrameKind.HELLO: HELLO_LIMIT,
         FrameKind.GO_AWAY: CHUNK_SIZE,
+        FrameKind.DESCRIBE: HEADER_ROOM,
+        FrameKind.CONTRACT: CONTRACT_FRAME_LIMIT,
         FrameKind.HEADER: HEADER_ROOM + metadata_limit,
         FrameKind.MESSAGE: CHUNK_SIZE,
         FrameKind.PART: CHUNK_SIZE,
@@ -502,3 +518,29 @@ def decode_go_away(payload: bytes) -> GoAway:
     last_stream, reason = reader.varint() - 1, reader.text()
     reader.finish()
     return GoAway(last_stream, reason)
+
+
+def encode_describe(describe: Describe) -> bytes:
+    """A DESCRIBE frame."""
+    return encode_frame(FrameKind.DESCRIBE, _text(describe.service) + encode_varint(describe.version))
+
+
+def decode_describe(payload: bytes) -> Describe:
+    """The payload of a DESCRIBE frame."""
+    reader = _Reader(payload, FrameKind.DESCRIBE)
+    describe = Describe(reader.text(), reader.varint())
+    reader.finish()
+    return describe
+
+
+def encode_contract(description: Description) -> bytes:
+    """A CONTRACT frame."""
+    return encode_frame(FrameKind.CONTRACT, _text(description.service) + encode_varint(description.version) + _block(description.form))
+
+
+def decode_contract(payload: bytes) -> Description:
+    """The payload of a CONTRACT frame; what the form says is the business of who reads it."""
+    reader = _Reader(payload, FrameKind.CONTRACT)
+    description = Description(reader.text(), reader.varint(), reader.block())
+    reader.finish()
+    return description
