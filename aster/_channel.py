@@ -310,12 +310,16 @@ class ServiceChannel:
         Raises:
             RpcError: as they do; and UNAVAILABLE, the server did not tell its contract within the connect timeout.
         """
-        with anyio.move_on_after(self._channel.connect_timeout):
-            while True:
-                connection = await self._channel.connection()
+        deadline = anyio.current_time() + self._channel.connect_timeout
+        while True:
+            verdict = None
+            connection = await self._channel.connection()
+            with anyio.CancelScope(deadline=deadline) as scope:
                 verdict = await self._verdict(connection)
-                if verdict is not None:
-                    return self._accept(connection, verdict)
+            if verdict is not None:
+                return self._accept(connection, verdict)
+            if scope.cancelled_caught:
+                break
         raise RpcError(
             StatusCode.UNAVAILABLE, f"{self._channel.where} did not tell the contract of {self._label} within {self._channel.connect_timeout:g} s: try again"
         )

@@ -13,22 +13,19 @@ from typing import Any, Protocol
 
 from anyio.abc import TaskGroup
 
-from aster._contract import id_of
+from aster._descriptions import AskedContracts, ToldContracts
 from aster._incoming import HostedMethod, IncomingCall
 from aster._outgoing import OutgoingCall
 from aster._protocol.call import CallLimits, SharedBuffer
-from aster._protocol.events import Describe, GoAway, Header, Hello, ResetCode, ServiceEntry, Setting, Trailer
+from aster._protocol.events import GoAway, Header, Hello, ResetCode, ServiceEntry, Setting, Trailer
 from aster._protocol.frames import (
     CLIENT_CONTROL_KINDS,
     CLIENT_HELLO_LIMIT,
     SERVER_CONTROL_KINDS,
     FrameKind,
     FrameReader,
-    decode_contract,
-    decode_describe,
     decode_go_away,
     decode_hello,
-    encode_describe,
     encode_go_away,
     encode_hello,
     frame_limits,
@@ -274,8 +271,7 @@ class ClientConnection(PeerConnection):
         self._reserved = 0
         self._breach: str | None = None
         self._left = False
-        self._asked: dict[tuple[str, int], bytes] = {}
-        self._contracts: dict[tuple[str, int], bytes] = {}
+        self._contracts = AskedContracts()
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> StartedTask:
         """Run a task of a call, which alone cancels it: a call that shields itself goes on in a client's block that was cancelled from outside."""
@@ -309,13 +305,12 @@ class ClientConnection(PeerConnection):
         Returns:
             ``None`` when the connection takes no calls any more.
         """
-        key = entry.name, entry.version
-        if key not in self._contracts and key not in self._asked and self.is_open:
+        question = self._contracts.question(entry) if self.is_open else b""
+        if question:
             assert self._control is not None
-            self._asked[key] = entry.contract_id
-            self._control.write(encode_describe(Describe(*key)))
-        await self.wait_until(lambda: key in self._contracts or not self.is_open)
-        return self._contracts.get(key)
+            self._control.write(question)
+        await self.wait_until(lambda: self._contracts.answer(entry) is not None or not self.is_open)
+        return self._contracts.answer(entry)
 
     @property
     def is_open(self) -> bool:
@@ -445,19 +440,10 @@ class ClientConnection(PeerConnection):
         elif self.hello is None:
             raise RemoteProtocolError("the server's first frame was not its HELLO")
         elif kind == FrameKind.CONTRACT:
-            self._receive_contract(payload)
+            self._contracts.receive(payload)
         else:
             self._goes_away(decode_go_away(payload))
         self._waiting.notify_all()
-
-    def _receive_contract(self, payload: bytes) -> None:
-        service, version, form = decode_contract(payload)
-        contract_id = self._asked.pop((service, version), None)
-        if contract_id is None:
-            raise RemoteProtocolError(f"the server sent a CONTRACT of service {service!r} version {version}, which it was not asked for")
-        if id_of(form) != contract_id:
-            raise RemoteProtocolError(f"the CONTRACT of service {service!r} version {version} is not the one whose id the server's HELLO gave")
-        self._contracts[service, version] = form
 
     def _broken(self, why: str) -> None:
         if self.lost is None and self._breach is None:
@@ -498,7 +484,7 @@ class ServerConnection(PeerConnection):
         self._transport = transport
         self._last_stream = -1
         self._going_away = False
-        self._described: set[tuple[str, int]] = set()
+        self._contracts = ToldContracts(host.contract_frames)
         self._hello_timer: TimerHandle | None = reactor.call_at(reactor.now() + host.options.for_transport().handshake_timeout, self._hello_overdue)
         self.calls: set[IncomingCall] = set()
         self.peer: Peer = transport.peer
@@ -573,32 +559,20 @@ class ServerConnection(PeerConnection):
             self._host.connection_over(self)
 
     def _control_frame(self, kind: int, payload: bytes) -> None:
+        assert self._control is not None
         if kind == FrameKind.DESCRIBE:
-            self._describe(payload)
+            if self.hello is None:
+                raise RemoteProtocolError("the client's first frame was not its HELLO")
+            self._control.write(self._contracts.answer(payload))
             return
         hello = self._receive_hello(payload)
         self._drop_hello_timer()
-        assert self._control is not None
         self._control.write(self._host.hello_frame)
         if PROTOCOL_VERSION not in hello.versions:
             # Our hello is on its way and lets the client say what is wrong; it closes the connection.
             logger.info("%s speaks version %s of the protocol, this server version %d", self.peer.endpoint_id, _numbers(hello.versions), PROTOCOL_VERSION)
         if self._going_away:
             self._control.write(encode_go_away(GoAway(self._last_stream, "the server is draining")))
-
-    def _describe(self, payload: bytes) -> None:
-        """Tell a contract. Each once: what a client does not read would be held here."""
-        if self.hello is None:
-            raise RemoteProtocolError("the client's first frame was not its HELLO")
-        key = decode_describe(payload)
-        frame = self._host.contract_frames.get(key)
-        if frame is None:
-            raise RemoteProtocolError(f"the client asked for the contract of service {key.service!r} version {key.version}, which is not here")
-        if key in self._described:
-            raise RemoteProtocolError(f"the client asked twice for the contract of service {key.service!r} version {key.version}")
-        self._described.add(key)
-        assert self._control is not None
-        self._control.write(frame)
 
     def _hello_overdue(self) -> None:
         self._hello_timer = None

@@ -46,8 +46,8 @@ def _method_differences(client: Contract, server: Contract) -> Iterator[str]:
             yield f"{name}: the server has no such method"
         elif other.pattern is not method.pattern:
             yield f"{name}: it is {method.pattern.name} at the client and {other.pattern.name} at the server"
-        elif method.modes[0] not in other.modes:
-            yield f"{name}: the client calls it in the mode {method.modes[0].name}, and the server allows {', '.join(mode.name for mode in other.modes)}"
+        elif not set(method.modes) & set(other.modes):
+            yield f"{name}: the client has the modes {_names(method)}, and the server {_names(other)}"
 
 
 def _type_differences(client: Contract, server: Contract) -> Iterator[str]:
@@ -72,6 +72,10 @@ def _messages(client: MethodType, server: MethodType | None) -> Iterator[tuple[s
         if mode in server.modes:
             yield "request", mode, client.request, server.request
             yield "response", mode, server.response, client.response
+
+
+def _names(method: MethodType) -> str:
+    return " and ".join(mode.name for mode in method.modes)
 
 
 def _listed(names: list[str]) -> str:

@@ -117,7 +117,7 @@ WireType: TypeAlias = Struct | EnumType
 
 @dataclass(frozen=True, slots=True)
 class MethodType:
-    """A method; ``modes`` are the serialization modes that it allows, the preferred one first, ``request`` and ``response`` names of types."""
+    """A method; ``modes`` are the serialization modes that it allows, by number, ``request`` and ``response`` names of types."""
 
     name: str
     pattern: RpcPattern
@@ -270,8 +270,8 @@ def _read_method(data: object) -> MethodType:
 
 
 def _read_type(data: object) -> WireType:
-    if isinstance(data, dict) and "members" in data:
-        read = _object(cast("dict[str, object]", data), "members", "name")
+    if _has(data, "members"):
+        read = _object(data, "members", "name")
         return EnumType(_text(read["name"]), tuple(_read_member(member) for member in _array(read["members"])))
     read = _object(data, "fields", "name")
     fields = {field.name: field for field in map(_read_field, _array(read["fields"]))}
@@ -331,6 +331,10 @@ def _object(data: object, *keys: str) -> Mapping[str, object]:
     if not isinstance(data, dict) or set(cast("dict[str, object]", data)) != set(keys):
         _refuse(cast("object", data), f"an object with {', '.join(keys)}")
     return cast("dict[str, object]", data)
+
+
+def _has(data: object, key: str) -> bool:
+    return isinstance(data, dict) and key in data
 
 
 def _array(data: object) -> list[object]:

@@ -55,7 +55,7 @@ def contract_of(info: ServiceInfo) -> Contract:
     """The contract of a service."""
     names = registered_names(info.wire_tags)
     methods = {
-        method.name: MethodType(method.name, method.pattern, method.modes, names[method.request_type], names[method.response_type])
+        method.name: MethodType(method.name, method.pattern, tuple(sorted(method.modes)), names[method.request_type], names[method.response_type])
         for method in info.methods.values()
     }
     types = {name: _type(cls, name, names) for cls, name in names.items()}
