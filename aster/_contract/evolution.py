@@ -105,20 +105,26 @@ class _Reading:
         self._reader = reader
         self._native = mode is SerializationMode.NATIVE
         self._sends, self._reads = f"the {writer_name}", f"the {reader_name}"
+        self._of_messages: dict[str, list[str]] = {}
         self._known: dict[str, _Found] = {}
         self._reached: dict[str, None] = {}
 
-    def differences(self, sent: str, read: str) -> Iterator[str]:
+    def differences(self, sent: str, read: str) -> list[str]:
         """What is different about a message."""
         if sent != read:
-            yield f"{self._sends} sends {sent}, and {self._reads} reads {read}"
-            return
-        reached = {sent: None}
-        queue = [sent]
-        for name in queue:
-            found = self._known.get(name)
+            return [f"{self._sends} sends {sent}, and {self._reads} reads {read}"]
+        differences = self._of_messages.get(sent)
+        if differences is None:
+            differences = self._of_messages[sent] = list(self._of_all_reached(sent))
+        return differences
+
+    def _of_all_reached(self, name: str) -> Iterator[str]:
+        reached = {name: None}
+        queue = [name]
+        for each in queue:
+            found = self._known.get(each)
             if found is None:
-                found = self._known[name] = self._compare(name)
+                found = self._known[each] = self._compare(each)
             yield from found.differences
             queue += [other for other in found.reached if other not in reached]
             reached |= found.reached
