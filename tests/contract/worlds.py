@@ -218,7 +218,7 @@ def edits(draw: Draw, world: World) -> World:
 
 
 def _edit_fields(draw: Draw, world: World) -> World:
-    place = draw(st.integers(0, len(_STRUCTS) - 1))
+    place: int = draw(st.integers(0, len(_STRUCTS) - 1))
     name: str = _STRUCTS[place]
     hints = _Types(draw, _STRUCTS[place + 1 :])
     fields = dict(world.structs[name])

@@ -6,7 +6,18 @@ import pytest
 
 from aster._protocol.call import ClientCall, ServerCall
 from aster._protocol.events import ResetCode, Setting, TrailerOrigin
-from aster._protocol.frames import CONTROL_KINDS, MESSAGE_CHARGE, REQUEST_KINDS, RESPONSE_KINDS, FrameKind, FrameReader, encode_varint, frame_limits
+from aster._protocol.frames import (
+    CLIENT_CONTROL_KINDS,
+    CONTROL_KINDS,
+    MESSAGE_CHARGE,
+    REQUEST_KINDS,
+    RESPONSE_KINDS,
+    SERVER_CONTROL_KINDS,
+    FrameKind,
+    FrameReader,
+    encode_varint,
+    frame_limits,
+)
 from aster._protocol.states import REQUESTS_MANY, REQUESTS_ONE, RESPONSES_MANY, RESPONSES_ONE, State, Step, Table
 from aster.errors import RemoteProtocolError, StatusCode
 from aster.types import Metadata, RpcPattern, SerializationMode
@@ -107,8 +118,8 @@ def test_the_kinds_of_frames_their_places_and_limits_are_those_of_the_page() -> 
     for kind, (number, stream, sender, limit) in shown.items():
         assert number == kind
         assert stream == ("control" if kind in CONTROL_KINDS else "call")
-        if stream == "call":
-            assert (sender in ("client", "both"), sender in ("server", "both")) == (kind in REQUEST_KINDS, kind in RESPONSE_KINDS)
+        assert (sender in ("client", "both")) is (kind in (*REQUEST_KINDS, *CLIENT_CONTROL_KINDS))
+        assert (sender in ("server", "both")) is (kind in (*RESPONSE_KINDS, *SERVER_CONTROL_KINDS))
         fixed, _, rest = limit.replace(",", "").partition(" + ")
         size = 8_192 if fixed == "metadata limit" else int(fixed) + (8_192 if rest else 0)
         assert limits[kind] == size
