@@ -286,8 +286,9 @@ class ServiceChannel:
         self._channel = channel
         self._service = service
         self._contract = contract_of(service)
-        # By the server's contract id: why its service cannot be called, empty if it can. That of an unknown contract is not compared.
-        self._verdicts = {id_of(encode_form(self._contract)): "", b"": ""}
+        # A server that does not tell its contract's id is taken at its word.
+        self._alike = (id_of(encode_form(self._contract)), b"")
+        self._verdicts: dict[bytes, str] = {}
         # The hello, which is small: a stub that is kept would keep a whole connection.
         self._checked: Hello | None = None
 
@@ -301,7 +302,7 @@ class ServiceChannel:
         current = self._channel.current
         if current is None or current.hello is self._checked:
             return current
-        verdict = self._verdicts.get(self._entry(current).contract_id)
+        verdict = self._known_verdict(self._entry(current))
         return None if verdict is None else self._accept(current, verdict)
 
     async def connection(self) -> ClientConnection:
@@ -345,15 +346,18 @@ class ServiceChannel:
         return entry
 
     async def _verdict(self, connection: ClientConnection) -> str | None:
-        """``None`` when the connection takes no calls any more."""
+        """Why the service cannot be called, empty if it can; ``None`` when the connection takes no calls any more."""
         entry = self._entry(connection)
-        verdict = self._verdicts.get(entry.contract_id)
+        verdict = self._known_verdict(entry)
         if verdict is None:
             form = await connection.contract_of(entry)
             if form is not None:
                 verdict = self._compare(form)
                 self._remember(entry.contract_id, verdict)
         return verdict
+
+    def _known_verdict(self, entry: ServiceEntry) -> str | None:
+        return "" if entry.contract_id in self._alike else self._verdicts.get(entry.contract_id)
 
     def _compare(self, form: bytes) -> str:
         try:
@@ -366,8 +370,8 @@ class ServiceChannel:
         return f"{self._label} at the server does not fit this client's; {mend}:{summary(differences)}"
 
     def _remember(self, contract_id: bytes, verdict: str) -> None:
-        if len(self._verdicts) > REMEMBERED_CONTRACTS:
-            del self._verdicts[list(self._verdicts)[2]]  # the oldest but for the two that stand from the beginning
+        if len(self._verdicts) >= REMEMBERED_CONTRACTS:
+            del self._verdicts[next(iter(self._verdicts))]
         self._verdicts[contract_id] = verdict
 
     def _accept(self, connection: ClientConnection, verdict: str) -> ClientConnection:
