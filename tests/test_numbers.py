@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import aster
+from aster import _channel, _contract
 from aster._protocol import frames
 from aster.codec import engine as codec_engine
 from aster.codec import fields, fory, hints, serializers, walk
@@ -59,6 +60,11 @@ _NUMBERS: Mapping[str, str] = {
     "bytes of a frame with a part of a message": _size(frames.CHUNK_SIZE),
     "a client's hello": _size(frames.CLIENT_HELLO_LIMIT),
     "a server's hello": _size(frames.HELLO_LIMIT),
+    "a service's contract": _size(_contract.CONTRACT_LIMIT),
+    "types inside each other in a field": f"{_contract.MAX_FORM_DEPTH}",
+    "how often a client asks for a service's contract on a connection": "once",
+    "contracts of servers that a stub remembers": f"{_channel.REMEMBERED_CONTRACTS}",
+    "differences that an error names": f"{_contract.MAX_DIFFERENCES}",
     "handshakes that are under way without a proof of address": f"{admission.RETRY_ABOVE}",
     "handshakes under way": f"{admission.MAX_HANDSHAKES:,}",
     "handshakes under way at one address that proved itself": f"{admission.MAX_HANDSHAKES_PER_ADDRESS}",

@@ -48,7 +48,7 @@ def _directions(client: World, server: World) -> Iterator[tuple[str, str, bool]]
             ("response", (server, other.response_type), (client, method.response_type)),
         ):
             modes = set(method.modes) & set(other.modes)
-            arrive = all(_arrives(value, writer.codecs[mode], reader.codecs[mode], read) for mode in modes for value in samples(writer.hints, sent))
+            arrive = all(_arrives(value, writer.codec(mode), reader.codec(mode), read) for mode in modes for value in samples(writer.hints, sent))
             yield name, direction, arrive
 
 

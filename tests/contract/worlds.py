@@ -112,9 +112,14 @@ class World:
         return contract_of(self.info)
 
     @cached_property
-    def codecs(self) -> Mapping[SerializationMode, Codec]:
-        """Those that a server or client would make."""
-        return {mode: make_codec(mode, self.info.wire_tags) for mode in (SerializationMode.XLANG, SerializationMode.NATIVE)}
+    def _codecs(self) -> dict[SerializationMode, Codec]:
+        return {}
+
+    def codec(self, mode: SerializationMode) -> Codec:
+        """What a server or client would make of it."""
+        if mode not in self._codecs:
+            self._codecs[mode] = make_codec(mode, self.info.wire_tags)
+        return self._codecs[mode]
 
 
 # Drawing
