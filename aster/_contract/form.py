@@ -164,12 +164,12 @@ def encode_form(contract: Contract) -> bytes:
         ValueError: it is above ``CONTRACT_LIMIT``, or a field has more than ``MAX_FORM_DEPTH`` types inside each other.
     """
     form = _json(_contract_data(contract)).encode()
-    what = f"the contract of service {contract.service!r}"
     if len(form) > CONTRACT_LIMIT:
-        raise ValueError(f"{what} takes {len(form)} bytes; the limit is {CONTRACT_LIMIT} bytes: make several services of it")
+        raise ValueError(f"the contract of service {contract.service!r} takes {len(form)} bytes; the limit is {CONTRACT_LIMIT} bytes: make several of it")
     deepest = max((_depth(field.form) for type_ in contract.types.values() if isinstance(type_, Struct) for field in type_.fields.values()), default=0)
     if deepest > MAX_FORM_DEPTH:
-        raise ValueError(f"{what} has a field with {deepest} types inside each other; the limit is {MAX_FORM_DEPTH}: make dataclasses of some")
+        where = f"the contract of service {contract.service!r} has a field"
+        raise ValueError(f"{where} with {deepest} types inside each other; the limit is {MAX_FORM_DEPTH}: make dataclasses of some")
     return form
 
 

@@ -259,5 +259,5 @@ def test_a_contract_that_is_too_large_or_too_deep_is_refused_by_the_services_nam
     base = make_dataclass("Base", [(f"field_{'x' * 80}_{place}", int) for place in range(100)])
     parts: list[type[Any]] = [make_dataclass(f"Part{place}", [("own", int)], bases=(base,)) for place in range(25)]
     wide: type[Any] = make_dataclass("Wide", [(part.__name__, part) for part in parts])
-    with pytest.raises(ValueError, match=r"the contract of service 'Large' takes \d+ bytes; the limit is 262144 bytes: make several services of it"):
+    with pytest.raises(ValueError, match=r"the contract of service 'Large' takes \d+ bytes; the limit is 262144 bytes: make several of it"):
         encode_form(_contract_of(wide, {cls: f"form/{cls.__name__}" for cls in (wide, *parts)}))

@@ -26,7 +26,17 @@ from tests.fuzz.targets import TARGETS
 _SEED = 1
 
 # So that all take about as long; what a target costs is in the output of `python -m tests.fuzz`.
-_INPUTS = {"frames": 5_000, "hello": 4_000, "calls": 4_000, "xlang": 4_000, "native": 4_000, "datagrams": 384, "connection": 700, "connection on trio": 500}
+_INPUTS = {
+    "frames": 5_000,
+    "hello": 4_000,
+    "calls": 4_000,
+    "contracts": 2_000,
+    "xlang": 4_000,
+    "native": 4_000,
+    "datagrams": 384,
+    "connection": 700,
+    "connection on trio": 500,
+}
 
 
 @pytest.mark.timeout(120)  # a handshake, or a call through a whole server, for hundreds of inputs
