@@ -30,6 +30,7 @@ __all__ = [
     "decode_form",
     "encode_form",
     "id_of",
+    "literal_of",
     "union_of",
 ]
 
@@ -44,7 +45,7 @@ MAX_FORM_DEPTH = 32
 
 _EDITION = 1
 _SCALARS = frozenset({"bool", "int", "float", "str", "bytes", "date", "datetime", "time", "timedelta", "decimal", "uuid"})
-_ONE_INSIDE = frozenset({"list", "tuple", "set", "optional"})
+_ONE_INSIDE = frozenset({"list", "tuple", "set"})
 _LITERALS = frozenset({"bool", "int", "str", "bytes", "type"})
 
 
@@ -146,7 +147,12 @@ class Contract:
 
 def union_of(members: Iterable[Form]) -> Form:
     """The form of a union, whose members have no order."""
-    return Form("union", tuple(sorted(members, key=lambda member: _json(_form_data(member)))))
+    return Form("union", tuple(sorted(set(members), key=lambda member: _json(_form_data(member)))))
+
+
+def literal_of(base: Form, values: Iterable[str | bool]) -> Form:
+    """The form of a literal, whose values have no order."""
+    return Form("literal", (base,), values=tuple(sorted(set(values))))
 
 
 def id_of(form: bytes) -> bytes:
@@ -307,8 +313,9 @@ def _read_form(data: object, room: int) -> Form:
     if isinstance(data, str) and data in _SCALARS:
         return Form(data)
 
-    def inside(items: list[object]) -> tuple[Form, ...]:
-        return tuple(_read_form(item, room - 1) for item in items)
+    def inside(items: list[object], *without: str) -> tuple[Form, ...]:
+        forms = tuple(_read_form(item, room - 1) for item in items)
+        return _refuse(data, "a type") if any(form.kind in without for form in forms) else forms
 
     match _array(data):
         case ["type", name]:
@@ -318,7 +325,9 @@ def _read_form(data: object, room: int) -> Form:
         case ["items", *items]:
             return Form("items", inside(items))
         case ["union", first, second, *others]:
-            return union_of(inside([first, second, *others]))
+            return union_of(inside([first, second, *others], "union", "optional"))
+        case ["optional", item]:
+            return Form("optional", inside([item], "optional"))
         case ["literal", base, *values] if values:
             return _read_literal(_read_form(base, room - 1), values)
         case [str(kind), item] if kind in _ONE_INSIDE:
@@ -331,7 +340,7 @@ def _read_literal(base: Form, values: list[object]) -> Form:
     if base.kind not in _LITERALS:
         _refuse(base.kind, "the type of a literal")
     wanted = bool if base.kind == "bool" else str
-    return Form("literal", (base,), values=tuple(value if isinstance(value, wanted) else _refuse(value, "a literal") for value in values))
+    return literal_of(base, (value if isinstance(value, wanted) else _refuse(value, "a literal") for value in values))
 
 
 def _object(data: object, *keys: str) -> Mapping[str, object]:

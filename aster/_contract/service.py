@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from aster._contract.form import Contract, EnumType, FieldType, Form, MethodType, Struct, WireType, encode_form, id_of, union_of
+from aster._contract.form import Contract, EnumType, FieldType, Form, MethodType, Struct, WireType, encode_form, id_of, literal_of, union_of
 from aster._declarations import service_info
 from aster.codec.fields import default_of, field_shapes
 from aster.codec.shapes import DictOf, EnumOf, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values
@@ -88,7 +88,7 @@ def _form(shape: Shape, names: Mapping[type, str]) -> Form:
         case EnumOf(cls) | Message(cls):
             return Form("type", name=names[cls])
         case LiteralOf(base, values):
-            return Form("literal", (_form(base, names),), values=tuple(sorted(set(map(_literal, values)))))
+            return literal_of(_form(base, names), map(_literal, values))
         case Optional(item):
             return Form("optional", (_form(item, names),))
         case Values(kind, item):

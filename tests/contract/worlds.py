@@ -285,4 +285,5 @@ def _edit_methods(draw: Draw, world: World) -> World:
 
 
 def _edit_tags(draw: Draw, world: World) -> World:
-    return replace(world, tags={**world.tags, draw(st.sampled_from([*_ENUMS, *_STRUCTS])): "Other"})
+    name: str = draw(st.sampled_from([*_ENUMS, *_STRUCTS]))
+    return replace(world, tags={**world.tags, name: f"Other{name}"})

@@ -20,7 +20,7 @@ _NAMES = ("demo.Task", "demo.Level", "demo.Other", "")
 
 def _type(chance: random.Random, room: int) -> Any:
     """A type of a field, or nearly one."""
-    if room == 0 or chance.random() < 0.4:
+    if room == 0 or chance.random() < 0.5:
         return chance.choice(_SCALARS)
 
     def some(most: int) -> list[Any]:
@@ -31,7 +31,7 @@ def _type(chance: random.Random, room: int) -> Any:
         lambda: [chance.choice(("list", "tuple", "set", "optional")), _type(chance, room - 1)],
         lambda: ["dict", *some(2)],
         lambda: ["items", *some(3)],
-        lambda: ["union", *sorted(some(3), key=json.dumps)],
+        lambda: ["union", *sorted(some(3), key=_text)],
         lambda: ["literal", chance.choice(("int", "str", "bool", ["type", "demo.Level"])), chance.choice(("1", "LOW", True, 1))],
     ]
     return chance.choice(forms)()
@@ -40,12 +40,16 @@ def _type(chance: random.Random, room: int) -> Any:
 def _make(chance: random.Random) -> bytes:
     data: dict[str, Any] = json.loads(CONTRACT)
     level, task = data["types"]
-    task["fields"] = [{"default": chance.random() < 0.5, "name": name, "type": _type(chance, chance.choice((1, 3, 40)))} for name in ("id", "level", "next")]
+    task["fields"] = [{"default": chance.random() < 0.5, "name": name, "type": _type(chance, chance.choice((1, 1, 2, 40)))} for name in ("id", "level", "next")]
     if chance.random() < 0.3:
         chance.shuffle(level["members"])
     if chance.random() < 0.3:
         data["methods"][0]["pattern"] = chance.choice(("UNARY", "BIDI_STREAM", "MANY"))
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    return _text(data).encode()
+
+
+def _text(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def _run(data: bytes) -> str:

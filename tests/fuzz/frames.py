@@ -156,4 +156,4 @@ def _open() -> Generator[Run]:
 
 
 _WORDS = frozenset({"frames", "incomplete", "refused", "too large", "malformed payload"})
-FRAMES = Target("frames", "frames, in any cuts", "frames", _make, _open, _WORDS, share=300, cost=0.25)
+FRAMES = Target("frames", "frames, in any cuts", "frames", _make, _open, _WORDS, share=250, cost=0.25)
