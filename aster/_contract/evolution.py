@@ -18,6 +18,9 @@ __all__ = ["MAX_DIFFERENCES", "contract_differences", "summary"]
 MAX_DIFFERENCES = 10
 """Differences that a message names: the first few say what happened, and a text of hundreds is read by nobody."""
 
+_LONGEST_LINE = 500
+"""Characters of one of them: three names of the usual length, with room. A peer's names may be longer."""
+
 _CONVERTED = frozenset({("bool", "int"), ("bool", "float"), ("bool", "str"), ("bool", "decimal"), ("int", "str"), ("int", "decimal")})
 """What Fory converts, where it is a whole field, whatever the value. Not int to float: above 2**53 that loses digits, and is refused."""
 
@@ -33,10 +36,15 @@ def contract_differences(client: Contract, server: Contract) -> list[str]:
 
 
 def summary(differences: list[str]) -> str:
-    """The differences one a line, the first ``MAX_DIFFERENCES`` of them."""
-    lines = [f"\n- {difference}" for difference in differences[:MAX_DIFFERENCES]]
+    """The differences one a line, the first ``MAX_DIFFERENCES`` of them. What is in them may be a peer's words."""
+    lines = [f"\n- {_printable(difference)}" for difference in differences[:MAX_DIFFERENCES]]
     left = len(differences) - MAX_DIFFERENCES
     return "".join(lines) + (f"\n- and {left} more" if left > 0 else "")
+
+
+def _printable(text: str) -> str:
+    cut = text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}..."
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)
 
 
 def _method_differences(client: Contract, server: Contract) -> Iterator[str]:

@@ -43,6 +43,9 @@ client's, once for each server that it meets (measured)."""
 MAX_FORM_DEPTH = 32
 """How many types a field may have inside each other: beyond any honest one, and far from the end of the stack."""
 
+_LONGEST_NAME = 1_024
+"""Characters of a name that a peer tells: one of a type has 161 at the most, and other names are shorter by custom. Each may be said again in a message."""
+
 _EDITION = 1
 _SCALARS = frozenset({"bool", "int", "float", "str", "bytes", "date", "datetime", "time", "timedelta", "decimal", "uuid"})
 _ONE_INSIDE = frozenset({"list", "tuple", "set"})
@@ -358,7 +361,7 @@ def _array(data: object) -> list[object]:
 
 
 def _text(data: object) -> str:
-    return data if isinstance(data, str) else _refuse(data, "a text")
+    return data if isinstance(data, str) and len(data) <= _LONGEST_NAME else _refuse(data, f"a text of at most {_LONGEST_NAME} characters")
 
 
 def _number(data: object) -> int:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import aster
 from aster import MethodInfo, RpcPattern, ServiceInfo, rpc, server_stream, service, wire_type
-from aster._contract import CONTRACT_LIMIT, Contract, MalformedContractError, contract_differences, contract_of, decode_form, encode_form, id_of
+from aster._contract import CONTRACT_LIMIT, Contract, MalformedContractError, contract_differences, contract_of, decode_form, encode_form, id_of, summary
 from aster._contract.form import MAX_FORM_DEPTH, Struct
 from aster.codec import auto_tag, wire_types
 from aster.decorators import service_info
@@ -231,10 +231,17 @@ def test_what_is_no_canonical_form_is_refused(form: bytes) -> None:
 
 def test_a_form_at_the_bounds_is_read_and_one_above_is_refused() -> None:
     assert decode_form(_with_type(_nested(MAX_FORM_DEPTH)))
-    room = CONTRACT_LIMIT - len(_form(service=""))
-    assert decode_form(_form(service="s" * room))
+    room = CONTRACT_LIMIT - len(_with_type(["literal", "str", ""]))
+    assert decode_form(_with_type(["literal", "str", "s" * room]))
     with pytest.raises(MalformedContractError, match="above the limit"):
-        decode_form(_form(service="s" * (room + 1)))
+        decode_form(_with_type(["literal", "str", "s" * (room + 1)]))
+    assert decode_form(_form(service="s" * 1024))
+    with pytest.raises(MalformedContractError, match="a text of at most 1024 characters"):
+        decode_form(_form(service="s" * 1025))
+
+
+def test_a_peers_words_in_differences_are_cut_and_made_printable() -> None:
+    assert summary(["a\nb\x1b[0m\u202ec\N{SNOWMAN}", "x" * 10_000]) == "\n- a\\nb\\x1b[0m\\u202ec\N{SNOWMAN}\n- " + "x" * 500 + "..."
 
 
 def test_mutated_forms_are_contracts_or_refused() -> None:
