@@ -4,6 +4,7 @@
 """
 
 from aster._call import current_call
+from aster._contract import contract_id
 from aster._incoming_session import SessionContext, current_session
 from aster._invoke import InteractiveCall
 from aster._sessions import SessionBlock
@@ -66,6 +67,7 @@ __all__ = [
     "bidi_stream",
     "client_stream",
     "connect",
+    "contract_id",
     "current_call",
     "current_session",
     "open_call",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
 from aster._connection import ClientConnection
+from aster._contract import MalformedContractError, contract_differences, contract_of, decode_form, encode_form, id_of, summary
 from aster._endpoint import EndpointOptions
 from aster._outgoing import OutgoingCall, OutgoingOwner, Repeater
-from aster._protocol.events import CloseCode, Hello, ResetCode, Setting
+from aster._protocol.events import CloseCode, Hello, ResetCode, ServiceEntry, Setting
 from aster._reactor import Condition, spare_ctrl_c
 from aster._retries import Backoff, RetryBudget
 from aster._tasks import StartedTask, TaskSet
@@ -26,12 +27,12 @@ __all__ = [
     "FIRST_BACKOFF",
     "LONGEST_BACKOFF",
     "LONGEST_CLEANUP",
+    "REMEMBERED_CONTRACTS",
     "ROUND_TRIP_ALLOWANCE",
     "CallChannel",
     "CallOwner",
     "ClientChannel",
     "ServiceChannel",
-    "check_contract",
     "cleanup_time",
     "slot_of",
 ]
@@ -51,6 +52,10 @@ ROUND_TRIP_ALLOWANCE = 1.0
 LONGEST_CLEANUP = 60.0
 """Seconds of cleanup budget that a client grants a server, whatever its hello says: the wait is shielded, and a hostile server could ask for ever.
 Twelve times the default."""
+
+
+REMEMBERED_CONTRACTS = 16
+"""Contracts of servers that a stub remembers its verdict of. While servers are updated two answer in turn; a hostile one could make up any number."""
 
 
 class ClientChannel:
@@ -88,7 +93,7 @@ class ClientChannel:
         self._lifetime = lifetime
         self._options = options
         self._dial = dial
-        self._where = where
+        self.where = where
         self._endpoint_id = endpoint_id
         self._connections: set[ClientConnection] = set()
         self._repeating: set[OutgoingCall] = set()
@@ -119,7 +124,7 @@ class ClientChannel:
                 await self._dial(connection)
             if scope.cancelled_caught:
                 raise UnreachableError(
-                    f"{self._where} did not complete a handshake within {self.connect_timeout:g} s: check that the server runs there and that UDP reaches it"
+                    f"{self.where} did not complete a handshake within {self.connect_timeout:g} s: check that the server runs there and that UDP reaches it"
                 )
             if connection.why_closed is not None:
                 raise self._turned_away(connection.why_closed) from connection.why_closed
@@ -132,11 +137,11 @@ class ClientChannel:
 
     def _turned_away(self, why: AsterError) -> ConnectError:
         if isinstance(why, ConnectionLost) and why.silent:
-            return UnreachableError(f"{self._where} took this client's connection, and then was heard no more: {why}")
+            return UnreachableError(f"{self.where} took this client's connection, and then was heard no more: {why}")
         if isinstance(why, ConnectionLost) and why.code == CloseCode.REFUSED:
             reason = why.reason or "it does not say why"
-            return RefusedError(f"the server at {self._where} does not admit this client, endpoint id {self._endpoint_id}: {reason}")
-        return RefusedError(f"the server at {self._where} turned this client away: {why}")
+            return RefusedError(f"the server at {self.where} does not admit this client, endpoint id {self._endpoint_id}: {reason}")
+        return RefusedError(f"the server at {self.where} turned this client away: {why}")
 
     def _use(self, connection: ClientConnection) -> None:
         self.current, self._reason = connection, None
@@ -153,7 +158,7 @@ class ClientChannel:
             self.current, self._reason = None, connection.why_closed
             if self._lifetime.reactor.now() - self._used_since >= LONGEST_BACKOFF:
                 self._backoff.reset()
-            logger.info("connecting to %s again: %s", self._where, self._reason)
+            logger.info("connecting to %s again: %s", self.where, self._reason)
             self._redial()
         self._waiting.notify_all()
 
@@ -212,7 +217,7 @@ class ClientChannel:
         if self._is_final:
             message = f"the connection was lost, and it is not tried again, since another server answers now: {self._reason}"
         else:
-            message = f"there was no connection to {self._where} for {self.connect_timeout:g} s: {self._reason}"
+            message = f"there was no connection to {self.where} for {self.connect_timeout:g} s: {self._reason}"
         error = RpcError(StatusCode.UNAVAILABLE, message)
         error.__cause__ = self._reason
         return error
@@ -282,8 +287,8 @@ async def slot_of(channel: CallChannel) -> CallOwner:
     """Where a call may begin, if it does before anything else is awaited: a connection, or a session.
 
     Raises:
-        RpcError: UNAVAILABLE, there was none within the connect timeout; FAILED_PRECONDITION, the server that is there now has no such service; of any code,
-            the session is over.
+        RpcError: UNAVAILABLE, there was none within the connect timeout; FAILED_PRECONDITION, the server that is there now has no such service, or one
+            that does not fit; of any code, the session is over.
         RuntimeError: the call would wait for one that its own task holds.
     """
     while True:
@@ -334,22 +339,28 @@ class CallChannel(Protocol):
 
 
 class ServiceChannel:
-    """A client's channel as one stub uses it: the server of each new connection has to have the service.
+    """A client's channel as one stub uses it: the server of each new connection has to have the service, and to mean the same by it.
 
     Args:
         channel: the client's.
         service: what the stub stands for.
-        checked: the connection whose server was found to have it.
+
+    Raises:
+        ValueError: the service's contract is above the limit.
     """
 
-    def __init__(self, channel: ClientChannel, service: ServiceInfo, checked: ClientConnection) -> None:
+    def __init__(self, channel: ClientChannel, service: ServiceInfo) -> None:
         self.budget = channel.budget
         self.interception = channel.interception
         self.around = channel.around
         self._channel = channel
         self._service = service
+        self._contract = contract_of(service)
+        # A server that does not tell its contract's id is taken at its word.
+        self._alike = (id_of(encode_form(self._contract)), b"")
+        self._verdicts: dict[bytes, str] = {}
         # The hello, which is small: a stub that is kept would keep a whole connection.
-        self._checked = checked.hello
+        self._checked: Hello | None = None
 
     @property
     def repeater(self) -> ServiceChannel:
@@ -358,48 +369,99 @@ class ServiceChannel:
 
     @property
     def current(self) -> ClientConnection | None:
-        """The connection that takes calls now, if there is one.
+        """The connection that takes calls now, if there is one and its server is known to have the service.
 
         Raises:
-            RpcError: FAILED_PRECONDITION, its server has no such service.
+            RpcError: FAILED_PRECONDITION, its server has no such service, or one that does not fit.
         """
         current = self._channel.current
-        return current if current is None or current.hello is self._checked else self._check(current)
+        if current is None or current.hello is self._checked:
+            return current
+        verdict = self._known_verdict(self._entry(current))
+        return None if verdict is None else self._accept(current, verdict)
 
     async def connection(self) -> ClientConnection:
-        """As ``ClientChannel.connection`` and ``current``."""
-        return self._check(await self._channel.connection())
+        """As ``ClientChannel.connection`` and ``current``; asks the server for its contract where that is not known yet.
+
+        Raises:
+            RpcError: as they do; and UNAVAILABLE, the server did not tell its contract within the connect timeout.
+        """
+        deadline = anyio.current_time() + self._channel.connect_timeout
+        while True:
+            verdict = None
+            connection = await self._channel.connection()
+            with anyio.CancelScope(deadline=deadline) as scope:
+                verdict = await self._verdict(connection)
+            if verdict is not None:
+                return self._accept(connection, verdict)
+            if scope.cancelled_caught:
+                break
+        raise RpcError(
+            StatusCode.UNAVAILABLE, f"{self._channel.where} did not tell the contract of {self._label} within {self._channel.connect_timeout:g} s: try again"
+        )
 
     def repeat(self, call: OutgoingCall, delay: float) -> StartedTask:
         """As ``ClientChannel.repeat``."""
         return self._channel.repeat(call, delay, self)
 
-    def _check(self, connection: ClientConnection) -> ClientConnection:
+    @property
+    def _label(self) -> str:
+        return f"service {self._service.name!r} version {self._service.version}"
+
+    def _entry(self, connection: ClientConnection) -> ServiceEntry:
+        """What the server's hello says of the service."""
         assert connection.hello is not None
+        entries = {entry.version: entry for entry in connection.hello.services if entry.name == self._service.name}
+        entry = entries.get(self._service.version)
+        if entry is None:
+            missing = _missing(self._service, connection.hello, entries)
+            if self._checked is None:
+                raise RpcError(StatusCode.UNIMPLEMENTED, missing)
+            raise RpcError(StatusCode.FAILED_PRECONDITION, f"{_CHANGED}: {missing}")
+        return entry
+
+    async def _verdict(self, connection: ClientConnection) -> str | None:
+        """Why the service cannot be called, empty if it can; ``None`` when the connection takes no calls any more."""
+        entry = self._entry(connection)
+        verdict = self._known_verdict(entry)
+        if verdict is None:
+            form = await connection.contract_of(entry)
+            if form is not None:
+                verdict = self._compare(form)
+                self._remember(entry.contract_id, verdict)
+        return verdict
+
+    def _known_verdict(self, entry: ServiceEntry) -> str | None:
+        return "" if entry.contract_id in self._alike else self._verdicts.get(entry.contract_id)
+
+    def _compare(self, form: bytes) -> str:
         try:
-            check_contract(self._service, connection.hello)
-        except RpcError as exc:
-            raise RpcError(StatusCode.FAILED_PRECONDITION, f"the server has changed since this stub was made: {exc.message}") from None
+            differences = contract_differences(self._contract, decode_form(form))
+        except MalformedContractError as exc:
+            return f"the contract of {self._label} that the server tells cannot be read: {exc}; update the older side"
+        if not differences:
+            return ""
+        mend = "update the older side, or give the newer one another version"
+        return f"{self._label} at the server does not fit this client's; {mend}:{summary(differences)}"
+
+    def _remember(self, contract_id: bytes, verdict: str) -> None:
+        if len(self._verdicts) >= REMEMBERED_CONTRACTS:
+            del self._verdicts[next(iter(self._verdicts))]
+        self._verdicts[contract_id] = verdict
+
+    def _accept(self, connection: ClientConnection, verdict: str) -> ClientConnection:
+        if verdict:
+            raise RpcError(StatusCode.FAILED_PRECONDITION, verdict if self._checked is None else f"{_CHANGED}: {verdict}")
         self._checked = connection.hello
         return connection
 
 
-def check_contract(info: ServiceInfo, hello: Hello) -> None:
-    """Check that a server can carry out a service, by what its hello says.
+_CHANGED = "the server has changed since this stub was made"
 
-    Raises:
-        RpcError: UNIMPLEMENTED, it has no such service; FAILED_PRECONDITION, it has another one of that name and version.
-    """
-    entries = {entry.version: entry for entry in hello.services if entry.name == info.name}
-    if not entries:
+
+def _missing(info: ServiceInfo, hello: Hello, versions: Collection[int]) -> str:
+    if not versions:
         names = ", ".join(f"{entry.name!r} (version {entry.version})" for entry in hello.services)
-        message = f"the server has no service {info.name!r}; it has {names or 'none'}: serve it too, or correct the name"
-        raise RpcError(StatusCode.UNIMPLEMENTED, message)
-    if info.version not in entries:
-        known = ", ".join(map(str, sorted(entries)))
-        message = f"the server has no version {info.version} of service {info.name!r}; it has {known}: update the older side, or serve both versions"
-        raise RpcError(StatusCode.UNIMPLEMENTED, message)
-    if entries[info.version].session is not (info.scoped == "stream"):
-        there = "stream" if info.scoped == "shared" else "shared"
-        message = f"service {info.name!r} is scoped={info.scoped!r} here, and {there!r} at the server, which has another version of it: update the older side"
-        raise RpcError(StatusCode.FAILED_PRECONDITION, message)
+        return f"the server has no service {info.name!r}; it has {names or 'none'}: serve it too, or correct the name"
+    known = ", ".join(map(str, sorted(versions)))
+    return f"the server has no version {info.version} of service {info.name!r}; it has {known}: update the older side, or serve both versions"

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
 from anyio.abc import TaskGroup
 
+from aster._descriptions import AskedContracts, ToldContracts
 from aster._endpoint import EndpointOptions
 from aster._entrance import Entrance
 from aster._incoming import HostedMethod, IncomingCall
@@ -20,11 +21,11 @@ from aster._outgoing import OutgoingCall
 from aster._outgoing_session import OutgoingSession
 from aster._policy import Policy
 from aster._protocol.call import CallLimits, SharedBuffer
-from aster._protocol.events import CloseCode, GoAway, Header, Hello, ResetCode, Setting, Trailer, TrailerOrigin
+from aster._protocol.events import CloseCode, GoAway, Header, Hello, ResetCode, ServiceEntry, Setting, Trailer, TrailerOrigin
 from aster._protocol.frames import (
+    CLIENT_CONTROL_KINDS,
     CLIENT_HELLO_LIMIT,
-    CONTROL_KINDS,
-    HELLO_LIMIT,
+    SERVER_CONTROL_KINDS,
     FrameKind,
     FrameReader,
     decode_go_away,
@@ -54,11 +55,15 @@ _EVERY_STREAM = 1 << 62
 """Above the number of any stream (RFC 9000, section 2.1)."""
 
 
+_FROM_SERVER = frame_limits(0, SERVER_CONTROL_KINDS)
+_FROM_CLIENT = {**frame_limits(0, CLIENT_CONTROL_KINDS), FrameKind.HELLO: CLIENT_HELLO_LIMIT}
+
+
 class _ControlStream:
     """The first stream of a connection: frames that concern all of it."""
 
-    def __init__(self, on_frame: Callable[[int, bytes], None], on_end: Callable[[str], None], hello_limit: int = HELLO_LIMIT) -> None:
-        self._reader = FrameReader({**frame_limits(0, CONTROL_KINDS), FrameKind.HELLO: hello_limit})
+    def __init__(self, on_frame: Callable[[int, bytes], None], on_end: Callable[[str], None], limits: Mapping[int, int] = _FROM_SERVER) -> None:
+        self._reader = FrameReader(limits)
         self._on_frame = on_frame
         self._on_end = on_end
 
@@ -176,6 +181,7 @@ class ClientConnection(PeerConnection):
         self._breach: str | None = None
         self._refusal: str | None = None
         self._left = False
+        self._contracts = AskedContracts()
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> StartedTask:
         """Run a task of a call, which alone cancels it: a call that shields itself goes on in a client's block that was cancelled from outside."""
@@ -206,6 +212,19 @@ class ClientConnection(PeerConnection):
                 f"the server at {transport.peer.address} speaks version {_numbers(self.hello.versions)} of the protocol, "
                 f"this client version {PROTOCOL_VERSION}; update the older of the two"
             )
+
+    async def contract_of(self, entry: ServiceEntry) -> bytes | None:
+        """The canonical form of the contract of a service in the hello, which the server is asked for once.
+
+        Returns:
+            ``None`` when the connection takes no calls any more.
+        """
+        question = self._contracts.question(entry) if self.is_open else b""
+        if question:
+            assert self._control is not None
+            self._control.write(question)
+        await self.wait_until(lambda: self._contracts.answer(entry) is not None or not self.is_open)
+        return self._contracts.answer(entry)
 
     @property
     def is_open(self) -> bool:
@@ -294,12 +313,14 @@ class ClientConnection(PeerConnection):
     def _goes_away(self, go_away: GoAway) -> None:
         self.go_away = go_away
         self._turn_away_queue()
+        self._waiting.notify_all()
         self._owner.connection_changed(self)
 
     def leave(self) -> None:
         """Cancel all calls, end all sessions, and take no new ones: whoever calls again at once would keep the client's block from ever being left."""
         self._left = True
         self._turn_away_queue()
+        self._waiting.notify_all()
         for call in list(self.calls):
             call.cancel(ResetCode.CANCELLED)
         for session in list(self.sessions):
@@ -335,6 +356,10 @@ class ClientConnection(PeerConnection):
     def _control_frame(self, kind: int, payload: bytes) -> None:
         if kind == FrameKind.HELLO:
             self._receive_hello(payload)
+        elif kind == FrameKind.CONTRACT:
+            if self.hello is None:
+                raise RemoteProtocolError("the server's first frame was not its HELLO")
+            self._contracts.receive(payload)
         else:
             go_away = decode_go_away(payload)
             if self.hello is None:
@@ -362,6 +387,8 @@ class ServerHost(Protocol):
     """What each client is told first."""
     policy: Policy | None
     """Who is admitted, and what they hold; ``None`` for everyone and nothing."""
+    contract_frames: Mapping[tuple[str, int], bytes]
+    """What a client is told that asks for the contract of a service: by name and version."""
 
     def find(self, header: Header) -> HostedMethod:
         """The method that a header names; RpcError when there is none."""
@@ -414,6 +441,7 @@ class ServerConnection(PeerConnection):
         self._transport = transport
         self._last_stream = -1
         self._going_away = False
+        self._contracts = ToldContracts(host.contract_frames)
         self.calls: set[IncomingCall] = set()
         self.sessions: set[IncomingSession] = set()
         self.peer: Peer = transport.peer
@@ -537,7 +565,7 @@ class ServerConnection(PeerConnection):
         """The first stream is for control, each other one a call."""
         if stream.id == 0:
             self._control = stream
-            return _ControlStream(self._control_frame, self._broken, CLIENT_HELLO_LIMIT)
+            return _ControlStream(self._control_frame, self._broken, _FROM_CLIENT)
         if not self._entrance.is_open:
             self._broken("the client opened a call before its HELLO" if self.hello is None else "the client opened a call before the server's HELLO")
             return _ControlStream(lambda kind, payload: None, lambda why: None)
@@ -564,8 +592,12 @@ class ServerConnection(PeerConnection):
         self._over_if_ended()
 
     def _control_frame(self, kind: int, payload: bytes) -> None:
-        if kind != FrameKind.HELLO:
-            raise RemoteProtocolError(f"the client sent a {FrameKind(kind).name} frame on the control stream")
+        assert self._control is not None
+        if kind == FrameKind.DESCRIBE:
+            if self.hello is None:
+                raise RemoteProtocolError("the client's first frame was not its HELLO")
+            self._control.write(self._contracts.answer(payload))
+            return
         hello = self._receive_hello(payload)
         if PROTOCOL_VERSION not in hello.versions:
             # Our hello lets the client say what is wrong; it closes the connection.

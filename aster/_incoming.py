@@ -18,7 +18,7 @@ from aster._failures import alone, told_apart
 from aster._gate import Gate, Place
 from aster._protocol.call import CallLimits, ServerCall
 from aster._protocol.events import SUCCESS, Header, ResetCode, Trailer, TrailerOrigin
-from aster._protocol.frames import metadata_size
+from aster._protocol.values import metadata_size
 from aster._reactor import Reactor
 from aster._tasks import StartedTask
 from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode

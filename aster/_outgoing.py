@@ -12,8 +12,9 @@ from aster._call import NO_METADATA, CallDriver, Decode, Encode
 from aster._details import DetailCodec, ReceivedError
 from aster._protocol.call import CallLimits, ClientCall
 from aster._protocol.events import ResetCode, Target, TrailerOrigin
-from aster._protocol.frames import encode_header_start, metadata_size
+from aster._protocol.frames import encode_header_start
 from aster._protocol.states import State
+from aster._protocol.values import metadata_size
 from aster._pump import RequestPump, log_error_of_requests
 from aster._reactor import Reactor, TimerHandle
 from aster._retries import FIRST_WAIT, LONGEST_WAIT, MAX_ATTEMPTS, Backoff, RetryBudget

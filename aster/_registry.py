@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from aster._contract import contract_of, encode_form, id_of
 from aster._declarations import check_implementation, class_of, handler_of, service_info, unbound_handler
 from aster._details import DetailCodec
 from aster._gate import Gate
 from aster._incoming import HostedMethod
 from aster._incoming_session import HostedSession
-from aster._protocol.events import Header, MethodEntry, ServiceEntry
+from aster._protocol.events import Description, Header, MethodEntry, ServiceEntry
+from aster._protocol.frames import encode_contract
 from aster.codec import Codec, make_codec
 from aster.errors import RpcError, StatusCode
 from aster.interceptors import Interceptor, checked_interceptors
@@ -30,7 +32,8 @@ class HostedServices:
 
     Raises:
         TypeError: something given is not an instance of a service, or not the class of a session-scoped one, or an override does not fit its declaration.
-        ValueError: two services share name and version, or one uses an option that nothing would enforce yet, or requires what nobody is granted.
+        ValueError: two services share name and version, or one uses an option that nothing would enforce yet, requires what nobody is granted, or has a
+            contract above the limit.
     """
 
     def __init__(self, services: Iterable[object], interceptors: Sequence[Interceptor] = (), *, authorizes: bool) -> None:
@@ -94,6 +97,10 @@ class HostedServices:
         names = ", ".join(f"{name!r} (version {known})" for name, known in self._hosted)
         return f"there is no service {service!r} here; this server has {names}: serve it too, or correct the name"
 
+    def contract_frames(self) -> Mapping[tuple[str, int], bytes]:
+        """What answers a client that asks for the contract of a service."""
+        return {key: encode_contract(Description(*key, hosted.contract)) for key, hosted in self._hosted.items()}
+
     def manifest(self) -> list[ServiceEntry]:
         """What the hello tells clients."""
         return [hosted.entry() for hosted in self._hosted.values()]
@@ -113,6 +120,7 @@ class _HostedService:
         self._gate = gate if self.session is None else None
         self.class_name = class_of(given).__name__
         self._interceptors = (*interceptors, *checked_interceptors(self.info.interceptors, made))
+        self.contract = encode_form(contract_of(self.info))
         codecs = {mode: make_codec(mode, self.info.wire_tags) for mode in _modes(self.info)}
         details = {mode: DetailCodec(codec, self.info.wire_tags) for mode, codec in codecs.items()}
         self._methods: dict[_Key, HostedMethod] = {}
@@ -148,7 +156,7 @@ class _HostedService:
 
     def entry(self) -> ServiceEntry:
         methods = tuple(MethodEntry(method.name, method.pattern, frozenset(method.modes)) for method in self.info.methods.values())
-        return ServiceEntry(self.info.name, self.info.version, self.session is not None, b"", methods)
+        return ServiceEntry(self.info.name, self.info.version, self.session is not None, id_of(self.contract), methods)
 
 
 def _modes(info: ServiceInfo) -> set[SerializationMode]:

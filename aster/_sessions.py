@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
 
-from aster._channel import ClientChannel, check_contract, cleanup_time
+from aster._channel import ClientChannel, ServiceChannel, cleanup_time
 from aster._connection import ClientConnection
 from aster._outgoing_session import OutgoingSession
 from aster._stub import make_stub
@@ -54,6 +54,7 @@ class SessionBlock(Generic[S]):
 
     def __init__(self, channel: ClientChannel, service: type[S], info: ServiceInfo) -> None:
         self._channel = channel
+        self._checked = ServiceChannel(channel, info)
         self._service = service
         self._info = info
         self._entered = False
@@ -86,9 +87,7 @@ class SessionBlock(Generic[S]):
     async def _with_slot(self) -> ClientConnection:
         """A connection on which a session may begin, if it does before anything else is awaited."""
         while True:
-            connection = await self._channel.connection()
-            assert connection.hello is not None
-            check_contract(self._info, connection.hello)
+            connection = await self._checked.connection()
             slots = connection.session_slots
             if slots.has_slot:
                 return connection

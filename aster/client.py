@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
-from aster._channel import ClientChannel, ServiceChannel, check_contract
+from aster._channel import ClientChannel, ServiceChannel
 from aster._connection import ClientConnection
 from aster._declarations import check_methods, service_info
 from aster._endpoint import EndpointOptions
@@ -157,19 +157,21 @@ class AsterClient:
 
         Raises:
             TypeError: ``service`` is not a class decorated with ``@service``, has no methods, or is session-scoped.
-            RpcError: UNIMPLEMENTED, the server has no such service or version; UNAVAILABLE, there was no connection within ``connect_timeout`` seconds, there
-                will be none since another key answers now, or the block was left.
+            ValueError: the service's contract is larger than can be compared.
+            RpcError: UNIMPLEMENTED, the server has no such service or version; FAILED_PRECONDITION, it has one whose messages or methods differ so that not
+                every value would arrive, with the differences in the message; UNAVAILABLE, there was no connection, or no answer, within
+                ``connect_timeout`` seconds, there will be none since another key answers now, or the block was left.
             RuntimeError: the block was not entered.
 
-        Makes no call: it only waits, and may be cancelled, while there is no connection.
+        Makes no call: it only waits, and may be cancelled, while there is no connection, and until the server has told its contract if that is not the
+        client's own.
         """
         info, channel = self._checked(service, "client")
         if info.scoped == "stream":
             raise TypeError(f"{service.__name__} is scoped='stream', so it is called in sessions: write 'async with client.session({service.__name__}) as ...'")
-        connection = await channel.connection()
-        assert connection.hello is not None
-        check_contract(info, connection.hello)
-        return make_stub(cast("type[Any]", service), ServiceChannel(channel, info, connection))
+        checked = ServiceChannel(channel, info)
+        await checked.connection()
+        return make_stub(cast("type[Any]", service), checked)
 
     @overload
     def session(self, service: type[S]) -> SessionBlock[S]: ...

@@ -404,6 +404,7 @@ class _Host:
             self.hello_frame = encode_hello(Hello((PROTOCOL_VERSION,), options.settings(), tuple(services.manifest())))
         except LocalProtocolError as exc:
             raise ValueError(f"these services cannot be announced to clients: {exc}") from exc
+        self.contract_frames = services.contract_frames()
 
     def find(self, header: Header) -> HostedMethod:
         """The method that a call is for."""

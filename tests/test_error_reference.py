@@ -61,6 +61,7 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "a session without a service",
         "the session of …",
         "each item of serialization",
+        "the contract of service … has a field",
     ),
     "what is expected or what to do, at the end of a message": (
         "True or False",
@@ -98,6 +99,7 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "choose a folder on a file system that allows hard links",
     ),
     "a value that is put into a message": (
+        "… and … more methods",
         "above the class",
         "above its @dataclass",
         "the server's limit",

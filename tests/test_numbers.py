@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 import aster
+from aster import _channel, _contract
+from aster._contract import evolution, form
 from aster._protocol import frames
 from aster.codec import engine as codec_engine
 from aster.codec import fields, fory, hints, serializers, walk
@@ -49,6 +51,8 @@ def test_an_option_has_the_default_that_the_page_of_limits_gives(row: str) -> No
 
 _quic: Any = vars(bounds)
 _walk: Any = vars(walk)
+_evolution: Any = vars(evolution)
+_form: Any = vars(form)
 
 _NUMBERS: Mapping[str, str] = {
     "what a message decodes to": _size(codec_engine.MAX_GRAPH_BYTES) + ", counted at about the size of its containers and dataclasses",
@@ -61,6 +65,12 @@ _NUMBERS: Mapping[str, str] = {
     "details of an error": f"{frames.MAX_DETAILS}",
     "a client's hello": _size(frames.CLIENT_HELLO_LIMIT),
     "a server's hello": _size(frames.HELLO_LIMIT),
+    "a service's contract": _size(_contract.CONTRACT_LIMIT),
+    "types inside each other in a field": f"{_contract.MAX_FORM_DEPTH}",
+    "how often a client asks for a service's contract on a connection": "once",
+    "contracts of servers that a stub remembers": f"{_channel.REMEMBERED_CONTRACTS}",
+    "differences that an error names": f"{_contract.MAX_DIFFERENCES}, of {_evolution['_LONGEST_LINE']} characters each",
+    "characters of a name in a server's contract": f"{_form['_LONGEST_NAME']:,}",
     "handshakes that are under way without a proof of address": f"{admission.RETRY_ABOVE}",
     "handshakes under way": f"{admission.MAX_HANDSHAKES:,}",
     "handshakes under way at one address that proved itself": f"{admission.MAX_HANDSHAKES_PER_ADDRESS}",

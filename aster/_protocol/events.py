@@ -10,7 +10,22 @@ from typing import NamedTuple
 from aster.errors import StatusCode
 from aster.types import Metadata, RpcPattern, SerializationMode
 
-__all__ = ["SUCCESS", "CloseCode", "GoAway", "Header", "Hello", "MethodEntry", "ResetCode", "ServiceEntry", "Setting", "Target", "Trailer", "TrailerOrigin"]
+__all__ = [
+    "SUCCESS",
+    "CloseCode",
+    "Describe",
+    "Description",
+    "GoAway",
+    "Header",
+    "Hello",
+    "MethodEntry",
+    "ResetCode",
+    "ServiceEntry",
+    "Setting",
+    "Target",
+    "Trailer",
+    "TrailerOrigin",
+]
 
 _NO_METADATA = Metadata()
 
@@ -127,6 +142,21 @@ class Hello:
     settings: Mapping[int, int]
     services: tuple[ServiceEntry, ...] = ()
     extensions: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+
+
+class Describe(NamedTuple):
+    """A client asks for the contract of a service in the manifest."""
+
+    service: str
+    version: int
+
+
+class Description(NamedTuple):
+    """The answer: the canonical form of that service's contract."""
+
+    service: str
+    version: int
+    form: bytes
 
 
 @dataclass(frozen=True, slots=True)

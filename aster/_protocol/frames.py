@@ -10,23 +10,25 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import TypeVar
 
-from aster._protocol.events import SUCCESS, GoAway, Header, Hello, MethodEntry, ServiceEntry, Target, Trailer, TrailerOrigin
-from aster._protocol.values import PayloadReader, encode_block, encode_list, encode_text, encode_varint
+from aster._protocol.events import SUCCESS, Describe, Description, GoAway, Header, Hello, MethodEntry, ServiceEntry, Target, Trailer, TrailerOrigin
+from aster._protocol.values import PayloadReader, encode_block, encode_list, encode_metadata_block, encode_text, encode_varint, read_metadata
 from aster.errors import LocalProtocolError, RemoteProtocolError, StatusCode
-from aster.types import Metadata, MetadataValue, RpcPattern, SerializationMode
+from aster.types import Metadata, RpcPattern, SerializationMode
 
 __all__ = [
     "CHUNK_SIZE",
+    "CLIENT_CONTROL_KINDS",
     "CLIENT_HELLO_LIMIT",
+    "CONTRACT_FRAME_LIMIT",
     "CONTROL_KINDS",
     "FIRST_EXTENSION_KIND",
     "HEADER_ROOM",
     "HELLO_LIMIT",
     "MAX_DETAILS",
     "MESSAGE_CHARGE",
-    "METADATA_ENTRY_CHARGE",
     "REQUEST_KINDS",
     "RESPONSE_KINDS",
+    "SERVER_CONTROL_KINDS",
     "SESSION_REQUEST_KINDS",
     "SESSION_RESPONSE_KINDS",
     "TRAILER_LIMIT",
@@ -35,7 +37,9 @@ __all__ = [
     "decode_call",
     "decode_call_end",
     "decode_cancel",
+    "decode_contract",
     "decode_credit",
+    "decode_describe",
     "decode_go_away",
     "decode_header",
     "decode_hello",
@@ -46,7 +50,9 @@ __all__ = [
     "encode_call",
     "encode_call_end",
     "encode_cancel",
+    "encode_contract",
     "encode_credit",
+    "encode_describe",
     "encode_frame",
     "encode_go_away",
     "encode_header",
@@ -58,7 +64,6 @@ __all__ = [
     "encode_session_end",
     "encode_trailer",
     "frame_limits",
-    "metadata_size",
 ]
 
 
@@ -67,6 +72,8 @@ class FrameKind(IntEnum):
 
     HELLO = 0x01
     GO_AWAY = 0x02
+    DESCRIBE = 0x03
+    CONTRACT = 0x04
     HEADER = 0x10
     MESSAGE = 0x11
     PART = 0x12
@@ -84,7 +91,9 @@ class FrameKind(IntEnum):
 
 FIRST_EXTENSION_KIND = 0x40
 
-CONTROL_KINDS = (FrameKind.HELLO, FrameKind.GO_AWAY)
+CLIENT_CONTROL_KINDS = (FrameKind.HELLO, FrameKind.DESCRIBE)
+SERVER_CONTROL_KINDS = (FrameKind.HELLO, FrameKind.GO_AWAY, FrameKind.CONTRACT)
+CONTROL_KINDS = (*SERVER_CONTROL_KINDS, FrameKind.DESCRIBE)
 REQUEST_KINDS = (FrameKind.HEADER, FrameKind.MESSAGE, FrameKind.PART, FrameKind.END, FrameKind.CREDIT)
 RESPONSE_KINDS = (FrameKind.METADATA, FrameKind.MESSAGE, FrameKind.PART, FrameKind.CREDIT, FrameKind.TRAILER)
 SESSION_REQUEST_KINDS = (FrameKind.SESSION, FrameKind.CALL, FrameKind.CANCEL, FrameKind.SESSION_END)
@@ -116,8 +125,8 @@ MAX_DETAILS = 64
 HEADER_ROOM = 1_024
 """Bytes of a header besides its metadata: three names of at most 128 characters, and numbers."""
 
-METADATA_ENTRY_CHARGE = 32
-"""What an entry counts besides its key and value, as in RFC 9113 section 6.5.2."""
+CONTRACT_FRAME_LIMIT = HEADER_ROOM + 262_144
+"""Bytes of a contract with its service's name: the canonical form takes 256 KiB at the most, some 4,000 fields."""
 
 _LONGEST_TIMEOUT = float(1 << 61)
 """Microseconds, some 73,000 years; a longer time, an infinite one included, is cut down to it."""
@@ -138,6 +147,8 @@ def frame_limits(metadata_limit: int, kinds: Collection[FrameKind] = tuple(Frame
     limits = {
         FrameKind.HELLO: HELLO_LIMIT,
         FrameKind.GO_AWAY: CHUNK_SIZE,
+        FrameKind.DESCRIBE: HEADER_ROOM,
+        FrameKind.CONTRACT: CONTRACT_FRAME_LIMIT,
         FrameKind.HEADER: HEADER_ROOM + metadata_limit,
         FrameKind.MESSAGE: CHUNK_SIZE,
         FrameKind.PART: CHUNK_SIZE,
@@ -233,60 +244,15 @@ def _misplaced(kind: int) -> str:
 # Metadata
 
 
-def metadata_size(metadata: Metadata) -> int:
-    """Bytes that metadata counts against the metadata limit; never less than it takes on the wire."""
-    if not len(metadata):
-        return 0
-    return sum(len(key) + len(value.encode() if isinstance(value, str) else value) + METADATA_ENTRY_CHARGE for key, value in metadata)
-
-
-def _metadata_block(metadata: Metadata) -> bytes:
-    """A count, then each key and value; the lowest bit of a value's length tells bytes (1) from text (0). Nothing at all when empty."""
-    if not len(metadata):
-        return b""
-    parts = [encode_varint(len(metadata))]
-    for key, value in metadata:
-        binary = isinstance(value, bytes)
-        data = value if isinstance(value, bytes) else value.encode()
-        parts += (encode_text(key), encode_varint(len(data) << 1 | binary), data)
-    return b"".join(parts)
-
-
-_NO_METADATA = Metadata()
-
-
-def _read_metadata(reader: PayloadReader, limit: int) -> Metadata:
-    if reader.at_end:
-        return _NO_METADATA
-    pairs: list[tuple[str, MetadataValue]] = []
-    room = limit
-    for _ in range(reader.varint()):
-        key = reader.text()
-        size = reader.varint()
-        data = reader.take(size >> 1)
-        # Counted entry by entry: tiny entries cost far more here than on the wire.
-        room -= len(key) + len(data) + METADATA_ENTRY_CHARGE
-        if room < 0:
-            raise RemoteProtocolError(f"the peer sent metadata that counts more than the limit of {limit} bytes", StatusCode.RESOURCE_EXHAUSTED)
-        try:
-            pairs.append((key, data if size & 1 else data.decode()))
-        except UnicodeDecodeError as exc:
-            raise reader.error("a metadata text is not UTF-8") from exc
-    try:
-        return Metadata(pairs)
-    except ValueError as exc:
-        raise reader.error(str(exc)) from exc
-
-
 def encode_metadata(metadata: Metadata) -> bytes:
     """A METADATA frame."""
-    return encode_frame(FrameKind.METADATA, _metadata_block(metadata))
+    return encode_frame(FrameKind.METADATA, encode_metadata_block(metadata))
 
 
 def decode_metadata(payload: bytes, limit: int) -> Metadata:
     """The payload of a METADATA frame; ``limit`` is in bytes as ``metadata_size`` counts them."""
     reader = PayloadReader(payload, "METADATA")
-    metadata = _read_metadata(reader, limit)
+    metadata = read_metadata(reader, limit)
     reader.finish()
     return metadata
 
@@ -302,7 +268,7 @@ def encode_header_start(target: Target) -> bytes:
 def encode_header(start: bytes, timeout: float | None, metadata: Metadata) -> bytes:
     """A HEADER frame. ``timeout`` is in seconds, and travels as whole microseconds (rounded down: it must not grow) plus one, zero meaning none."""
     ticks = 0 if timeout is None else int(min(max(0.0, timeout * 1e6), _LONGEST_TIMEOUT)) + 1
-    return encode_frame(FrameKind.HEADER, start + encode_varint(ticks) + _metadata_block(metadata))
+    return encode_frame(FrameKind.HEADER, start + encode_varint(ticks) + encode_metadata_block(metadata))
 
 
 def decode_header(payload: bytes, metadata_limit: int) -> Header:
@@ -310,7 +276,7 @@ def decode_header(payload: bytes, metadata_limit: int) -> Header:
     reader = PayloadReader(payload, "HEADER")
     target = _decode_target(reader.block())
     ticks = reader.varint()
-    metadata = _read_metadata(reader, metadata_limit)
+    metadata = read_metadata(reader, metadata_limit)
     reader.finish()
     return Header(target, (ticks - 1) / 1e6 if ticks else None, metadata)
 
@@ -388,7 +354,7 @@ def _outcome_payload(trailer: Trailer) -> bytes:
     body += encode_list([encode_text(tag) + encode_block(data) for tag, data in details])
     if len(body) > TRAILER_LIMIT:
         raise LocalProtocolError(f"an error's message and details take {len(body)} bytes; the limit is {TRAILER_LIMIT} bytes")
-    return body + _metadata_block(metadata)
+    return body + encode_metadata_block(metadata)
 
 
 def _read_outcome(reader: PayloadReader, metadata_limit: int) -> Trailer:
@@ -401,7 +367,7 @@ def _read_outcome(reader: PayloadReader, metadata_limit: int) -> Trailer:
     if count > MAX_DETAILS:
         raise RemoteProtocolError(f"the peer sent an error with {count} details, above the limit of {MAX_DETAILS}", StatusCode.RESOURCE_EXHAUSTED)
     details = tuple([(reader.text(), reader.block()) for _ in range(count)])
-    metadata = _read_metadata(reader, metadata_limit)
+    metadata = read_metadata(reader, metadata_limit)
     reader.finish()
     return Trailer(status, origin, message, details, metadata)
 
@@ -552,3 +518,29 @@ def decode_go_away(payload: bytes) -> GoAway:
     last_stream, reason = reader.varint() - 1, reader.text()
     reader.finish()
     return GoAway(last_stream, reason)
+
+
+def encode_describe(describe: Describe) -> bytes:
+    """A DESCRIBE frame."""
+    return encode_frame(FrameKind.DESCRIBE, encode_text(describe.service) + encode_varint(describe.version))
+
+
+def decode_describe(payload: bytes) -> Describe:
+    """The payload of a DESCRIBE frame."""
+    reader = PayloadReader(payload, "DESCRIBE")
+    describe = Describe(reader.text(), reader.varint())
+    reader.finish()
+    return describe
+
+
+def encode_contract(description: Description) -> bytes:
+    """A CONTRACT frame."""
+    return encode_frame(FrameKind.CONTRACT, encode_text(description.service) + encode_varint(description.version) + encode_block(description.form))
+
+
+def decode_contract(payload: bytes) -> Description:
+    """The payload of a CONTRACT frame; what the form says is the business of who reads it."""
+    reader = PayloadReader(payload, "CONTRACT")
+    description = Description(reader.text(), reader.varint(), reader.block())
+    reader.finish()
+    return description

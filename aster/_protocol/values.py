@@ -1,10 +1,24 @@
-"""The values that frames are made of: integers, blocks, texts and lists."""
+"""The values that frames are made of: integers, blocks, texts, lists and metadata."""
 
 from __future__ import annotations
 
-from aster.errors import LocalProtocolError, RemoteProtocolError
+from aster.errors import LocalProtocolError, RemoteProtocolError, StatusCode
+from aster.types import Metadata, MetadataValue
 
-__all__ = ["PayloadReader", "encode_block", "encode_list", "encode_text", "encode_varint"]
+__all__ = [
+    "METADATA_ENTRY_CHARGE",
+    "PayloadReader",
+    "encode_block",
+    "encode_list",
+    "encode_metadata_block",
+    "encode_text",
+    "encode_varint",
+    "metadata_size",
+    "read_metadata",
+]
+
+METADATA_ENTRY_CHARGE = 32
+"""What an entry counts besides its key and value, as in RFC 9113 section 6.5.2."""
 
 _VARINT_MAX = (1 << 62) - 1
 
@@ -85,3 +99,49 @@ class PayloadReader:
 
     def error(self, what: str) -> RemoteProtocolError:
         return RemoteProtocolError(f"the peer sent a malformed {self._name} frame: {what}")
+
+
+def metadata_size(metadata: Metadata) -> int:
+    """Bytes that metadata counts against the metadata limit; never less than it takes on the wire."""
+    if not len(metadata):
+        return 0
+    return sum(len(key) + len(value.encode() if isinstance(value, str) else value) + METADATA_ENTRY_CHARGE for key, value in metadata)
+
+
+def encode_metadata_block(metadata: Metadata) -> bytes:
+    """Metadata: a count, then each key and value; the lowest bit of a value's length tells bytes (1) from text (0). Nothing at all when empty."""
+    if not len(metadata):
+        return b""
+    parts = [encode_varint(len(metadata))]
+    for key, value in metadata:
+        binary = isinstance(value, bytes)
+        data = value if isinstance(value, bytes) else value.encode()
+        parts += (encode_text(key), encode_varint(len(data) << 1 | binary), data)
+    return b"".join(parts)
+
+
+_NO_METADATA = Metadata()
+
+
+def read_metadata(reader: PayloadReader, limit: int) -> Metadata:
+    """What ``encode_metadata_block`` wrote, as the last field of a payload; ``limit`` is in bytes as ``metadata_size`` counts them."""
+    if reader.at_end:
+        return _NO_METADATA
+    pairs: list[tuple[str, MetadataValue]] = []
+    room = limit
+    for _ in range(reader.varint()):
+        key = reader.text()
+        size = reader.varint()
+        data = reader.take(size >> 1)
+        # Counted entry by entry: tiny entries cost far more here than on the wire.
+        room -= len(key) + len(data) + METADATA_ENTRY_CHARGE
+        if room < 0:
+            raise RemoteProtocolError(f"the peer sent metadata that counts more than the limit of {limit} bytes", StatusCode.RESOURCE_EXHAUSTED)
+        try:
+            pairs.append((key, data if size & 1 else data.decode()))
+        except UnicodeDecodeError as exc:
+            raise reader.error("a metadata text is not UTF-8") from exc
+    try:
+        return Metadata(pairs)
+    except ValueError as exc:
+        raise reader.error(str(exc)) from exc

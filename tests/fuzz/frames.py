@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from aster._protocol.events import Header
 from aster._protocol.events import Target as CallTarget
 from aster._protocol.frames import (
+    CLIENT_CONTROL_KINDS,
     CLIENT_HELLO_LIMIT,
-    CONTROL_KINDS,
     REQUEST_KINDS,
     RESPONSE_KINDS,
     SESSION_REQUEST_KINDS,
@@ -21,7 +21,9 @@ from aster._protocol.frames import (
     decode_call,
     decode_call_end,
     decode_cancel,
+    decode_contract,
     decode_credit,
+    decode_describe,
     decode_go_away,
     decode_header,
     decode_hello,
@@ -31,7 +33,9 @@ from aster._protocol.frames import (
     decode_trailer,
     encode_call_end,
     encode_cancel,
+    encode_contract,
     encode_credit,
+    encode_describe,
     encode_frame,
     encode_go_away,
     encode_header,
@@ -60,7 +64,7 @@ _READERS: tuple[Mapping[int, int], ...] = (
     frame_limits(_METADATA),
     frame_limits(_METADATA, REQUEST_KINDS),
     frame_limits(_METADATA, RESPONSE_KINDS),
-    {**frame_limits(0, CONTROL_KINDS), FrameKind.HELLO: CLIENT_HELLO_LIMIT},
+    {**frame_limits(0, CLIENT_CONTROL_KINDS), FrameKind.HELLO: CLIENT_HELLO_LIMIT},
     frame_limits(_METADATA, SESSION_REQUEST_KINDS),
     frame_limits(_METADATA, SESSION_RESPONSE_KINDS),
 )
@@ -81,6 +85,8 @@ def _again_call(value: Any) -> bytes:
 _DECODERS: Mapping[int, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
     FrameKind.HELLO: (decode_hello, encode_hello),
     FrameKind.GO_AWAY: (decode_go_away, encode_go_away),
+    FrameKind.DESCRIBE: (decode_describe, encode_describe),
+    FrameKind.CONTRACT: (decode_contract, encode_contract),
     FrameKind.HEADER: (lambda payload: decode_header(payload, _METADATA), _again_header),
     FrameKind.CREDIT: (decode_credit, encode_credit),
     FrameKind.METADATA: (lambda payload: decode_metadata(payload, _METADATA), encode_metadata),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from aster._protocol.events import GoAway, Hello, MethodEntry, ServiceEntry, Target, Trailer, TrailerOrigin
+from aster._protocol.events import Describe, Description, GoAway, Hello, MethodEntry, ServiceEntry, Target, Trailer, TrailerOrigin
 from aster._protocol.frames import (
     CHUNK_SIZE,
     FrameKind,
     encode_call,
     encode_call_end,
     encode_cancel,
+    encode_contract,
     encode_credit,
+    encode_describe,
     encode_frame,
     encode_go_away,
     encode_header,
@@ -32,6 +34,8 @@ from tests.fuzz.mutation import EDGES
 __all__ = [
     "bytes_of",
     "client_hello",
+    "contract",
+    "describe",
     "frames",
     "go_away",
     "header",
@@ -184,6 +188,16 @@ def go_away(chance: random.Random) -> bytes:
     return encode_go_away(GoAway(min(number(chance), 2**62 - 2), text(chance)))
 
 
+def describe(chance: random.Random) -> bytes:
+    """A question, more often than not for the service that there is."""
+    return encode_describe(Describe("Echo", 1) if chance.random() < 0.6 else Describe(text(chance), number(chance)))
+
+
+def contract(chance: random.Random) -> bytes:
+    """An answer."""
+    return encode_contract(Description(text(chance), chance.choice((1, number(chance))), bytes_of(chance)))
+
+
 _Maker = Callable[[random.Random], bytes]
 
 _MISPLACED: tuple[_Maker, ...] = (_any_kind, _extension, _claim)
@@ -204,6 +218,8 @@ _FRAMES: tuple[_Maker, ...] = (
     client_hello,
     server_hello,
     go_away,
+    describe,
+    contract,
     *_MISPLACED,
 )
 

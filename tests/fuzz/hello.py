@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -14,8 +14,8 @@ from aster._endpoint import EndpointOptions
 from aster._incoming import HostedMethod
 from aster._incoming_session import HostedSession
 from aster._policy import Policy
-from aster._protocol.events import Header, Hello
-from aster._protocol.frames import CONTROL_KINDS, FrameReader, encode_hello, frame_limits
+from aster._protocol.events import Description, Header, Hello
+from aster._protocol.frames import CONTROL_KINDS, FrameKind, FrameReader, encode_contract, encode_hello, frame_limits
 from aster.errors import ConnectionLost, IncompatiblePeerError
 from aster.transports.base import Connection, ConnectionHandler, Stream, StreamSink
 from aster.types import Peer
@@ -108,6 +108,7 @@ class _Host:
 
     def __init__(self) -> None:
         self.over = 0
+        self.contract_frames: Mapping[tuple[str, int], bytes] = {("Echo", 1): encode_contract(Description("Echo", 1, b"{}"))}
 
     def find(self, header: Header) -> HostedMethod:
         raise AssertionError("no call is opened")
@@ -121,7 +122,7 @@ class _Host:
 
 def _make(chance: random.Random) -> bytes:
     hello = chance.choice((grammar.server_hello, grammar.client_hello))(chance)
-    after = chance.choice((grammar.go_away, grammar.frames, _nothing))(chance)
+    after = chance.choice((grammar.go_away, grammar.describe, grammar.contract, grammar.frames, _nothing))(chance)
     end = b"\x00" if chance.random() < 0.1 else b""
     return bytes((chance.randrange(2),)) + b"".join(b"\x01" + chunk(piece) for piece in _pieces(hello + after, chance)) + end
 
@@ -212,7 +213,9 @@ def _check_limits(end: PeerConnection) -> None:
 def _check_control(wire: _Wire) -> None:
     """What an end says is in order, whatever it was told."""
     reader = FrameReader(frame_limits(0, CONTROL_KINDS))
-    assert sum(kind == 1 for kind, _ in reader.feed(bytes(wire.control.written))) <= 1
+    kinds = [kind for kind, _ in reader.feed(bytes(wire.control.written))]
+    assert kinds.count(FrameKind.HELLO) <= 1
+    assert kinds.count(FrameKind.CONTRACT) <= 1, "each contract is told once"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tests.fuzz.calls import CALLS
 from tests.fuzz.codec import NATIVE, XLANG
 from tests.fuzz.connection import CONNECTION, CONNECTION_ON_TRIO
+from tests.fuzz.contract import CONTRACTS
 from tests.fuzz.datagrams import DATAGRAMS
 from tests.fuzz.frames import FRAMES
 from tests.fuzz.hello import HELLO
@@ -15,4 +16,6 @@ from tests.fuzz.target import Target
 
 __all__ = ["TARGETS"]
 
-TARGETS: Mapping[str, Target] = {target.name: target for target in (FRAMES, HELLO, CALLS, SESSIONS, XLANG, NATIVE, DATAGRAMS, CONNECTION, CONNECTION_ON_TRIO)}
+TARGETS: Mapping[str, Target] = {
+    target.name: target for target in (FRAMES, HELLO, CALLS, SESSIONS, CONTRACTS, XLANG, NATIVE, DATAGRAMS, CONNECTION, CONNECTION_ON_TRIO)
+}

@@ -31,6 +31,7 @@ _INPUTS = {
     "hello": 4_000,
     "calls": 4_000,
     "sessions": 6_000,
+    "contracts": 2_000,
     "xlang": 4_000,
     "native": 4_000,
     "datagrams": 384,

@@ -18,7 +18,7 @@ from aster.errors import RpcError, StatusCode
 from tests.laws.actor import Actor, Part, Plan, Step, message
 from tests.laws.wire import first_part, head_of, numbered
 from tests.laws.world import PATTERNS, World, exercises
-from tests.rpc.probes import until
+from tests.rpc.probes import unchecked, until
 from tests.rpc.raw import END, RawStream, raw, raw_client
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +68,7 @@ class _Trouble:
             case "a response that is too large":
                 await _fails_with(StatusCode.RESOURCE_EXHAUSTED, world.call(pattern, world.plan(Step("send", _LIMIT + 1))))
             case "an unknown method":
-                wider = await world.client.client(_Wider)
+                wider = await unchecked(world.client, _Wider)
                 await _fails_with(StatusCode.UNIMPLEMENTED, wider.missing(Plan()))
             case "a stalled reader":
                 responses = await self._stack.enter_async_context(world.actor.stream(world.plan(Step("pour", 20_000))))

@@ -19,8 +19,8 @@ from aster._protocol.frames import (
     encode_message,
     encode_metadata,
     encode_trailer,
-    metadata_size,
 )
+from aster._protocol.values import metadata_size
 from aster.errors import LocalProtocolError, RemoteProtocolError, StatusCode
 from aster.types import Metadata, RpcPattern
 from tests.protocol import strategies

@@ -15,7 +15,6 @@ from aster._protocol.frames import (
     CONTROL_KINDS,
     HEADER_ROOM,
     MAX_DETAILS,
-    METADATA_ENTRY_CHARGE,
     TRAILER_LIMIT,
     FrameKind,
     FrameReader,
@@ -40,9 +39,8 @@ from aster._protocol.frames import (
     encode_metadata,
     encode_trailer,
     frame_limits,
-    metadata_size,
 )
-from aster._protocol.values import encode_varint
+from aster._protocol.values import METADATA_ENTRY_CHARGE, encode_varint, metadata_size
 from aster.errors import LocalProtocolError, RemoteProtocolError, StatusCode
 from aster.types import Metadata, RpcPattern, SerializationMode
 from tests.protocol import strategies, wire_decoder

@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from aster._protocol.call import ClientCall, ServerCall
-from aster._protocol.events import GoAway, Hello, MethodEntry, ResetCode, ServiceEntry, Setting, Target, Trailer, TrailerOrigin
+from aster._protocol.events import Describe, Description, GoAway, Hello, MethodEntry, ResetCode, ServiceEntry, Setting, Target, Trailer, TrailerOrigin
 from aster._protocol.frames import (
     FrameKind,
     encode_call,
     encode_call_end,
     encode_cancel,
+    encode_contract,
     encode_credit,
+    encode_describe,
     encode_frame,
     encode_go_away,
     encode_header,
@@ -29,7 +31,15 @@ from aster.errors import StatusCode
 from aster.types import Metadata, RpcPattern, SerializationMode
 from tests.protocol.pair import limits_of
 
-__all__ = ["encoded_by_aster", "rows"]
+__all__ = ["CONTRACT", "encoded_by_aster", "rows"]
+
+CONTRACT = (
+    b'{"aster":1,"methods":[{"modes":["XLANG"],"name":"get_task","pattern":"UNARY","request":"demo.Task","response":"demo.Task"}],"scope":"shared",'
+    b'"service":"demo.TaskService","types":[{"members":[["LOW",1],["HIGH",5]],"name":"demo.Level"},{"fields":['
+    b'{"default":false,"name":"id","type":"str"},{"default":true,"name":"level","type":["optional",["type","demo.Level"]]},'
+    b'{"default":true,"name":"next","type":["list",["type","demo.Task"]]}],"name":"demo.Task"}],"version":1}'
+)
+"""The canonical form of a small service's contract, its types recursive."""
 
 _PAGE = Path(__file__).parents[2] / "docs" / "wire.md"
 
@@ -79,6 +89,8 @@ def encoded_by_aster() -> Mapping[str, bytes]:
         "least hello": encode_hello(Hello((1,), {})),
         "go away": encode_go_away(GoAway(8, "update")),
         "go away at once": encode_go_away(GoAway(-1)),
+        "describe": encode_describe(Describe("demo.TaskService", 1)),
+        "contract": encode_contract(Description("demo.TaskService", 1, CONTRACT)),
         "header": encode_header(start, None, Metadata()),
         "header with deadline": encode_header(start, 1.5, Metadata()),
         "header without time left": encode_header(start, 0.0, Metadata()),

@@ -17,6 +17,8 @@ _DETAILS = 64
 _KINDS = {
     0x01: "HELLO",
     0x02: "GO_AWAY",
+    0x03: "DESCRIBE",
+    0x04: "CONTRACT",
     0x10: "HEADER",
     0x11: "MESSAGE",
     0x12: "PART",
@@ -99,6 +101,8 @@ def _limit(kind: int, metadata_limit: int) -> int:
     return {
         "HELLO": 1_048_576,
         "GO_AWAY": _CHUNK,
+        "DESCRIBE": 1_024,
+        "CONTRACT": 263_168,
         "HEADER": 1_024 + metadata_limit,
         "MESSAGE": _CHUNK,
         "PART": _CHUNK,
@@ -171,6 +175,10 @@ def _frame(kind: str, cursor: _Cursor) -> Frame:
     elif kind == "GO_AWAY":
         last = cursor.integer()
         fields = {"last_stream": last - 1 if last else None, "reason": cursor.text()}
+    elif kind == "DESCRIBE":
+        fields = {"service": cursor.text(), "version": cursor.integer()}
+    elif kind == "CONTRACT":
+        fields = {"service": cursor.text(), "version": cursor.integer(), "form": json.loads(cursor.text())}
     elif kind == "HEADER":
         fields = _header(cursor)
     elif kind in ("MESSAGE", "PART"):

@@ -6,7 +6,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -14,6 +14,7 @@ import anyio.lowlevel
 import pytest
 
 import aster
+import aster._channel
 from aster._connection import ServerConnection
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream
 from aster.testing import virtual_time_backend
@@ -37,10 +38,24 @@ __all__ = [
     "on_asyncio",
     "server_record",
     "server_records",
+    "unchecked",
     "until",
 ]
 
+S = TypeVar("S")
+
 Call = Callable[[Echo], Coroutine[Any, Any, None]]
+
+
+def _no_differences(_client: object, _server: object) -> list[str]:
+    return []
+
+
+async def unchecked(client: aster.AsterClient, service: type[S]) -> S:
+    """A stub of a service that the server may have in another form: as of a client that does not compare contracts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aster._channel, "contract_differences", _no_differences)
+        return await client.client(service)
 
 
 async def _same(echo: Echo) -> None:

@@ -12,6 +12,7 @@ import aster
 from aster._protocol.call import ClientCall
 from aster._protocol.events import Header, Hello, MethodEntry, ServiceEntry, Setting, Target, Trailer
 from aster._protocol.frames import (
+    SERVER_CONTROL_KINDS,
     FrameKind,
     FrameReader,
     decode_header,
@@ -97,7 +98,7 @@ class RawStream:
 
     def frames(self) -> list[tuple[int, bytes]]:
         """What arrived so far, on the control stream or as responses."""
-        limits = {**LIMITS.responses, FrameKind.HELLO: 1 << 20, FrameKind.GO_AWAY: 1 << 20}
+        limits = {**LIMITS.responses, **dict.fromkeys(SERVER_CONTROL_KINDS, 1 << 20)}
         return list(FrameReader(limits).feed(bytes(self.received)))
 
     async def trailer(self) -> Trailer:
@@ -177,7 +178,7 @@ async def raw_client(address: str, transport: Transport, settings: Mapping[int, 
         control = RawStream(arrived.set)
         connection.open_stream(control).write(encode_hello(Hello((1,), {**CLIENT_SETTINGS, **(settings or {})})))
         await arrived.wait()
-        reader = FrameReader({FrameKind.HELLO: 1 << 20, FrameKind.GO_AWAY: 1 << 20})
+        reader = FrameReader(dict.fromkeys(SERVER_CONTROL_KINDS, 1 << 20))
         kind, payload = next(iter(reader.feed(bytes(control.received))))
         assert kind == FrameKind.HELLO
         yield RawClient(connection, decode_hello(payload))
@@ -228,7 +229,7 @@ def manifest_of(service: type) -> ServiceEntry:
     """What a server that serves ``service`` says of it."""
     info = service_info(service)
     methods = tuple(MethodEntry(method.name, method.pattern, frozenset(method.modes)) for method in info.methods.values())
-    return ServiceEntry(info.name, info.version, False, b"", methods)
+    return ServiceEntry(info.name, info.version, False, bytes.fromhex(aster.contract_id(service)), methods)
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from aster.transports.quic import QuicTransport
 from tests.quic.raw import RawPeer, raw_configuration
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, Nothing
-from tests.rpc.probes import error_of
+from tests.rpc.probes import error_of, unchecked
 from tests.rpc.raw import RawStream, raw_listener
 
 pytestmark = pytest.mark.anyio
@@ -292,14 +292,14 @@ async def test_what_the_server_does_not_have_is_unimplemented_and_says_what_to_d
             error = await error_of_calling(client.client(missing))
             assert error.code is StatusCode.UNIMPLEMENTED
             assert ": serve it too, or" in error.message or ": update the older side, or" in error.message
-        error = await error_of_calling((await client.client(MissingMethod)).missing(Item()))
+        error = await error_of_calling((await unchecked(client, MissingMethod)).missing(Item()))
         assert error.code is StatusCode.UNIMPLEMENTED
         assert ": update the server, or" in error.message
 
 
 async def test_a_request_of_a_type_that_the_server_does_not_expect_is_an_invalid_argument(running: Running, transport: Transport) -> None:
     async with neighbour(running) as server, aster.connect(server.address, transport=transport) as client:
-        error = await error_of_calling((await client.client(AnotherRequest)).same(Nothing()))
+        error = await error_of_calling((await unchecked(client, AnotherRequest)).same(Nothing()))
         assert error.code is StatusCode.INVALID_ARGUMENT
         assert "a request of Echo.same cannot be decoded" in error.message
 

@@ -17,7 +17,7 @@ from aster.decorators import bidi_stream, client_stream, rpc, server_stream, ser
 from aster.transports.base import Stream, Transport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import PATTERNS, Echo, Item, Nothing, encode_item, numbers_of
-from tests.rpc.probes import Endless, error_of, until
+from tests.rpc.probes import Endless, error_of, unchecked, until
 from tests.rpc.raw import END, RawClient, RawStream, header_of, manifest_of, raw_client, raw_server, target_of
 
 pytestmark = pytest.mark.anyio
@@ -74,7 +74,7 @@ class NativeEcho(Echo):
 async def test_a_client_is_told_which_modes_a_method_allows_instead_and_no_handler_begins(running: Running, method: str) -> None:
     endless = Endless()
     async with running(endless) as (_, client):
-        error = await error_of(call_of(await client.client(NativeEcho), method, []))
+        error = await error_of(call_of(await unchecked(client, NativeEcho), method, []))
         assert error.code is StatusCode.UNIMPLEMENTED
         assert f"does not allow the serialization mode NATIVE for {method!r}; it allows XLANG" in error.message
         assert await (await client.client(Echo)).nothing(Nothing()) == Nothing()

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import aster
 from aster import CallContext, Metadata, RpcError, StatusCode
 from aster._protocol.events import Header, Trailer, TrailerOrigin
-from aster._protocol.frames import METADATA_ENTRY_CHARGE, encode_message, encode_metadata, encode_trailer, metadata_size
+from aster._protocol.frames import encode_message, encode_metadata, encode_trailer
+from aster._protocol.values import METADATA_ENTRY_CHARGE, metadata_size
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
 from aster.transports.base import Stream, Transport
 from aster.transports.memory import MemoryTransport

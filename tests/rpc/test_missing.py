@@ -14,6 +14,7 @@ from aster.decorators import rpc, server_stream, service
 from aster.transports.base import Stream, Transport
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, numbers_of
+from tests.rpc.probes import unchecked
 from tests.rpc.raw import END, manifest_of, raw_client, raw_server, target_of
 
 pytestmark = pytest.mark.anyio
@@ -91,7 +92,7 @@ async def test_a_client_is_told_at_once_which_versions_there_are_instead(running
 
 async def test_a_call_of_an_unknown_method_names_the_methods_that_there_are(running: Running) -> None:
     async with running(Echo()) as (_, client):
-        echo = await client.client(EchoOfTomorrow)
+        echo = await unchecked(client, EchoOfTomorrow)
         for call in (echo.better(Item()), numbers_of(echo.best(Item()))):
             error = await refusal(call)
             assert error.code is StatusCode.UNIMPLEMENTED
@@ -101,7 +102,7 @@ async def test_a_call_of_an_unknown_method_names_the_methods_that_there_are(runn
 
 async def test_a_call_in_a_mode_that_the_server_does_not_allow_names_the_modes_that_it_does(running: Running) -> None:
     async with running(Echo()) as (_, client):
-        echo = await client.client(NativeEcho)
+        echo = await unchecked(client, NativeEcho)
         error = await refusal(echo.same(Item()))
         assert error.code is StatusCode.UNIMPLEMENTED
         assert "does not allow the serialization mode NATIVE for 'same'; it allows XLANG: call in one of those" in error.message
@@ -109,7 +110,7 @@ async def test_a_call_in_a_mode_that_the_server_does_not_allow_names_the_modes_t
 
 async def test_a_call_of_another_pattern_than_the_servers_names_both(running: Running) -> None:
     async with running(Echo()) as (_, client):
-        echo = await client.client(EchoOfAnotherShape)
+        echo = await unchecked(client, EchoOfAnotherShape)
         error = await refusal(numbers_of(echo.same(Item())))
         assert error.code is StatusCode.FAILED_PRECONDITION
         assert "UNARY" in error.message

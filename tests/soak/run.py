@@ -19,7 +19,7 @@ from aster.testing import live_connections
 from aster.transports.base import Connection, Transport
 from aster.transports.memory import MemoryTransport
 from tests.rpc.echo import Brief, Echo
-from tests.rpc.probes import until
+from tests.rpc.probes import unchecked, until
 from tests.rpc.raw import raw_client
 from tests.soak.calls import CALLS, Kind, Stubs
 from tests.soak.census import Census, count_everything, resident_memory
@@ -150,7 +150,7 @@ class Soak:
             raw_client(server.address, transport) as raw,
         ):
             stubs = await Stubs.of(client)
-            yield Scene(stubs, await stranger.client(Stranger), await impatient.client(Troubled), raw, server.address, transport)
+            yield Scene(stubs, await unchecked(stranger, Stranger), await impatient.client(Troubled), raw, server.address, transport)
 
     def unexpected_logs(self) -> list[str]:
         """What was logged above INFO and should not have been, as sentences."""

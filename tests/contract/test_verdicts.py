@@ -1,0 +1,130 @@
+"""The verdict on two versions of a service is what a real encode and decode between them shows, for random services and random edits."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aster._contract import contract_differences, contract_of
+from aster._contract.form import Contract
+from aster.codec import Codec, auto_tag, wire_types
+from aster.errors import DecodeError
+from aster.types import MethodInfo, RpcPattern, SerializationMode, ServiceInfo
+from tests.codec.schemas import Schema, relatives, schemas, values_in
+from tests.contract.samples import same, samples
+from tests.contract.worlds import World, edits, worlds
+
+# A Fory is made in full for each side and mode, which takes milliseconds.
+FEWER = settings(max_examples=max(20, settings().max_examples // 2))
+FEWEST = settings(max_examples=max(20, settings().max_examples // 4))
+pytestmark = pytest.mark.timeout(max(60, settings().max_examples))
+
+
+def _arrives(value: Any, writer: Codec, reader: Codec, cls: type[Any]) -> bool:
+    """Whether a value is read, and as what it was. (Another instant's zone and the sign of a zero Decimal are lost between equal versions, too.)"""
+    sent = cast("type[Any]", type(value))
+    data = writer.encoder(sent)(value)
+    try:
+        read = reader.decoder(cls)(data)
+    except DecodeError:
+        return False
+    return same(writer.decoder(sent)(data), read)
+
+
+def _directions(client: World, server: World) -> Iterator[tuple[str, str, bool]]:
+    """Each method and direction that both have, and whether all samples arrive in all modes that both have."""
+    for name, method in client.info.methods.items():
+        other = server.info.methods.get(name)
+        if other is None or other.pattern is not method.pattern:
+            continue
+        for direction, (writer, sent), (reader, read) in (
+            ("request", (client, method.request_type), (server, other.request_type)),
+            ("response", (server, other.response_type), (client, method.response_type)),
+        ):
+            modes = set(method.modes) & set(other.modes)
+            arrive = all(_arrives(value, writer.codec(mode), reader.codec(mode), read) for mode in modes for value in samples(writer.hints, sent))
+            yield name, direction, arrive
+
+
+def _named(differences: list[str]) -> tuple[set[str], set[tuple[str, str]]]:
+    """The methods that differ as such, and those whose messages do, with the direction."""
+    whole, messages = set[str](), set[tuple[str, str]]()
+    for difference in differences:
+        found = re.match(r"([a-z, ]+) \((request|response)\): ", difference)
+        if found:
+            messages |= {(name, found[2]) for name in found[1].split(", ")}
+        else:
+            whole.add(difference.partition(":")[0])
+    return whole, messages
+
+
+def _check_methods(client: World, server: World, whole: set[str], counted: Counter[str]) -> None:
+    for name, method in client.info.methods.items():
+        other = server.info.methods.get(name)
+        fits = other is not None and other.pattern is method.pattern and bool(set(method.modes) & set(other.modes))
+        assert (name not in whole) is fits
+        counted["method" if fits else "other method"] += 1
+
+
+def _check_messages(client: World, server: World, messages: set[tuple[str, str]], counted: Counter[str]) -> None:
+    for name, direction, arrive in _directions(client, server):
+        if (name, direction) not in messages:
+            assert arrive, (name, direction, client, server)
+            counted["compatible"] += 1
+        else:
+            counted["unconfirmed" if arrive else "confirmed"] += 1
+
+
+def test_the_verdict_on_two_versions_is_what_their_codecs_do() -> None:
+    counted = Counter[str]()
+
+    @FEWER
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        old = data.draw(worlds())
+        new = data.draw(edits(old))
+        assert contract_differences(old.contract, old.contract) == []
+        for client, server in ((old, new), (new, old)):
+            differences = contract_differences(client.contract, server.contract)
+            whole, messages = _named(differences)
+            _check_methods(client, server, whole, counted)
+            _check_messages(client, server, messages, counted)
+
+    check()
+    assert min(counted[each] for each in ("method", "other method", "compatible", "confirmed")), counted
+    # Some verdicts are stricter than the codec: an Enum's tag, say, does not travel where the Enum is declared.
+    assert counted["unconfirmed"] * 4 < counted["confirmed"], counted
+
+
+def _contract(schema: Schema, mode: SerializationMode) -> Contract:
+    tags = {cls: f"random/{name}" for name, cls in schema.classes.items()}
+    named = {cls: tags.get(cls) or auto_tag(cls) for cls in wire_types(tags)}
+    return contract_of(ServiceInfo("Service", methods={"ask": MethodInfo("ask", RpcPattern.UNARY, schema.root, schema.root, modes=(mode,))}, wire_tags=named))
+
+
+def test_what_is_compatible_arrives_whatever_types_are_drawn() -> None:
+    """The codec's own schemas: fewer kinds of edits, and more kinds of types, such as keys that are dataclasses."""
+    counted = Counter[str]()
+
+    @FEWEST
+    @given(data=st.data(), mode=st.sampled_from([SerializationMode.XLANG, SerializationMode.NATIVE]))
+    def check(data: st.DataObject, mode: SerializationMode) -> None:
+        one = data.draw(schemas())
+        other = data.draw(relatives(one))
+        for writer, reader in ((one, other), (other, one)):
+            differences = contract_differences(_contract(writer, mode), _contract(reader, mode))
+            compatible = not any("(request)" in difference for difference in differences)
+            codecs = writer.codec(mode), reader.codec(mode)
+            arrive = all(_arrives(value, *codecs, reader.root) for value in data.draw(st.lists(values_in(writer), min_size=1, max_size=4)))
+            assert arrive or not compatible
+            counted["compatible" if compatible else "unconfirmed" if arrive else "confirmed"] += 1
+
+    check()
+    assert counted["compatible"], counted
+    assert counted["unconfirmed"] * 4 < counted["confirmed"], counted
