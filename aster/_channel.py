@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from aster._connection import ClientConnection
+from aster._client_connection import ClientConnection
 from aster._contract import MalformedContractError, contract_differences, contract_of, decode_form, encode_form, id_of, summary
 from aster._endpoint import EndpointOptions
 from aster._outgoing import OutgoingCall, OutgoingOwner, Repeater

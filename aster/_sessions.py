@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import anyio
 
 from aster._channel import ClientChannel, ServiceChannel, cleanup_time
-from aster._connection import ClientConnection
+from aster._client_connection import ClientConnection
 from aster._outgoing_session import OutgoingSession
 from aster._stub import make_stub
 from aster._tasks import checkpoint_with_deadlines, outlast

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 from aster._channel import ClientChannel, ServiceChannel
-from aster._connection import ClientConnection
+from aster._client_connection import ClientConnection
 from aster._declarations import check_methods, service_info
 from aster._endpoint import EndpointOptions
 from aster._invoke import InteractiveCall

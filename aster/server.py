@@ -16,7 +16,7 @@ import anyio.lowlevel
 from anyio import CancelScope
 from anyio.lowlevel import RunVar
 
-from aster._connection import PROTOCOL_VERSION, ServerConnection
+from aster._connection import PROTOCOL_VERSION
 from aster._endpoint import EndpointOptions
 from aster._incoming import HostedMethod
 from aster._incoming_session import HostedSession
@@ -26,6 +26,7 @@ from aster._policy import Admit, Authorize, Policy
 from aster._protocol.events import Header, Hello
 from aster._protocol.frames import encode_hello
 from aster._registry import HostedServices
+from aster._server_connection import ServerConnection
 from aster.errors import LocalProtocolError
 from aster.interceptors import Interceptor, checked_interceptors
 from aster.transports.base import Connection, ConnectionHandler, Listener, Transport, checked_transport

@@ -9,13 +9,15 @@ from typing import Any, cast
 
 from anyio.abc import TaskGroup
 
-from aster._connection import PROTOCOL_VERSION, ClientConnection, PeerConnection, ServerConnection
+from aster._client_connection import ClientConnection
+from aster._connection import PROTOCOL_VERSION, PeerConnection
 from aster._endpoint import EndpointOptions
 from aster._incoming import HostedMethod
 from aster._incoming_session import HostedSession
 from aster._policy import Policy
 from aster._protocol.events import Description, Header, Hello
 from aster._protocol.frames import CONTROL_KINDS, FrameKind, FrameReader, encode_contract, encode_hello, frame_limits
+from aster._server_connection import ServerConnection
 from aster.errors import ConnectionLost, IncompatiblePeerError
 from aster.transports.base import Connection, ConnectionHandler, Stream, StreamSink
 from aster.types import Peer
@@ -121,7 +123,8 @@ class _Host:
 
 
 def _make(chance: random.Random) -> bytes:
-    hello = chance.choice((grammar.server_hello, grammar.client_hello))(chance)
+    # Without one a go-away is the first frame, which refuses a client.
+    hello = chance.choice((grammar.server_hello, grammar.client_hello, grammar.server_hello, grammar.client_hello, _nothing))(chance)
     after = chance.choice((grammar.go_away, grammar.describe, grammar.contract, grammar.frames, _nothing))(chance)
     end = b"\x00" if chance.random() < 0.1 else b""
     return bytes((chance.randrange(2),)) + b"".join(b"\x01" + chunk(piece) for piece in _pieces(hello + after, chance)) + end

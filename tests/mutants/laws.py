@@ -13,8 +13,8 @@ __all__ = ["CARRIERS", "law_mutants", "sample"]
 
 _OUT = "aster._outgoing:OutgoingCall"
 _IN = "aster._incoming:IncomingCall"
-_CLIENT = "aster._connection:ClientConnection"
-_SERVER = "aster._connection:ServerConnection"
+_CLIENT = "aster._client_connection:ClientConnection"
+_SERVER = "aster._server_connection:ServerConnection"
 _CHANNEL = "aster._channel:ClientChannel"
 _HALVES = "aster._protocol.call"
 

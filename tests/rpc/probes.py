@@ -15,7 +15,7 @@ import pytest
 
 import aster
 import aster._channel
-from aster._connection import ServerConnection
+from aster._server_connection import ServerConnection
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream
 from aster.testing import virtual_time_backend
 from aster.transports.base import Transport

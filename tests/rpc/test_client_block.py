@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 
 import aster
-from aster._connection import ClientConnection
+from aster._client_connection import ClientConnection
 from aster._outgoing import OutgoingCall
 from aster._reactor import Reactor
 from aster.decorators import rpc, service

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 import aster
-from aster._connection import ClientConnection
+from aster._client_connection import ClientConnection
 from aster._outgoing import OutgoingCall
 from aster._protocol.events import CloseCode, Header, ResetCode
 from aster._protocol.frames import FrameKind, encode_frame, encode_message

@@ -13,10 +13,10 @@ import pytest
 
 import aster
 from aster import StatusCode
-from aster._connection import ServerConnection
 from aster._endpoint import EndpointOptions
 from aster._protocol.events import CloseCode, GoAway, ResetCode, TrailerOrigin
 from aster._protocol.frames import FrameKind, decode_go_away, encode_message
+from aster._server_connection import ServerConnection
 from aster.decorators import client_stream, rpc
 from aster.testing import Link, SimulatedNetwork
 from aster.transports.base import ConnectionOptions, Stream, Transport

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aster
-from aster._connection import ServerConnection
 from aster._incoming import HostedMethod, IncomingCall
 from aster._protocol.events import GoAway, Header, Trailer
 from aster._protocol.frames import encode_go_away, encode_message, encode_trailer
 from aster._retries import FIRST_WAIT, LONGEST_WAIT, MAX_ATTEMPTS, TOKENS
+from aster._server_connection import ServerConnection
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
 from aster.errors import RpcError, StatusCode
 from aster.testing import assert_no_orphans, live_connections

@@ -224,7 +224,7 @@ async def test_a_service_that_the_server_does_not_have_so_is_refused_when_the_se
     async with running(Lobby().service, Echo()) as (_, client):
         for missing, code, words in (
             (NewRoom, StatusCode.UNIMPLEMENTED, "has no version 2 of service 'Room'"),
-            (EchoInSessions, StatusCode.FAILED_PRECONDITION, "service 'Echo' is scoped='stream' here, and 'shared' at the server"),
+            (EchoInSessions, StatusCode.FAILED_PRECONDITION, "the service has the scope 'stream' at the client and 'shared' at the server"),
         ):
             with pytest.raises(aster.RpcError) as caught:
                 async with client.session(missing):

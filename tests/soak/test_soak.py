@@ -82,7 +82,7 @@ _LEAKS: list[tuple[str, str, Callable[[OutgoingCall], None]]] = [
     ("timers", "asyncio", _leave_a_timer),
     ("timers", "trio", _leave_a_timer),
     ("objects of aster._outgoing.OutgoingCall", "asyncio", _keep_calls),
-    ("items in aster._connection.ClientConnection._ended", "asyncio", _remember_in_the_connection),
+    ("items in aster._client_connection.ClientConnection._ended", "asyncio", _remember_in_the_connection),
 ]
 
 
