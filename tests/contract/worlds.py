@@ -6,7 +6,7 @@ A world is data until it is built, so that its next version is a changed copy; t
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt  # since a field of the type `datetime` is looked up among these names first
 import enum
 import uuid
 from collections.abc import Callable, Mapping
@@ -34,10 +34,10 @@ _MEMBERS = ("RED", "GREEN", "BLUE", "GOLD")
 _ENUMS = ("Color", "Level")
 _STRUCTS = ("Root", "Item", "Leaf")
 _NAMES: Mapping[str, Any] = {
-    "date": datetime.date,
-    "datetime": datetime.datetime,
-    "time": datetime.time,
-    "timedelta": datetime.timedelta,
+    "date": dt.date,
+    "datetime": dt.datetime,
+    "time": dt.time,
+    "timedelta": dt.timedelta,
     "Decimal": Decimal,
     "UUID": uuid.UUID,
     "Optional": Optional,
