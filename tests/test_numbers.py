@@ -57,6 +57,7 @@ _NUMBERS: Mapping[str, str] = {
     "fields of a dataclass": f"{fields.MAX_FIELDS}",
     "type definitions that only peers have": f"{fory.MAX_FOREIGN_DEFINITIONS}",
     "bytes of a frame with a part of a message": _size(frames.CHUNK_SIZE),
+    "why a client leaves a session, in its own words": _size(frames.CHUNK_SIZE),
     "a client's hello": _size(frames.CLIENT_HELLO_LIMIT),
     "a server's hello": _size(frames.HELLO_LIMIT),
     "handshakes that are under way without a proof of address": f"{admission.RETRY_ABOVE}",
