@@ -63,6 +63,7 @@ _NUMBERS: Mapping[str, str] = {
     "bytes of a frame with a part of a message": _size(frames.CHUNK_SIZE),
     "an error's message and details": _size(frames.TRAILER_LIMIT),
     "details of an error": f"{frames.MAX_DETAILS}",
+    "why a client leaves a session, in its own words": _size(frames.CHUNK_SIZE),
     "a client's hello": _size(frames.CLIENT_HELLO_LIMIT),
     "a server's hello": _size(frames.HELLO_LIMIT),
     "a service's contract": _size(_contract.CONTRACT_LIMIT),

@@ -12,8 +12,22 @@ import anyio.lowlevel
 from anyio.from_thread import start_blocking_portal
 
 import aster
-from aster._protocol.events import Hello, Setting, Trailer
-from aster._protocol.frames import FrameKind, FrameReader, decode_trailer, encode_hello, frame_limits
+from aster._protocol.events import Hello, Setting, Trailer, TrailerOrigin
+from aster._protocol.frames import (
+    SESSION_RESPONSE_KINDS,
+    FrameKind,
+    FrameReader,
+    decode_call,
+    decode_call_end,
+    decode_session_end,
+    decode_trailer,
+    encode_call,
+    encode_cancel,
+    encode_hello,
+    encode_session,
+    encode_session_end,
+    frame_limits,
+)
 from aster._reactor import Reactor, open_reactor
 from aster.codec import make_codec
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service, service_info
@@ -62,6 +76,31 @@ class Patient:
             yield item
 
 
+@service("FuzzRoom", scoped="stream")
+class Room:
+    """The same in a session. Counts its instances, and those whose hook has run."""
+
+    made = closed = 0
+
+    def __init__(self, peer: str) -> None:
+        Room.made += 1
+        self.items = 0
+
+    @rpc
+    async def same(self, item: Item) -> Item:
+        self.items += 1
+        return item
+
+    @bidi_stream
+    async def chat(self, items: AsyncIterator[Item]) -> AsyncIterator[Item]:
+        async for item in items:
+            yield item
+
+    async def on_session_close(self) -> None:
+        Room.closed += 1
+
+
+_ROOM_METHODS: Mapping[str, RpcPattern] = {name: info.pattern for name, info in service_info(Room).methods.items()}
 _METHODS: Mapping[str, RpcPattern] = {name: info.pattern for name, info in service_info(Patient).methods.items()}
 _ENCODE = {mode: make_codec(mode, {Item: "tests.rpc/Item"}).encoder(Item) for mode in (SerializationMode.XLANG, SerializationMode.NATIVE)}
 
@@ -101,6 +140,7 @@ class _World:
     async def _wait_until_over(self) -> None:
         for _ in range(_PATIENCE):
             if not self._hosting.connections:
+                assert Room.made == Room.closed, "an instance of a session was not closed once"
                 return
             await anyio.lowlevel.checkpoint()
         raise AssertionError("the connection is lost, and a handler or the connection itself still lives")
@@ -176,6 +216,8 @@ _RESPONSE_LIMITS = frame_limits(1 << 20)
 
 
 def _outcome_of(sink: RawStream, lost: bool) -> str:
+    if bytes(sink.received[:1]) in _OF_SESSIONS:
+        return _outcome_of_session(sink, lost)
     trailers: list[Trailer] = []
     for kind, payload in FrameReader(_RESPONSE_LIMITS).feed(bytes(sink.received)):
         assert not trailers, "something followed the trailer"
@@ -189,6 +231,29 @@ def _outcome_of(sink: RawStream, lost: bool) -> str:
     return "call open"
 
 
+_OF_SESSIONS = {bytes((kind,)) for kind in SESSION_RESPONSE_KINDS}
+_SESSION_LIMITS = frame_limits(1 << 20, SESSION_RESPONSE_KINDS)
+
+
+def _outcome_of_session(sink: RawStream, lost: bool) -> str:
+    call, ends = 0, list[Trailer]()
+    for kind, payload in FrameReader(_SESSION_LIMITS).feed(bytes(sink.received)):
+        assert not ends, "something followed the end of a session"
+        if kind == FrameKind.CALL:
+            assert decode_call(payload)[0] == call
+        elif kind == FrameKind.CALL_END:
+            assert decode_call_end(payload) == call
+            call += 1
+        elif kind == FrameKind.SESSION_END:
+            ends.append(decode_session_end(payload, 1 << 20))
+    if ends:
+        return "session refused" if ends[0].origin is TrailerOrigin.REFUSED else f"session {'failed' if ends[0].status else 'left'}"
+    if sink.reset_code is not None:
+        return "session reset"
+    assert lost or not sink.ended.is_set(), "the server ended a session without SESSION_END"
+    return "session with calls" if call else "session open"
+
+
 def _make(chance: random.Random) -> bytes:
     steps: list[bytes] = []
     if chance.random() < 0.3:
@@ -196,7 +261,7 @@ def _make(chance: random.Random) -> bytes:
         steps = [_write(0, hello if chance.random() < 0.7 else grammar.client_hello(chance)), entry("pause", _STEPS) + b"\x03"]
     greets = bytes((not steps,))
     for stream in range(1, chance.choice((2, 2, 2, 3, _STREAMS))):
-        steps += _call_steps(stream, chance)
+        steps += (_call_steps if chance.random() < 0.7 else _session_steps)(stream, chance)
     if chance.random() < 0.2:
         steps.insert(chance.randrange(len(steps) + 1), _write(0, grammar.frames(chance)))
     if chance.random() < 0.1:
@@ -208,18 +273,43 @@ def _write(stream: int, data: bytes) -> bytes:
     return entry("write", _STEPS) + bytes((stream,)) + chunk(data)
 
 
-def _call_steps(stream: int, chance: random.Random) -> list[bytes]:
-    method = chance.choice(list(_METHODS))
+def _requests(chance: random.Random, service: str, methods: Mapping[str, RpcPattern]) -> bytes:
+    """The client's half of a call, whole more often than not."""
+    method = chance.choice(list(methods))
     mode = chance.choice(list(_ENCODE))
-    pattern = _METHODS[method] if chance.random() < 0.95 else chance.choice(list(RpcPattern))
-    target = target_of(method if chance.random() < 0.95 else grammar.text(chance), service="Fuzz", pattern=pattern, mode=mode)
+    pattern = methods[method] if chance.random() < 0.95 else chance.choice(list(RpcPattern))
+    target = target_of(method if chance.random() < 0.95 else grammar.text(chance), service=service, pattern=pattern, mode=mode)
     data = grammar.header(chance, target if chance.random() < 0.95 else None)
     if chance.random() < 0.7:
-        data += grammar.whole_requests(
+        return data + grammar.whole_requests(
             chance, pattern, lambda: _ENCODE[mode](Item(chance.choice((0, 1, 40, 2**40)), "text", bytes(chance.choice((0, 9, 40_000)))))
         )
-    else:
-        data += grammar.requests(chance)
+    return data + grammar.requests(chance)
+
+
+def _session_steps(stream: int, chance: random.Random) -> list[bytes]:
+    name = "FuzzRoom" if chance.random() < 0.95 else "Fuzz"
+    steps = [_write(stream, encode_session(name, 1)), entry("pause", _STEPS) + b"\x03"]
+    for number in range(chance.choice((0, 1, 1, 2, 3))):
+        data = _requests(chance, name, _ROOM_METHODS)
+        at = chance.randrange(1, len(data))
+        steps += [_write(stream, encode_call(number, data[:at])), _write(stream, encode_call(number, data[at:]))]
+        if chance.random() < 0.3:
+            steps.append(_write(stream, encode_cancel(number, chance.randrange(6))))
+        if chance.random() < 0.8:
+            steps.append(entry("pause", _STEPS) + b"\x0b")
+    last = chance.choice(("nothing", "leave", "rubbish", *_STEPS[2:]))
+    if last == "leave":
+        steps.append(_write(stream, encode_session_end(Trailer())))
+    elif last == "rubbish":
+        steps.append(_write(stream, grammar.session_requests(chance)))
+    elif last != "nothing":
+        steps.append(entry(last, _STEPS) + bytes((stream,)) + (b"\x01" if last in ("reset", "stop") else b""))
+    return steps
+
+
+def _call_steps(stream: int, chance: random.Random) -> list[bytes]:
+    data = _requests(chance, "Fuzz", _METHODS)
     at = chance.randrange(len(data) + 1)
     steps = [_write(stream, data)] if chance.random() < 0.7 else [_write(stream, data[:at]), entry("pause", _STEPS) + b"\x01", _write(stream, data[at:])]
     for _ in range(chance.choice((0, 0, 1, 2))):
@@ -231,7 +321,7 @@ def _call_steps(stream: int, chance: random.Random) -> list[bytes]:
 @asynccontextmanager
 async def _server_and_reactor() -> AsyncGenerator[_World]:
     transport = MemoryTransport()
-    async with aster.serve([Patient()], transport=transport, drain_grace=0) as server, anyio.create_task_group() as group:
+    async with aster.serve([Patient(), Room], transport=transport, drain_grace=0) as server, anyio.create_task_group() as group:
         reactor = open_reactor(group)
         try:
             world = _World(server, transport, reactor)
@@ -259,6 +349,12 @@ _WORDS = frozenset(
         "greeted",
         "connection refused",
         "call open",
+        "session open",
+        "session with calls",
+        "session left",
+        "session failed",
+        "session refused",
+        "session reset",
         "reset",
         "OK",
         "INTERNAL",
