@@ -285,6 +285,7 @@ _BEHAVIOURS: dict[int, Behaviour] = {
                 "test_the_limit_is_of_one_connection_and_other_clients_do_not_wait",
             ),
             "rpc/test_deadlines.py": ("test_time_spent_in_the_queue_is_taken_from_what_the_handler_gets",),
+            "rpc/test_session_endings.py": ("test_three_hundred_idle_sessions_starve_no_call",),
         },
     ),
     35: Behaviour(
@@ -355,11 +356,23 @@ _BEHAVIOURS: dict[int, Behaviour] = {
         "what is no request is refused before anything of it is sent, and the field is named",
         {"rpc/test_requests.py": ("test_a_request_of_the_wrong_type_never_leaves_the_client",)},
     ),
+    44: Behaviour(
+        "the hook of a session runs exactly once for every session that was ever opened, whatever ended it",
+        {
+            "rpc/test_thousand_sessions.py": ("test_a_thousand_sessions_that_end_in_all_ways_are_closed_once_each",),
+            "rpc/test_session_endings.py": (
+                "test_a_block_that_was_left_has_seen_the_hook_run",
+                "test_a_background_task_that_fails_ends_the_session",
+                "test_a_drain_ends_idle_sessions_at_once_and_busy_ones_after_their_call",
+                "test_a_hook_that_raises_is_logged_and_changes_nothing_else",
+                "test_the_loss_of_the_connection_closes_the_instance_and_fails_the_calls",
+                "test_a_session_that_is_cancelled_at_any_step_leaves_nothing_behind",
+            ),
+        },
+    ),
 }
 
-_LATER: dict[int, str] = {
-    44: "there are no sessions yet",
-}
+_LATER: dict[int, str] = {}
 """Behaviours that are not claimed, or not whole."""
 
 _NO_IO = "no task and no transport takes part"

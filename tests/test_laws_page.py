@@ -12,8 +12,6 @@ _LAWS = _ROOT / "tests" / "laws"
 _HEADING = re.compile(r"^## (\d+)\. ", re.MULTILINE)
 _PROOF = re.compile(r"^Proved by \[(test_law_(\d\d)_\w+\.py)\]\((\S+)\)\.$", re.MULTILINE)
 _NAMED = re.compile(r"\[`(test_\w+)`\]\(([^)]+)\)")
-_LATER = {11}
-"""Sessions, which this version does not have."""
 
 
 def _page() -> str:
@@ -29,7 +27,7 @@ def test_each_law_names_its_own_test() -> None:
     for section in re.split(r"^(?=## )", _page(), flags=re.MULTILINE):
         if heading := _HEADING.match(section):
             number = int(heading[1])
-            assert [int(proof) for _, proof, _ in _PROOF.findall(section)] == ([] if number in _LATER else [number])
+            assert [int(proof) for _, proof, _ in _PROOF.findall(section)] == [number]
 
 
 def test_the_laws_are_numbered_without_a_gap() -> None:

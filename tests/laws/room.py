@@ -28,6 +28,7 @@ class Life:
     background: int = 0
     closed: int = 0
     """How often its hook was called."""
+    closed_at: float = 0.0
     ended: str = ""
     """How its hook ended."""
     faults: list[str] = field(default_factory=list[str])
@@ -101,6 +102,7 @@ class Room(Actor):
         """Look whether all has unwound, and do what this room's hook does."""
         life = self.life
         life.closed += 1
+        life.closed_at = anyio.current_time()
         if life.running or life.background:
             life.faults.append(f"closed with {life.running} calls and {life.background} tasks running")
         if aster.current_session().peer.endpoint_id != life.peer:

@@ -18,8 +18,7 @@ from tests.laws.world import Setting, World, exercises
 
 pytestmark = pytest.mark.anyio
 
-_LAWS = {*range(1, 11), *range(12, 17)}
-"""Those that there are: sessions, the eleventh, come later."""
+_LAWS = set(range(1, 17))
 
 _examples = Counter[Setting]()
 

@@ -20,10 +20,13 @@ from aster.testing import Link, SimulatedNetwork
 from aster.transports.base import Transport
 from tests.laws.actor import Part, Plan, Step
 from tests.laws.room import House, Room
-from tests.laws.world import PATTERNS, SEEDS, Tally, exercises
+from tests.laws.world import PATTERNS, SEEDS, Tally, cancelled_everywhere, exercises
 from tests.rpc.probes import error_of, server_record, until
 
 pytestmark = pytest.mark.anyio
+
+_UNDER_WAY = 0.05
+"""Seconds: what was under way when the network was cut still arrives, and is a sign of life."""
 
 _MOMENT = 0.01
 """Seconds of waits that some settings spend in real time."""
@@ -285,3 +288,54 @@ _END_OF: dict[str, Callable[[_Player, _Scene, Any], Awaitable[None]]] = {
     "drained": _drained,
     "server cancelled": _server_cancelled,
 }
+
+
+@pytest.mark.costly
+@pytest.mark.simulated
+@exercises("cut", "a call was running", "idle")
+@given(
+    seed=SEEDS, idle=st.floats(1.0, 60.0), keepalive=st.floats(0.2, 30.0), sessions=st.integers(1, 4), running=st.integers(0, 2), before=st.floats(0.0, 100.0)
+)
+async def test_the_instances_of_a_client_that_is_heard_no_more_are_closed_within_the_idle_timeout_and_a_keepalive_interval(
+    tally: Tally, seed: int, idle: float, keepalive: float, sessions: int, running: int, before: float
+) -> None:
+    options: dict[str, Any] = {"idle_timeout": idle, "keepalive_interval": keepalive}
+    async with _scene(tally, seed, **options) as scene, anyio.create_task_group() as group:
+        player = _Player(tally, scene)
+        for which in range(sessions):
+            await player.play(which, "call", "unary")
+        for which in range(min(running, sessions)):
+            await _keep_running(player, scene, group, which, StatusCode.UNAVAILABLE)
+        tally.count("a call was running" if running else "idle")
+        await anyio.sleep(before)
+        assert not any(life.closed for life in scene.house.lives), "silence alone ends no session"
+        network = scene.transport
+        assert isinstance(network, SimulatedNetwork)
+        cut_at = anyio.current_time()
+        network.partition()
+        tally.count("cut")
+        await anyio.sleep(idle + keepalive + 1.0)
+        assert max(life.closed_at for life in scene.house.lives) - cut_at <= idle + keepalive + _UNDER_WAY
+        assert [life.closed for life in scene.house.lives] == [1] * sessions
+
+
+@exercises("cancelled")
+@given(pattern=st.sampled_from(PATTERNS))
+@pytest.mark.costly(60)
+async def test_a_session_may_be_cancelled_at_any_step_and_its_instance_is_closed_once(tally: Tally, pattern: str) -> None:
+    async with _scene(tally) as scene:
+
+        async def program() -> None:
+            async with scene.client.session(Room) as room:
+                await _call(room, pattern, scene.house.plan(Step("send", 10)))
+                await room.linger(Plan())
+                await _call(room, pattern, scene.house.plan(Step("send", 10)))
+
+        async def check() -> None:
+            record = server_record(scene.client)
+            await until(lambda: not record.sessions and record.transport.open_streams == 1)
+            assert {(life.closed, life.ended, len(life.faults)) for life in scene.house.lives} <= {(1, "returned", 0)}
+            scene.house.lives.clear()
+
+        times = await cancelled_everywhere(program, check, scene.transport)
+        tally.counts["cancelled"] += times

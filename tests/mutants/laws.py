@@ -16,6 +16,8 @@ _IN = "aster._incoming:IncomingCall"
 _CLIENT = "aster._client_connection:ClientConnection"
 _SERVER = "aster._server_connection:ServerConnection"
 _CHANNEL = "aster._channel:ClientChannel"
+_IN_SESSION = "aster._incoming_session:IncomingSession"
+_OUT_SESSION = "aster._outgoing_session:OutgoingSession"
 _HALVES = "aster._protocol.call"
 
 CARRIERS: Mapping[int, Sequence[str]] = {
@@ -36,6 +38,23 @@ CARRIERS: Mapping[int, Sequence[str]] = {
         "aster._call:CallDriver.receive",
     ],
     10: [f"{_IN}.data_received", f"{_IN}.fail", f"{_IN}._failed", f"{_IN}._guarded", f"{_SERVER}.admit", f"{_SERVER}._broken", f"{_OUT}._broken"],
+    11: [
+        f"{_IN_SESSION}._receive",
+        f"{_IN_SESSION}._begin_call",
+        f"{_IN_SESSION}.call_over",
+        f"{_IN_SESSION}.end",
+        f"{_IN_SESSION}.drain",
+        f"{_IN_SESSION}._live_through",
+        f"{_IN_SESSION}._wait_for_the_end",
+        f"{_IN_SESSION}._passing",
+        f"{_IN_SESSION}._close",
+        f"{_IN_SESSION}._finish",
+        f"{_OUT_SESSION}.leave",
+        f"{_OUT_SESSION}._receive",
+        f"{_OUT_SESSION}.call_over",
+        "aster._sessions:SessionBlock._closed",
+        "aster._protocol.session:ServerSession._begins",
+    ],
     12: [
         f"{_OUT}.connection_lost",
         f"{_IN}.connection_lost",
@@ -77,7 +96,6 @@ CARRIERS: Mapping[int, Sequence[str]] = {
     ],
     16: [f"{_HALVES}:ServerCall.receive_data", f"{_HALVES}:ClientCall.receive_data", f"{_HALVES}:_unexpected", f"{_SERVER}._control_frame"],
 }
-"""Law 11, sessions, has none: this version does not have them."""
 
 
 def law_mutants(law: int) -> list[Mutant]:

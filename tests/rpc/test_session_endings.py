@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import anyio
 import anyio.lowlevel
@@ -17,7 +18,7 @@ from aster.testing import assert_no_orphans
 from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport
 from tests.rpc.conftest import Running
-from tests.rpc.echo import Item
+from tests.rpc.echo import Echo, Item
 from tests.rpc.probes import cancelled_at_every_step, error_of, server_record, until
 from tests.rpc.rooms import Lobby, Room
 
@@ -249,3 +250,16 @@ async def test_a_session_that_is_cancelled_at_any_step_leaves_nothing_behind(run
 
         times = await cancelled_at_every_step(lambda: _program(client), check, transport, native=native)
     assert times > (20 if isinstance(transport, MemoryTransport) else 10)
+
+
+async def test_three_hundred_idle_sessions_starve_no_call(running: Running) -> None:
+    lobby = Lobby()
+    options = {"max_sessions": 300, "max_concurrent_calls": 5}
+    async with running(lobby.service, Echo(), **options) as (_, client), AsyncExitStack() as stack:
+        rooms = [await stack.enter_async_context(client.session(Room)) for _ in range(300)]
+        echo = await client.client(Echo)
+        async with anyio.create_task_group() as group:
+            for number in range(50):
+                group.start_soon(echo.same, Item(number))
+        assert await rooms[17].add(Item(1)) == Item(1)
+    assert lobby.closed == [1] * 300
