@@ -396,7 +396,9 @@ class IncomingSession:
         if self._unwound:
             return
         self._unwound = True
+        # The stream may stay for as long as the client likes; its bound handlers hold the instance, too.
         self._instance = None
+        self._methods.clear()
         if self._reset_code is not None:
             self.stream.reset(self._reset_code)
         elif not self._lost:
