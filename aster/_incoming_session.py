@@ -434,7 +434,9 @@ class IncomingSession:
         if self._unwound:
             return
         self._unwound = True
+        # The stream may stay for as long as the client likes; its bound handlers hold the instance, too.
         self._instance = None
+        self._methods.clear()
         if self._place is not None and self._hosted is not None and self._hosted.gate is not None:
             self._hosted.gate.leave(self._place)
         if self._reset_code is not None:

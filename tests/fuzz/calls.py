@@ -184,4 +184,4 @@ def _open() -> Generator[Run]:
 
 
 _WORDS = frozenset(f"{where}: {what}" for where in ("server", "client") for what in ("refused", "too much", "whole", "waiting"))
-CALLS = Target("calls", "a call's core, both ends", "calls", _make, _open, _WORDS, share=200, cost=0.25)
+CALLS = Target("calls", "a call's core, both ends", "calls", _make, _open, _WORDS, share=150, cost=0.25)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import ClassVar
+from weakref import WeakSet
 
 import pytest
 
@@ -48,8 +50,11 @@ _CALL = _HEADER + encode_message(encode_item(Item(1))) + END
 class Counter:
     """An instance for each session, which counts its calls."""
 
+    alive: ClassVar[WeakSet[Counter]] = WeakSet()
+
     def __init__(self, peer: str) -> None:
         self.number = 0
+        self.alive.add(self)
 
     @rpc
     async def more(self, item: Item) -> Item:
@@ -92,6 +97,20 @@ async def test_a_call_whose_client_cancels_it_before_its_header_is_whole_ends_al
         await until(lambda: _kinds(sink) == ["READY", "CALL_END"])
         stream.write(encode_call(1, _CALL))
         await until(lambda: _kinds(sink) == ["READY", "CALL_END", "CALL", "CALL", "CALL_END"])
+
+
+async def test_an_instance_is_let_go_of_when_its_session_is_over_though_the_client_never_ends_its_half(running: Running, transport: Transport) -> None:
+    async with running(Counter) as (server, _), raw(server, transport) as peer:
+        Counter.alive.clear()  # of other tests
+        await peer.said_hello()
+        stream, sink = peer.call(_SESSION)
+        await until(lambda: _kinds(sink) == ["READY"])
+        stream.write(encode_call(0, _CALL))
+        await until(lambda: _kinds(sink)[-1:] == ["CALL_END"])
+        assert len(Counter.alive) == 1
+        stream.write(encode_session_end(Trailer()))
+        assert (await _outcome(sink)).status is StatusCode.OK
+        await until(lambda: not Counter.alive)
 
 
 async def test_a_session_that_is_half_asked_for_when_its_server_drains_is_refused_and_may_begin_elsewhere(running: Running, transport: Transport) -> None:
