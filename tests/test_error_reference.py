@@ -60,6 +60,7 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "each item of …",
         "a session without a service",
         "the session of …",
+        "a session of …",
         "each item of serialization",
     ),
     "what is expected or what to do, at the end of a message": (
@@ -144,9 +145,11 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "graph memory budget",
         "ENCRYPTED PRIVATE KEY",
     ),
+    "the line of a log that is there for itself": ("… ….… … in %.1f ms, … requests, … responses, request …",),
     "no message: the name of a task or a thread, a repr, a type": (
         "aster requests of …",
         "aster session of …",
+        "aster interceptors of …",
         "aster socket reader",
         "<stub of … version …>",
         "Metadata | Mapping[str, MetadataValue] | Iterable[tuple[str, MetadataValue]]",

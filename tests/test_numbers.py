@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import aster
+from aster import _gate
 from aster._protocol import frames
 from aster.codec import engine as codec_engine
 from aster.codec import fields, fory, hints, serializers, walk
@@ -59,6 +60,7 @@ _NUMBERS: Mapping[str, str] = {
     "bytes of a frame with a part of a message": _size(frames.CHUNK_SIZE),
     "an error's message and details": _size(frames.TRAILER_LIMIT),
     "details of an error": f"{frames.MAX_DETAILS}",
+    "calls and sessions that wait for one service": f"{_gate.MAX_WAITING:,}",
     "a client's hello": _size(frames.CLIENT_HELLO_LIMIT),
     "a server's hello": _size(frames.HELLO_LIMIT),
     "handshakes that are under way without a proof of address": f"{admission.RETRY_ABOVE}",
