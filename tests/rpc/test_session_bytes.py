@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-import aster
 from aster._protocol.events import Trailer, TrailerOrigin
 from aster._protocol.frames import (
     SESSION_RESPONSE_KINDS,
