@@ -7,10 +7,12 @@ from pathlib import Path
 
 from aster.types import SerializationMode
 
-_PAGE = Path(__file__).parent.parent / "docs" / "reference" / "guide-coverage.md"
+_TESTS = Path(__file__).parent
+_PAGE = _TESTS.parent / "docs" / "reference" / "guide-coverage.md"
 
 _ROW = re.compile(r"^\| (?!Promise )([^-].*?) \| (.*) \|$", re.MULTILINE)
 _NAMED = re.compile(r"\[`(test_\w+)`\]\(([^)]+)\)")
+_TEST = r"^(?:async )?def (test_\w+)\("
 _OPEN = "open: "
 
 _OPTIONS = ("name", "version", "serialization", "scoped", "interceptors", "max_concurrent_streams", "requires", "timeout", "idempotent")
@@ -46,3 +48,9 @@ def test_every_option_and_mode_of_the_guide_is_on_the_page() -> None:
 
 def test_what_is_open_says_why() -> None:
     assert [promise for promise, proof in _promises() if proof.startswith(_OPEN) and len(proof) < len(_OPEN) + 8] == []
+
+
+def test_every_test_that_was_written_for_a_promise_is_named() -> None:
+    written = re.findall(_TEST, "".join(path.read_text("utf-8") for path in _TESTS.rglob("test_guide_promises.py")), re.MULTILINE)
+    assert len(written) > 20
+    assert sorted(set(written) - {name for name, _ in _NAMED.findall(_PAGE.read_text("utf-8"))}) == []
