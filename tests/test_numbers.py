@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import aster
-from aster import _channel, _contract
+from aster import _channel, _contract, _gate
 from aster._contract import evolution, form
 from aster._protocol import frames
 from aster.codec import engine as codec_engine
@@ -64,6 +64,7 @@ _NUMBERS: Mapping[str, str] = {
     "an error's message and details": _size(frames.TRAILER_LIMIT),
     "details of an error": f"{frames.MAX_DETAILS}",
     "why a client leaves a session, in its own words": _size(frames.CHUNK_SIZE),
+    "calls and sessions that wait for one service": f"{_gate.MAX_WAITING:,}",
     "a client's hello": _size(frames.CLIENT_HELLO_LIMIT),
     "a server's hello": _size(frames.HELLO_LIMIT),
     "a service's contract": _size(_contract.CONTRACT_LIMIT),

@@ -186,7 +186,7 @@ async def test_an_exception_of_the_body_waits_for_the_grace_and_says_so(transpor
                 group.start_soon(let_go_on)
                 raise LookupError
         assert witness.cancelled == 0
-    assert logged == ["the server's block was left by LookupError; running calls (1) may take up to 60 s to end"]
+    assert logged == ["the server's block was left by LookupError; running calls and sessions (1) may take up to 60 s to end"]
 
 
 class Stop(BaseException):

@@ -10,10 +10,10 @@ import pytest
 from aster._protocol.events import Setting, TrailerOrigin
 from aster._protocol.frames import FrameKind, FrameReader, decode_credit, decode_trailer, encode_credit, encode_header, encode_header_start, encode_message
 from aster.codec import make_codec
-from aster.decorators import service_info
+from aster.decorators import service, service_info
 from aster.errors import StatusCode
 from aster.transports.base import Stream, Transport
-from aster.types import Metadata, RpcPattern, SerializationMode
+from aster.types import Metadata, RpcPattern, SerializationMode, role
 from tests.protocol.vectors import rows
 from tests.rpc.conftest import Running
 from tests.rpc.echo import Echo, Item, OpenEnded
@@ -100,19 +100,35 @@ async def test_a_client_that_grants_by_half_of_the_smaller_window_gets_all_respo
     assert chat.most_unread < window + max(map(len, messages)) + _CHARGE
 
 
+@service("Guarded", requires=role("nobody"))
+class Guarded(Echo):
+    """Which nobody may call."""
+
+
+@service("Roomy", scoped="stream")
+class Roomy(Echo):
+    """Which is called in sessions."""
+
+    def __init__(self, peer: str) -> None:
+        """Never made here."""
+
+
 _REFUSALS = {row[0]: row[1] for row in rows("status of a refusal", "when")}
 
 
 async def test_each_refusal_carries_the_status_that_the_page_gives(running: Running, transport: Transport) -> None:
     open_ended = OpenEnded()
     seen: dict[str, TrailerOrigin] = {}
-    async with running(Echo(), open_ended, max_concurrent_calls=1) as (server, _), raw_client(server.address, transport) as raw:
+    services = (Echo(), open_ended, Guarded(), Roomy)
+    async with running(*services, max_concurrent_calls=1, authorize={}) as (server, _), raw_client(server.address, transport) as raw:
 
         async def refused(method: str, **target: object) -> None:
             trailer = await raw.outcome_of(target_of(method, **target), encode_message(b"") + END)  # pyright: ignore[reportArgumentType]
             seen[trailer.status.name] = trailer.origin
 
         await refused("unheard")
+        await refused("same", service="Guarded")
+        await refused("same", service="Roomy")
         await refused("same", pattern=RpcPattern.SERVER_STREAM)
         async with anyio.create_task_group() as group:
             sink = RawStream()

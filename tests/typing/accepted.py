@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, assert_type
 
 import aster
@@ -145,6 +145,33 @@ async def interfaces(client: aster.AsterClient) -> None:
     assert_type(await client.client(ShopProtocol), ShopProtocol)
     assert_type(await client.client(AbstractRoom), AbstractRoom)
     assert_type(aster.open_call(shop.find), aster.InteractiveCall[Ask, Answer])
+
+
+class Iterating(aster.Interceptor):
+    async def intercept(self, call: aster.InterceptedCall) -> AsyncIterator[None]:
+        call.metadata = [*call.metadata, ("key", "value")]
+        call.metadata = {"key": b"value"}
+        assert_type(call.metadata, Metadata)
+        call.on_request(lambda message: message)
+        call.on_response(_pass)
+        call.answer(Answer(), Answer())
+        yield
+
+
+class Generating(aster.Interceptor):
+    async def intercept(self, call: aster.InterceptedCall) -> AsyncGenerator[None, None]:
+        yield
+
+
+def interceptors(services: list[object]) -> None:
+    aster.serve(services, interceptors=[Iterating, Generating(), LoggingInterceptor()])
+    aster.connect(interceptors=(LoggingInterceptor,))
+    same_kind = [Iterating(), Iterating()]
+    aster.connect(interceptors=same_kind)
+
+
+def _pass(message: Answer) -> Answer:
+    return message
 
 
 def _plain() -> Iterator[Ask]:

@@ -122,3 +122,15 @@ def policies(services: list[object]) -> None:
     aster.serve(services, authorize=["admin"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     aster.serve(services, authorize={"id": 3})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
     rpc(requires="admin")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+
+
+class Awaiting(aster.Interceptor):
+    async def intercept(self, call: aster.InterceptedCall) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        """No generator."""
+
+
+def interceptors(services: list[object], cls: type[TaskService], logged: aster.LoggingInterceptor) -> None:
+    aster.serve(services, interceptors=aster.LoggingInterceptor)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    aster.serve(services, interceptors=logged)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    aster.connect(interceptors=[int])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    service(interceptors=[logged])(cls)  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,190 @@
+"""What the guide promises of calls, a test for each promise that has no plainer one elsewhere: ``docs/reference/guide-coverage.md`` is the list."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import anyio
+import pytest
+
+import aster
+from aster.decorators import rpc, service
+from aster.errors import AutoTagWarning
+from aster.transports.base import Transport
+from aster.types import SerializationMode
+from tests.guide import ChatRoomService, Command, LogEntry, SendMessageRequest, TaskRequest, TaskResult, TaskService, TaskUpdate, WatchRequest
+from tests.rpc.conftest import Running
+from tests.rpc.echo import Echo, Item
+from tests.rpc.probes import server_record, until
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Untagged:
+    text: str = ""
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", AutoTagWarning)
+
+    @service
+    class InDevelopment:
+        @rpc
+        async def say(self, said: Untagged) -> Untagged:
+            return Untagged(said.text.upper())
+
+
+@dataclass
+class OfPythonAlone:
+    text: str = ""
+
+
+@service(serialization=SerializationMode.NATIVE)
+class Native:
+    @rpc
+    async def say(self, said: OfPythonAlone) -> OfPythonAlone:
+        return OfPythonAlone(said.text.upper())
+
+
+async def test_automatic_tags_work(running: Running) -> None:
+    async with running(InDevelopment()) as (_, client):
+        assert await (await client.client(InDevelopment)).say(Untagged("a")) == Untagged("A")
+
+
+async def test_native_needs_no_tags(running: Running) -> None:
+    async with running(Native()) as (_, client):
+        assert await (await client.client(Native)).say(OfPythonAlone("a")) == OfPythonAlone("A")
+
+
+@service("Echo")
+class ByAnotherClass:
+    """The client's own idea of the service."""
+
+    @rpc
+    async def same(self, item: Item) -> Item: ...
+
+
+@service("echo")
+class ByAnotherName(ByAnotherClass):
+    """The same under another name."""
+
+
+async def test_clients_find_a_service_by_its_name(running: Running) -> None:
+    async with running(Echo()) as (_, client):
+        assert await (await client.client(ByAnotherClass)).same(Item(1)) == Item(1)
+        with pytest.raises(aster.RpcError, match="the server has no service 'echo'"):
+            await client.client(ByAnotherName)
+
+
+_WRAPPED: list[str] = []
+
+
+class Noting(aster.Interceptor):
+    async def intercept(self, call: aster.InterceptedCall) -> AsyncIterator[None]:
+        _WRAPPED.append(call.method)
+        yield
+
+
+@service("Wrapped", interceptors=[Noting])
+class Wrapped(TaskService):
+    """The guide's, with an interceptor."""
+
+
+async def test_a_services_interceptors_are_applied_to_all_of_its_methods(running: Running) -> None:
+    _WRAPPED.clear()
+    async with running(Wrapped(), Echo()) as (_, client):
+        await _call_all(await client.client(Wrapped))
+        await (await client.client(Echo)).same(Item(1))
+    assert _WRAPPED == ["get_task", "watch_tasks", "ingest_logs", "execute"]
+
+
+@service
+class Counter:
+    """One instance for all."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    @rpc
+    async def count(self, item: Item) -> Item:
+        self.calls += 1
+        return Item(self.calls)
+
+
+async def test_one_instance_of_a_shared_service_handles_all_connections(running: Running, transport: Transport) -> None:
+    async with running(Counter()) as (server, one), aster.connect(server.address, transport=transport) as other:
+        assert (await (await one.client(Counter)).count(Item())).number == 1
+        assert (await (await other.client(Counter)).count(Item())).number == 2
+
+
+async def test_both_sides_of_a_bidirectional_stream_stream_at_the_same_time(running: Running) -> None:
+    answered = anyio.Event()
+
+    async def commands() -> AsyncIterator[Command]:
+        yield Command("first")
+        # The second request is not made before the first response has arrived.
+        await answered.wait()
+        yield Command("second")
+
+    outputs: list[str] = []
+    async with running(TaskService()) as (_, client):
+        with anyio.fail_after(10):
+            async for result in (await client.client(TaskService)).execute(commands()):
+                outputs.append(result.output)
+                answered.set()
+    assert outputs == ["executed: first", "executed: second"]
+
+
+_PEERS: list[object] = []
+_CLOSED: list[object] = []
+
+
+@service("Watched", scoped="stream")
+class Watched(ChatRoomService):
+    def __init__(self, peer: str | None = None) -> None:
+        super().__init__(peer)
+        _PEERS.append(peer)
+
+    async def on_session_close(self) -> None:
+        _CLOSED.append(self.peer)
+
+
+async def test_the_peer_of_a_session_is_the_clients_endpoint_id_in_hex(running: Running) -> None:
+    _PEERS.clear()
+    async with running(Watched) as (_, client), client.session(Watched):
+        assert [client.endpoint_id] == _PEERS
+    assert len(bytes.fromhex(client.endpoint_id)) == 32
+
+
+@pytest.mark.parametrize("how", ["closes the session", "disconnects"])
+async def test_on_session_close_is_called_when_the_client(running: Running, how: str) -> None:
+    _CLOSED.clear()
+    async with running(Watched) as (_, client):
+        async with client.session(Watched) as room:
+            await room.send_message(SendMessageRequest("hello"))
+            assert _CLOSED == []
+            if how == "disconnects":
+                server_record(client).transport.close()
+                await until(lambda: _CLOSED != [])
+        assert [client.endpoint_id] == _CLOSED
+
+
+async def _call_all(tasks: TaskService) -> None:
+    async def commands() -> AsyncIterator[Command]:
+        yield Command("build")
+
+    assert await tasks.get_task(TaskRequest(task_id="1")) == TaskResult("1", "running")
+    assert [update async for update in tasks.watch_tasks(WatchRequest())] == [TaskUpdate(f"task-{i}", "active") for i in range(5)]
+    assert (await tasks.ingest_logs([LogEntry("a"), LogEntry("b")])).count == 2
+    assert [result.output async for result in tasks.execute(commands())] == ["executed: build"]
+
+
+async def test_the_full_example_is_hosted_with_aster_server_and_consumed_with_aster_client(transport: Transport) -> None:
+    async with (
+        aster.AsterServer(services=[TaskService()], transport=transport) as server,
+        aster.AsterClient(server.address, transport=transport) as client,
+    ):
+        await _call_all(await client.client(TaskService))
