@@ -141,7 +141,12 @@ async def _single(state: _Interception, call: Callable[[], Any]) -> Any:
         responses.append(await call())
 
     with anyio.CancelScope(deadline=state.expires) as scope:
-        await state.run(run)
+        try:
+            await state.run(run)
+        finally:
+            if state.call is None:
+                # It has had its outcome without the network, maybe without any wait: a loop of such calls is not to keep everything else waiting.
+                await anyio.lowlevel.checkpoint()
         return responses[0] if state.answered is None else state.answered[0]
     raise expired(state.method.label)
 

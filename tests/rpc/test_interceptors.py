@@ -239,6 +239,39 @@ async def test_what_an_interceptor_raises_ahead_of_its_yield_refuses_the_call(ru
     assert hosted.witness.began == 0
 
 
+@pytest.mark.parametrize("how", ["answered", "refused"])
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_a_call_whose_outcome_is_an_interceptors_is_a_checkpoint(running: Running, how: str, call: Callable[[Echo], Awaitable[None]]) -> None:
+    async def at_once(call: aster.InterceptedCall) -> AsyncGenerator[None]:
+        if how == "refused":
+            raise aster.RpcError(StatusCode.ABORTED)
+        call.answer(Item(1))
+        yield
+
+    turns = 0
+    async with running(Echo(), client={"interceptors": [By(at_once)]}) as (_, client):
+        echo = await client.client(Echo)
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await anyio.lowlevel.checkpoint()
+                turns += 1
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(count)
+            for _ in range(100):
+                with contextlib.suppress(aster.RpcError, anyio.EndOfStream, anyio.BrokenResourceError):
+                    await call(echo)
+            assert turns >= 50
+            group.cancel_scope.cancel()
+            for _ in range(3):
+                with contextlib.suppress(aster.RpcError, anyio.EndOfStream, anyio.BrokenResourceError):
+                    await call(echo)
+            raise AssertionError("a scope that was cancelled lets no call by")
+        assert group.cancel_scope.cancelled_caught
+
+
 class Forgetful(aster.Interceptor):
     async def intercept(self, call: aster.InterceptedCall) -> AsyncIterator[None]:
         if call.service == "nobody's":
