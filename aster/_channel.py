@@ -89,8 +89,9 @@ class ClientChannel:
         self.budget = RetryBudget()
         self.connect_timeout = connect_timeout
         self.interception = interception
-        self.around = TaskSet(lifetime.inner, lifetime.reactor)
+        self._task_sets: set[TaskSet] = set()
         self._lifetime = lifetime
+        self.around = self.task_set()
         self._options = options
         self._dial = dial
         self.where = where
@@ -222,6 +223,18 @@ class ClientChannel:
         error.__cause__ = self._reason
         return error
 
+    # Tasks beside the calls
+
+    def task_set(self) -> TaskSet:
+        """A set of tasks, which the end of the client's block cancels too."""
+        tasks = TaskSet(self._lifetime.inner, self._lifetime.reactor)
+        self._task_sets.add(tasks)
+        return tasks
+
+    def forget(self, tasks: TaskSet) -> None:
+        """Nothing is started in a set any more."""
+        self._task_sets.discard(tasks)
+
     # Repeating calls
 
     def repeat(self, call: OutgoingCall, delay: float, channel: ServiceChannel) -> StartedTask:
@@ -257,7 +270,8 @@ class ClientChannel:
             self._redialing.cancel(self._redialed)
         for call in list(self._repeating):
             call.cancel(ResetCode.CANCELLED)
-        self.around.cancel()
+        for tasks in self._task_sets:
+            tasks.cancel()
         began = anyio.current_time()
         for connection in self._connections:
             connection.leave()
@@ -268,7 +282,7 @@ class ClientChannel:
 
 
 async def _finish_calls(connection: ClientConnection, began: float) -> None:
-    budget = cleanup_time(connection)
+    budget = cleanup_time(connection, sessions=bool(connection.sessions))
     with anyio.CancelScope(deadline=began + budget) as scope:
         await connection.wait_until(lambda: connection.is_idle)
     if scope.cancelled_caught and connection.lost is None:
@@ -277,10 +291,12 @@ async def _finish_calls(connection: ClientConnection, began: float) -> None:
         connection.transport.close(CloseCode.CLEANUP_OVERDUE, "cancelled calls did not unwind in time")
 
 
-def cleanup_time(connection: ClientConnection) -> float:
-    """Seconds that a client waits for a server to confirm that what it ran has unwound (law 4)."""
+def cleanup_time(connection: ClientConnection, *, sessions: bool) -> float:
+    """Seconds that a client waits for a server to confirm that what it ran has unwound (law 4); of sessions, whose hooks have a budget of their own after their
+    calls, twice its budget."""
     hello = connection.hello
-    return min(hello.settings.get(Setting.CLEANUP_MILLISECONDS, 0) / 1000 if hello else 0.0, LONGEST_CLEANUP) + ROUND_TRIP_ALLOWANCE
+    budget = min(hello.settings.get(Setting.CLEANUP_MILLISECONDS, 0) / 1000 if hello else 0.0, LONGEST_CLEANUP)
+    return budget * (2 if sessions else 1) + ROUND_TRIP_ALLOWANCE
 
 
 async def slot_of(channel: CallChannel) -> CallOwner:

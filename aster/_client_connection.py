@@ -21,7 +21,7 @@ from aster._protocol.frames import (
 )
 from aster._reactor import Reactor
 from aster._slots import SlotQueue
-from aster._tasks import StartedTask, TaskSet
+from aster._tasks import StartedTask
 from aster.errors import AsterError, ConnectionLost, IncompatiblePeerError, LocalProtocolError, RemoteProtocolError
 from aster.transports.base import Connection, Stream, StreamSink
 
@@ -52,8 +52,8 @@ class ClientConnection(PeerConnection):
         self.calls: set[OutgoingCall] = set()
         self.sessions: set[OutgoingSession] = set()
         self.go_away: GoAway | None = None
-        self.call_slots = SlotQueue(reactor, self._free_for_calls, self._takes_more)
-        self.session_slots = SlotQueue(reactor, self._free_for_sessions, self._takes_more)
+        self.call_slots = SlotQueue(reactor, self._free_for_calls, self._takes_more, self._grant_slots)
+        self.session_slots = SlotQueue(reactor, self._free_for_sessions, self._takes_more, self._grant_slots)
         self._breach: str | None = None
         self._refusal: str | None = None
         self._left = False
@@ -62,10 +62,6 @@ class ClientConnection(PeerConnection):
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]], name: str) -> StartedTask:
         """Run a task of a call, which alone cancels it: a call that shields itself goes on in a client's block that was cancelled from outside."""
         return StartedTask(self._inner, function, name, self.reactor, shielded=True)
-
-    def task_set(self) -> TaskSet:
-        """A set of tasks beside the calls."""
-        return TaskSet(self._inner, self.reactor)
 
     async def say_hello(self, transport: Connection) -> None:
         """Open the control stream, and wait for the server's hello, or until it has closed the connection instead.

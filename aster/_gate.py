@@ -100,7 +100,8 @@ class Gate:
         place.wake()
 
     def _refuse_one(self) -> None:
-        place = max(self._queues.values(), key=len)[-1]
+        # Of equals the one whose turn is the furthest away: who has waited longest is not to lose to a stranger.
+        place = max(reversed(self._queues.values()), key=len)[-1]
         self._remove(place)
         place.refused = True
         place.wake()

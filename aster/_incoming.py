@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
@@ -22,7 +22,7 @@ from aster._protocol.values import metadata_size
 from aster._reactor import Reactor
 from aster._tasks import StartedTask
 from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
-from aster.interceptors import CallState, Interceptor, composed
+from aster.interceptors import CallState, Interceptor
 from aster.transports.base import Stream
 from aster.types import CallContext, CapabilityRequirement, Metadata, MetadataValue, MethodInfo, Peer, RpcPattern, ServiceInfo
 
@@ -336,12 +336,9 @@ class IncomingCall(CallDriver):
 
     async def _intercepted(self, method: HostedMethod) -> None:
         state = _Interception(self, method, CURRENT_CALL.get())
-        seen = replace(method, encode=composed(method.encode, state.response))
-        if method.info.pattern.streams_requests:
-            seen = replace(seen, decode=composed(state.request, method.decode))
 
         async def run() -> None:
-            await self._invoke(seen, state)
+            await self._invoke(method, state)
             if self._interrupted:
                 # The handler has not noticed, since it has ended just then; but the call has, and so the interceptors do.
                 await anyio.lowlevel.checkpoint()
@@ -391,14 +388,14 @@ class IncomingCall(CallDriver):
                 if state.answered is not None:
                     return
         else:
-            argument = RequestStream[Any](self, method)
+            argument = RequestStream[Any](self, method, state)
         self._begun = True
         if pattern is RpcPattern.UNARY or pattern is RpcPattern.CLIENT_STREAM:
             handler: Callable[[Any], Awaitable[Any]] = method.handler
-            payload = self._encode(method, await handler(argument))
-            await self._send(payload, method)
+            response = await handler(argument)
+            await self._send(self._encode(method, response if state is None else state.response(response)), method)
         else:
-            await self._send_all(method, method.handler(argument))
+            await self._send_all(method, method.handler(argument), state)
 
     async def _single_request(self, method: HostedMethod) -> Any:
         # The header may have come ahead of the rest of the request.
@@ -432,11 +429,11 @@ class IncomingCall(CallDriver):
             logger.error("%s returned a %s that cannot be sent: %s", method.label, type(value).__name__, exc)  # noqa: TRY400
             raise RpcError(StatusCode.INTERNAL, f"the response of {method.label} cannot be encoded; the server's log has the reason") from exc
 
-    async def _send_all(self, method: HostedMethod, responses: AsyncGenerator[Any, None]) -> None:
+    async def _send_all(self, method: HostedMethod, responses: AsyncGenerator[Any, None], state: CallState | None) -> None:
         # The generator runs whole in this task, with no scope around a step; it is closed here, not by the collector.
         async with aclosing(responses):
             async for value in responses:
-                payload = self._encode(method, value)
+                payload = self._encode(method, value if state is None else state.response(value))
                 await self._send(payload, method)
                 if self._interrupted:
                     return
@@ -573,15 +570,17 @@ class _AboveTheClientsLimit(RpcError, ValueError):
 class RequestStream(AsyncIterator[T], Generic[T]):
     """The requests of a call, as its handler reads them. Ends when the client has sent its last one."""
 
-    def __init__(self, call: IncomingCall, method: HostedMethod) -> None:
+    def __init__(self, call: IncomingCall, method: HostedMethod, state: CallState | None) -> None:
         self._call = call
         self._method = method
+        self._state = state
 
     async def __anext__(self) -> T:
         payload = await self._call.receive()
         if payload is None:
             raise StopAsyncIteration
-        return self._call.decode(self._method, payload)
+        request = self._call.decode(self._method, payload)
+        return request if self._state is None else self._state.request(request)
 
     async def aclose(self) -> None:
         """Nothing to release: the call ends with its handler. Present so that a handler may treat its requests as any async generator."""

@@ -462,12 +462,11 @@ class IncomingSession:
 class _CallStream(Stream):
     """What a call in a session has for a stream: its part of the session's."""
 
-    __slots__ = ("_ahead", "_has_ended", "_protocol", "_stream")
+    __slots__ = ("_has_ended", "_protocol", "_stream")
 
     def __init__(self, stream: Stream, protocol: ServerSession) -> None:
         self._stream = stream
         self._protocol = protocol
-        self._ahead = stream.unsent
         self._has_ended = False
 
     @property
@@ -492,7 +491,7 @@ class _CallStream(Stream):
 
     @property
     def unsent(self) -> int:
-        return max(0, self._stream.unsent - self._ahead)
+        return self._stream.unsent  # a call begins when nothing waits
 
     @property
     def _is_over(self) -> bool:

@@ -9,21 +9,22 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
 
-from aster._channel import CallChannel
+from aster._channel import CallChannel, slot_of
+from aster._failures import told_apart
 from aster._invoke import CallSettings, InteractiveCall, RemoteResponseStream, call_client_stream, call_unary, expired
 from aster._outgoing import OutgoingCall, RemoteMethod
 from aster._protocol.events import ResetCode
 from aster._pump import close_requests
 from aster._streams import ResponseStream
 from aster._tasks import outlast
-from aster.errors import RpcError
+from aster.errors import RpcError, StatusCode
 from aster.interceptors import CallState, Interception, composed
 from aster.types import Metadata, MetadataValue
 
@@ -76,6 +77,12 @@ class _Interception(CallState):
     def began(self, call: OutgoingCall) -> None:
         """The call is under way."""
         self.call = call
+
+    def let_go(self) -> None:
+        """They have ended: the call, which goes on for nobody if it does, is not kept by what its messages pass."""
+        call, self.call = self.call, None
+        if call is not None:
+            call.cancel(ResetCode.CANCELLED)
 
     @property
     def remote(self) -> RemoteMethod:
@@ -136,9 +143,10 @@ async def _single(state: _Interception, call: Callable[[], Any]) -> Any:
     responses: list[Any] = []
 
     async def run() -> None:
-        # From here on the call keeps its time itself.
+        # Meanwhile the call keeps its time itself.
         scope.deadline = math.inf
         responses.append(await call())
+        scope.deadline = state.expires
 
     with anyio.CancelScope(deadline=state.expires) as scope:
         try:
@@ -147,11 +155,26 @@ async def _single(state: _Interception, call: Callable[[], Any]) -> Any:
             if state.call is None:
                 # It has had its outcome without the network, maybe without any wait: a loop of such calls is not to keep everything else waiting.
                 await anyio.lowlevel.checkpoint()
+            state.let_go()
         return responses[0] if state.answered is None else state.answered[0]
-    raise expired(state.method.label)
+    raise _overdue(state.method.label) if responses else expired(state.method.label)
+
+
+def _overdue(label: str) -> RpcError:
+    return RpcError(StatusCode.DEADLINE_EXCEEDED, f"the call of {label} did not end within its timeout: its interceptors took too long")
 
 
 # Streams
+
+
+async def _refuse_after_the_end(channel: CallChannel) -> None:
+    """Let a call that is made after the block around it fail as it does without interceptors: nothing of it can run any more.
+
+    Raises:
+        RpcError: UNAVAILABLE, the block was left.
+    """
+    if channel.around.is_over:
+        await slot_of(channel)
 
 
 class _Around:
@@ -167,13 +190,14 @@ class _Around:
         self._outcome: BaseException | None = None
         self._over = anyio.Event()
         self._raised: BaseException | None = None
+        self._beginning: anyio.CancelScope | None = None
         self._task = channel.around.start(self._run, f"aster interceptors of {method.label}", self._end)
 
     async def enter(self) -> None:
         """Wait until they let the call begin, or have answered it.
 
         Raises:
-            RpcError: DEADLINE_EXCEEDED, that took as long as the call may.
+            RpcError: DEADLINE_EXCEEDED, that took as long as the call may; CANCELLED, the block around the call was left.
             BaseException: what one of them raised.
         """
         try:
@@ -186,22 +210,62 @@ class _Around:
             await self.abandon()
             raise expired(self.state.method.label)
         if self._over.is_set():
-            self._take_verdict(None)
+            self._take_verdict(self._cancelled())
+
+    async def begin(self, begin: Callable[[], Awaitable[OutgoingCall]]) -> bool:
+        """Begin the call. They may end meanwhile, as by a scope of theirs that has expired, and take it along.
+
+        Returns:
+            Whether it has begun; if not, there are ``answers``.
+
+        Raises:
+            BaseException: what they made of a call that has not begun.
+        """
+        outcome: BaseException | None = None
+        call: OutgoingCall | None = None
+        try:
+            with anyio.CancelScope() as self._beginning:
+                if self._over.is_set():
+                    self._beginning.cancel()
+                call = await begin()
+        except anyio.get_cancelled_exc_class():
+            await self.abandon()
+            raise
+        except BaseException as exc:
+            outcome = exc
+        if call is None:
+            await self.conclude(outcome or self._cancelled())
+            return False
+        self.state.call = call
+        if self._over.is_set():
+            self.state.let_go()
+        return True
 
     async def conclude(self, outcome: BaseException | None) -> None:
-        """Tell them how the call has ended, and wait for what they make of it.
+        """Tell them how the call has ended, and wait for what they make of it; the first who tells is the one who hears.
 
         Raises:
             BaseException: that.
         """
-        self._outcome = outcome
-        self._outcome_known.set()
+        is_first = not self._outcome_known.is_set()
+        if is_first:
+            self._outcome = outcome
+            self._outcome_known.set()
         try:
-            await self._over.wait()
+            # What failed is late as it is; but a call that went well has not ended within its time if they take longer.
+            with anyio.CancelScope(deadline=self.state.expires if outcome is None else math.inf) as scope:
+                await self._over.wait()
         except BaseException:
             await self.abandon()
             raise
-        self._take_verdict(outcome)
+        if scope.cancelled_caught:
+            await self.abandon()
+            raise _overdue(self.state.method.label)
+        if is_first:
+            self._take_verdict(outcome)
+
+    def _cancelled(self) -> RpcError:
+        return RpcError(StatusCode.CANCELLED, f"the call of {self.state.method.label} was cancelled by this side")
 
     def _take_verdict(self, outcome: BaseException | None) -> None:
         raised, self._raised, self._outcome = self._raised, None, None
@@ -228,12 +292,10 @@ class _Around:
     async def _run(self) -> None:
         try:
             await self.state.run(self._wait_for_the_outcome)
-        except anyio.get_cancelled_exc_class():
-            raise
-        except KeyboardInterrupt:
-            raise
         except BaseException as exc:
-            self._raised = exc
+            cancellation, self._raised = told_apart(exc)
+            if cancellation is not None:
+                raise cancellation from None
         finally:
             self._end()
 
@@ -246,9 +308,9 @@ class _Around:
     def _end(self) -> None:
         self._over.set()
         self._entered.set()
-        # Interceptors that have ended of themselves, as by a scope of theirs that has expired, take the call along.
-        if self.state.call is not None:
-            self.state.call.cancel(ResetCode.CANCELLED)
+        if self._beginning is not None:
+            self._beginning.cancel()
+        self.state.let_go()
 
 
 def response_stream(channel: CallChannel, method: RemoteMethod, request: Any, requests: Any, settings: CallSettings) -> ResponseStream[Any]:
@@ -290,9 +352,15 @@ class _InterceptedStream(ResponseStream[Res]):
         if self._around is None:
             self._starting = True
             try:
+                await _refuse_after_the_end(self._channel)
                 self._around = around = _Around(self._channel, self._method, self._settings)
                 await around.enter()
-                await self._begin(around)
+                if not self._closed:
+                    await self._begin(around)
+                if self._closed:
+                    # Another task closed the stream meanwhile.
+                    await self.aclose()
+                    raise anyio.ClosedResourceError
             except BaseException as exc:
                 # One object is one call at the most: what could not begin has had its outcome.
                 self._closed = True
@@ -310,17 +378,16 @@ class _InterceptedStream(ResponseStream[Res]):
             return
         try:
             request = None if self._request is None else state.request(self._request)
-            if state.answered is None:
-                requests, self._requests = self._requests, None
-                payload = None if request is None else self._method.encode(request)
-                inner = RemoteResponseStream[Res](self._channel, state.remote, payload, requests, state.settings)
-                state.call = await inner.begin()
-                self._inner = inner
-                return
+            payload = None if request is None or state.answered is not None else self._method.encode(request)
         except BaseException as exc:
             await self._conclude(around, exc)
-        else:
+            return
+        if state.answered is not None:
             await self._conclude(around, None)
+            return
+        requests, self._requests = self._requests, None
+        self._inner = inner = RemoteResponseStream[Res](self._channel, state.remote, payload, requests, state.settings)
+        self._concluded = not await around.begin(inner.begin)
 
     async def _conclude(self, around: _Around, outcome: BaseException | None) -> None:
         self._concluded = True
@@ -367,9 +434,11 @@ class _InterceptedStream(ResponseStream[Res]):
             await close_requests(requests, self._label, because)
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._inner is not None:
-            await self._inner.__aexit__(exc_type, exc, traceback)
-        await self.aclose()
+        try:
+            if self._inner is not None:
+                await self._inner.__aexit__(exc_type, exc, traceback)
+        finally:
+            await self.aclose()
 
     def __del__(self) -> None:
         # As of the stream inside, from whatever thread the collector runs in; the call's end ends them, and theirs the call.
@@ -404,6 +473,7 @@ class _InterceptedInteractiveCall(InteractiveCall[Req, Res]):
 
     async def __aenter__(self) -> Self:
         self._enter_once()
+        await _refuse_after_the_end(self._channel)
         self._around = around = _Around(self._channel, self._method, self._settings)
         await around.enter()
         if around.state.answered is not None:
@@ -411,10 +481,7 @@ class _InterceptedInteractiveCall(InteractiveCall[Req, Res]):
             return self
         # The requests pass their hooks on their way in here, of which one may answer.
         self._settings, self._method = around.state.settings, replace(around.state.remote, encode=self._method.encode)
-        try:
-            around.state.call = await self._begin()
-        except BaseException as exc:
-            await self._conclude(exc)
+        self._concluded = not await around.begin(self._begin)
         return self
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
@@ -432,7 +499,7 @@ class _InterceptedInteractiveCall(InteractiveCall[Req, Res]):
             raise outcome
         try:
             await self._around.conclude(outcome)
-        except RpcError as exc:
+        except Exception as exc:
             self._verdict = exc
             raise
 
@@ -441,12 +508,17 @@ class _InterceptedInteractiveCall(InteractiveCall[Req, Res]):
             self._refuse_outside()
         if self._concluded:
             raise anyio.BrokenResourceError
-        passed = self._around.state.request(request)
-        if self._around.state.answered is None:
-            await super().send(passed)
-            return
+        outcome: BaseException | None = None
+        try:
+            passed = self._around.state.request(request)
+        except Exception as exc:
+            outcome = exc
+        else:
+            if self._around.state.answered is None:
+                await super().send(passed)
+                return
         self._call.cancel(ResetCode.CANCELLED)
-        await self._conclude(None)
+        await self._conclude(outcome)
 
     async def receive(self) -> Res:
         if self._around is None:
@@ -456,7 +528,9 @@ class _InterceptedInteractiveCall(InteractiveCall[Req, Res]):
                 return await super().receive()
             except anyio.EndOfStream:
                 outcome: BaseException | None = None
-            except RpcError as exc:
+            except anyio.BusyResourceError:
+                raise
+            except Exception as exc:
                 outcome = exc
             await self._conclude(outcome)
         if self._around.answers:

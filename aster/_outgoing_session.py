@@ -40,10 +40,6 @@ class OutgoingSessionOwner(Protocol):
         """Run a task of a call."""
         ...
 
-    def task_set(self) -> TaskSet:
-        """A set of tasks beside the calls."""
-        ...
-
 
 class OutgoingSession:
     """The client's end of one session.
@@ -55,9 +51,9 @@ class OutgoingSession:
     repeater = None
     """Nothing of a session is repeated: what a lost call has done to the instance is unknown, and with the session the instance is gone."""
 
-    def __init__(self, owner: OutgoingSessionOwner, service: ServiceInfo, interception: Interception | None) -> None:
+    def __init__(self, owner: OutgoingSessionOwner, service: ServiceInfo, interception: Interception | None, around: TaskSet) -> None:
         self.interception = interception
-        self.around = owner.task_set()
+        self.around = around
         self.limits = owner.limits
         self.reactor = owner.reactor
         self.peer_metadata_limit = owner.peer_metadata_limit

@@ -150,7 +150,9 @@ class ServerConnection(PeerConnection):
 
     def admit_session(self, session: IncomingSession, service: str, version: int) -> HostedSession:
         """Find the service; refuse above the limit, while draining, and whoever does not hold what it requires."""
-        self._refuse_while_draining(session.stream)
+        if self._going_away:
+            # Also one whose stream came before the last one that is served: idle, it would hold up the drain.
+            raise RpcError(StatusCode.UNAVAILABLE, "the server is draining and takes no new calls")
         limit = self.options.max_sessions
         if len(self.sessions) > limit <= sum(other.running for other in self.sessions):
             raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"this connection has {limit} sessions, the server's limit")

@@ -12,7 +12,7 @@ from aster._channel import ClientChannel, ServiceChannel, cleanup_time
 from aster._client_connection import ClientConnection
 from aster._outgoing_session import OutgoingSession
 from aster._stub import make_stub
-from aster._tasks import checkpoint_with_deadlines, outlast
+from aster._tasks import TaskSet, checkpoint_with_deadlines, outlast
 from aster.errors import RpcError, StatusCode
 from aster.types import ServiceInfo
 
@@ -39,9 +39,9 @@ class SessionBlock(Generic[S]):
     the next call waits until the handler has unwound. A task that calls while it holds an open stream or ``open_call`` of the session gets a RuntimeError
     instead of waiting for itself.
 
-    Leaving cancels what still runs and waits, shielded, until the server has closed the instance, whose ``on_session_close`` has run then: at the most for the
-    server's cleanup budget, and one second for the way. A session is never repeated or moved: when its connection is lost, the instance is gone, and calls fail
-    with UNAVAILABLE.
+    Leaving cancels what still runs and waits, shielded, until the server has closed the instance, whose ``on_session_close`` has run then: at the most for
+    twice the server's cleanup budget, since its calls have one and its hook has one, and one second for the way. A session is never repeated or moved: when
+    its connection is lost, the instance is gone, and calls fail with UNAVAILABLE.
 
     Raises:
         RpcError: on entering, there is no session: UNIMPLEMENTED, the server has no such service or version, or has it without sessions; UNAVAILABLE, there was
@@ -58,6 +58,7 @@ class SessionBlock(Generic[S]):
         self._service = service
         self._info = info
         self._entered = False
+        self._around: TaskSet
         self._session: OutgoingSession
         self._connection: ClientConnection
 
@@ -65,17 +66,22 @@ class SessionBlock(Generic[S]):
         if self._entered:
             raise RuntimeError("this session was entered before: use client.session again for another one")
         self._entered = True
-        session = await self._opened()
-        if session.was_turned_away:
-            # Its server drains, and the news of that is still on the way; nothing has seen the session.
-            self._connection.refused(f"it refused {session.label}")
+        self._around = self._channel.task_set()
+        try:
             session = await self._opened()
-        self._session = session.current
+            if session.was_turned_away:
+                # Its server drains, and the news of that is still on the way; nothing has seen the session.
+                self._connection.refused(f"it refused {session.label}")
+                session = await self._opened()
+            self._session = session.current
+        except BaseException:
+            self._channel.forget(self._around)
+            raise
         return make_stub(self._service, session)
 
     async def _opened(self) -> OutgoingSession:
         self._connection = connection = await self._with_slot()
-        session = OutgoingSession(connection, self._info, self._channel.interception)
+        session = OutgoingSession(connection, self._info, self._channel.interception, self._around)
         session.open()
         try:
             await session.wait_answer()
@@ -97,18 +103,19 @@ class SessionBlock(Generic[S]):
             if scope.cancelled_caught:
                 raise RpcError(
                     StatusCode.RESOURCE_EXHAUSTED,
-                    f"no session could be opened within {self._channel.connect_timeout:g} s: this connection has {connection.peer_session_limit} of them, "
-                    "the server's limit; leave some, or connect again for more",
+                    f"no session could be opened within {self._channel.connect_timeout:g} s: {len(connection.sessions)} are open on this connection, "
+                    f"of {connection.peer_session_limit} that the server takes; leave some, or connect again for more",
                 )
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         session = self._session
         session.leave()
+        self._channel.forget(self._around)
         try:
             await self._closed(session)
             if exc is None:
                 await checkpoint_with_deadlines()
-        except BaseException:
+        except anyio.get_cancelled_exc_class():
             # What the body raised comes out rather than a cancellation that came later; the scope that was cancelled stays so.
             if exc is None:
                 raise
@@ -117,7 +124,7 @@ class SessionBlock(Generic[S]):
         """Wait, whatever is cancelled meanwhile, until the server has closed the instance, or its time for that is over."""
         closed = anyio.Event()
         session.when_over(closed.set)
-        budget = cleanup_time(self._connection)
+        budget = cleanup_time(self._connection, sessions=True)
         timer = session.reactor.call_at(session.reactor.now() + budget, partial(self._give_up, budget, closed))
         try:
             await outlast(closed)

@@ -26,14 +26,16 @@ class SlotQueue:
         reactor: of the loop in which all that concerns the queue runs.
         free: how many slots there are, granted ones that are not used yet included.
         is_open: whether it is worth waiting.
+        released: called soon after one that waited has gone on, or given up what it was granted; by default looks who is next here.
     """
 
-    __slots__ = ("_free", "_is_open", "_queue", "_reactor", "reserved")
+    __slots__ = ("_free", "_is_open", "_queue", "_reactor", "_released", "reserved")
 
-    def __init__(self, reactor: Reactor, free: Callable[[], int], is_open: Callable[[], bool]) -> None:
+    def __init__(self, reactor: Reactor, free: Callable[[], int], is_open: Callable[[], bool], released: Callable[[], None] | None = None) -> None:
         self._reactor = reactor
         self._free = free
         self._is_open = is_open
+        self._released = released or self.grant
         self._queue: dict[_Place, None] = {}  # in their order; one that gives up is found at once
         self.reserved = 0
         """How many were granted whose waiter has not run since."""
@@ -62,8 +64,7 @@ class SlotQueue:
                 self.reserved -= 1
             else:
                 del self._queue[place]
-            if self._queue:
-                self._reactor.call_soon(self.grant)
+            self._reactor.call_soon(self._released)
         return self._is_open()
 
     def grant(self) -> None:

@@ -83,12 +83,14 @@ async def _within(scope: anyio.CancelScope, function: Callable[[], Coroutine[Any
 class TaskSet:
     """Tasks of a group that alone end them, or ``cancel`` does. Who ends a set before its group is left lets nothing in it keep the group from being left."""
 
-    __slots__ = ("_group", "_reactor", "_tasks")
+    __slots__ = ("_group", "_reactor", "_tasks", "is_over")
 
     def __init__(self, group: TaskGroup, reactor: Reactor) -> None:
         self._group = group
         self._reactor = reactor
         self._tasks: dict[StartedTask, Callable[[], None]] = {}
+        self.is_over = False
+        """Whether it was cancelled."""
 
     def start(self, function: Callable[[], Coroutine[Any, Any, None]], name: str, never_ran: Callable[[], None]) -> StartedTask:
         """Start one; the arguments are those of ``StartedTask`` and its ``cancel``."""
@@ -99,12 +101,18 @@ class TaskSet:
             finally:
                 self._tasks.pop(task, None)
 
+        def killed() -> None:
+            self._tasks.pop(task, None)
+            never_ran()
+
         task = StartedTask(self._group, run, name, self._reactor, shielded=True)
-        self._tasks[task] = never_ran
+        self._tasks[task] = killed
+        task.check(killed)
         return task
 
     def cancel(self) -> None:
-        """Cancel all of them."""
+        """Cancel all of them. Nothing is to be started here any more."""
+        self.is_over = True
         for task, never_ran in list(self._tasks.items()):
             task.cancel(never_ran)
 

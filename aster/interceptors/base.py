@@ -100,11 +100,11 @@ class InterceptedCall:
         """Give the responses here, instead of asking further.
 
         Ahead of the ``yield``, or from a hook on the only request: nothing further in sees the call, and the ``yield`` returns at once. After the ``yield`` has
-        raised: in place of that failure, which is to be swallowed then; what was received before stays.
+        raised what the call itself has failed with: in place of that failure, which is to be swallowed then; what was received before stays.
 
         Raises:
             RuntimeError: the call has been answered, or this is another moment.
-            TypeError: the method has one response, and it was not exactly one that was given.
+            TypeError: the method has one response, and it was not exactly one that was given; or one is of another type.
         """
         self._state.answer(self._level, responses)
 
@@ -134,7 +134,7 @@ class Interceptor:
                 "write 'async def intercept(self, call)' and 'yield' in it"
             )
 
-    async def intercept(self, call: InterceptedCall) -> AsyncIterator[None]:
+    async def intercept(self, call: InterceptedCall, /) -> AsyncIterator[None]:
         """An async generator with exactly one ``yield``, during which the call runs, streams included.
 
         What the call fails with is raised by the ``yield``: an ``RpcError``, on a server whatever the handler raised, and cancellation as cancellation. Let it

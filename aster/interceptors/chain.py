@@ -101,8 +101,12 @@ class CallState(ABC):
 
     def _passed(self, hook: Callable[[Any], Any], message: Any, kind: str) -> Any:
         passed = hook(message)
-        if passed is None:
-            raise TypeError(f"a {kind} hook of {self.method.label} returned None in place of the message: return the message, or another one of its type")
+        expected = self.method.info.request_type if kind == "request" else self.method.info.response_type
+        if type(passed) is not expected:
+            got = "None" if passed is None else f"a {type(passed).__name__}"
+            raise TypeError(
+                f"a {kind} hook of {self.method.label} returned {got} in place of a {expected.__name__}: return the message, or another one of its type"
+            )
         return passed
 
     def answer(self, level: int, responses: Sequence[Any]) -> None:
@@ -115,6 +119,10 @@ class CallState(ABC):
             )
         if not self.method.info.pattern.streams_responses and len(responses) != 1:
             raise TypeError(f"{self.method.label} has exactly one response, and answer() was given {len(responses)}")
+        expected = self.method.info.response_type
+        wrong = next((response for response in responses if type(response) is not expected), None)
+        if wrong is not None:
+            raise TypeError(f"{self.method.label} responds with a {expected.__name__}, and answer() was given a {type(wrong).__name__}")
         self.answered = [self._responded(response, level) for response in responses]
 
     # The onion

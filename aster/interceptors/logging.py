@@ -97,6 +97,9 @@ def _bound_id(call: InterceptedCall) -> str:
         call.metadata = Metadata([*((key, value) for key, value in call.metadata if key != _KEY), (_KEY, identity)])
         return identity
     identity = sound or secrets.token_hex(8)
+    if not sound:
+        # For another one of this kind further in.
+        call.metadata = Metadata([*((key, value) for key, value in call.metadata if key != _KEY), (_KEY, identity)])
     # A handler has a context of its own, so that nothing has to be put back.
     _REQUEST_ID.set(identity)
     return identity

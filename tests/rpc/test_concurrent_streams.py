@@ -289,3 +289,12 @@ def test_when_too_many_wait_the_peer_that_has_the_most_is_refused() -> None:
     assert [place for place in greedy if place.refused] == [greedy[-1]]
     # The next one of the greedy peer is itself the one that is too much.
     assert _join(gate, "greedy").refused
+
+
+def test_of_peers_that_wait_for_as_much_the_one_whose_turn_is_the_furthest_away_is_refused() -> None:
+    gate = Gate(1, "service 'S'")
+    assert _join(gate, "first").inside
+    places = [_join(gate, f"peer {number}") for number in range(MAX_WAITING)]
+    late = _join(gate, "late")
+    assert late.refused
+    assert not any(place.refused for place in places)

@@ -327,7 +327,7 @@ async def test_sessions_above_the_servers_limit_wait_and_are_refused_in_the_end(
                 async with client.session(Room):
                     raise AssertionError
             assert caught.value.code is StatusCode.RESOURCE_EXHAUSTED
-            assert "this connection has 2 of them, the server's limit" in caught.value.message
+            assert "2 are open on this connection, of 2 that the server takes" in caught.value.message
             # Calls have a limit of their own.
             assert await (await client.client(Echo)).same(Item(1)) == Item(1)
         assert lobby.closed == [0, 1]
