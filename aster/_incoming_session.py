@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
@@ -113,6 +114,10 @@ class IncomingSessionOwner(Protocol):
 
     def handler_ended(self) -> None:
         """A handler's or the session's task has unwound."""
+        ...
+
+    def session_unwound(self) -> None:
+        """One that was admitted has unwound."""
         ...
 
     def session_over(self, session: IncomingSession) -> None:
@@ -389,15 +394,21 @@ class IncomingSession:
         """The instance; ``None`` when it could not be made, which ends the session."""
         try:
             return hosted.make(peer=self.peer.endpoint_id)
-        except RpcError as exc:
-            self._ending = Trailer(exc.code, TrailerOrigin.HANDLER, exc.message)
         except BaseException as exc:
             # Nothing is awaited here: cancellation, too, is raised by hand.
             if isinstance(exc, KeyboardInterrupt):
                 raise
-            logger.exception("an instance of %s cannot be made: %s", hosted.service.name, type(exc).__name__)
-            self._ending = Trailer(StatusCode.INTERNAL, TrailerOrigin.HANDLER, "the session's instance cannot be made; the server's log has the reason")
+            self._ending = self._not_made(exc, hosted)
         return None
+
+    def _not_made(self, exc: BaseException, hosted: HostedSession) -> Trailer:
+        if isinstance(exc, RpcError):
+            # Made anew: it may have been tampered with, or made without RpcError.__init__, and then it is a bug like any other.
+            with contextlib.suppress(Exception):
+                checked = RpcError(exc.code, exc.message)
+                return Trailer(checked.code, TrailerOrigin.HANDLER, checked.message)
+        logger.error("an instance of %s cannot be made: %s", hosted.service.name, type(exc).__name__, exc_info=exc)
+        return Trailer(StatusCode.INTERNAL, TrailerOrigin.HANDLER, "the session's instance cannot be made; the server's log has the reason")
 
     def _passing(self, exc: BaseException) -> BaseException | None:
         """Sort what came out of the task group: what failed is logged and ends the session, what is not the session's own is given back."""
@@ -444,7 +455,8 @@ class IncomingSession:
         elif not self._lost:
             self.stream.write(self._end_frame(self._ending or self.interruption))
             self.stream.finish()
-        self._owner.handler_ended()
+        if self._hosted is not None:
+            self._owner.session_unwound()
         self._over_if_ended()
 
     def _end_frame(self, outcome: Trailer) -> bytes:

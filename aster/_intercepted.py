@@ -185,6 +185,8 @@ class _Around:
         self.state = _Interception(channel.interception, method, settings)
         self.answers = deque[Any]()
         """What they have answered, and nobody has taken."""
+        self.has_verdict = False
+        """Whether it is known what has become of the call: ``answers`` and then the end, or what ``conclude`` raises."""
         self._entered = anyio.Event()
         self._outcome_known = anyio.Event()
         self._outcome: BaseException | None = None
@@ -221,18 +223,18 @@ class _Around:
         Raises:
             BaseException: what they made of a call that has not begun.
         """
-        outcome: BaseException | None = None
+        outcome: Exception | None = None
         call: OutgoingCall | None = None
         try:
             with anyio.CancelScope() as self._beginning:
                 if self._over.is_set():
                     self._beginning.cancel()
                 call = await begin()
-        except anyio.get_cancelled_exc_class():
+        except Exception as exc:
+            outcome = exc
+        except BaseException:
             await self.abandon()
             raise
-        except BaseException as exc:
-            outcome = exc
         if call is None:
             await self.conclude(outcome or self._cancelled())
             return False
@@ -241,48 +243,44 @@ class _Around:
             self.state.let_go()
         return True
 
-    async def conclude(self, outcome: BaseException | None) -> None:
-        """Tell them how the call has ended, and wait for what they make of it; the first who tells is the one who hears.
+    async def conclude(self, outcome: Exception | None) -> None:
+        """Tell them how the call has ended, and wait for what they make of it: ``answers``, or nothing to add. Cancellation loses nothing: conclude again.
 
         Raises:
-            BaseException: that.
+            BaseException: what they made of it, also when this is asked again.
         """
-        is_first = not self._outcome_known.is_set()
-        if is_first:
+        if not self._outcome_known.is_set():
             self._outcome = outcome
             self._outcome_known.set()
-        try:
-            # What failed is late as it is; but a call that went well has not ended within its time if they take longer.
-            with anyio.CancelScope(deadline=self.state.expires if outcome is None else math.inf) as scope:
-                await self._over.wait()
-        except BaseException:
-            await self.abandon()
-            raise
+        # What failed is late as it is; but a call that went well has not ended within its time if they take longer.
+        with anyio.CancelScope(deadline=self.state.expires if outcome is None else math.inf) as scope:
+            await self._over.wait()
         if scope.cancelled_caught:
-            await self.abandon()
-            raise _overdue(self.state.method.label)
-        if is_first:
-            self._take_verdict(outcome)
+            self.cancel()
+            await outlast(self._over)
+            self._raised = _overdue(self.state.method.label)
+        self._take_verdict(outcome)
 
     def _cancelled(self) -> RpcError:
         return RpcError(StatusCode.CANCELLED, f"the call of {self.state.method.label} was cancelled by this side")
 
-    def _take_verdict(self, outcome: BaseException | None) -> None:
-        raised, self._raised, self._outcome = self._raised, None, None
-        if raised is not None:
-            raise raised
-        if self.state.answered is not None:
-            self.answers.extend(self.state.answered)
-        elif outcome is not None:
-            # They have heard nothing of it: the block around the call was left, which has ended them.
-            raise outcome
+    def _take_verdict(self, outcome: Exception | None) -> None:
+        if not self.has_verdict:
+            self.has_verdict = True
+            if self._raised is None and self.state.answered is not None:
+                self.answers.extend(self.state.answered)
+            elif self._raised is None:
+                # They may have heard nothing of a failure: the block around the call was left, which has ended them.
+                self._raised = outcome
+        if self._raised is not None:
+            raise self._raised
 
     async def abandon(self) -> None:
         """Cancel them, and wait, shielded, until they have unwound. What they raise then is logged. Idempotent."""
         self.cancel()
         await outlast(self._over)
         raised, self._raised = self._raised, None
-        if raised is not None and raised is not self._outcome:
+        if raised is not None and raised is not self._outcome and not self.has_verdict:
             logger.info("an interceptor of %s raised while its call was ended early", self.state.method.label, exc_info=raised)
 
     def cancel(self) -> None:
@@ -336,7 +334,6 @@ class _InterceptedStream(ResponseStream[Res]):
         self._inner: RemoteResponseStream[Res] | None = None
         self._starting = False
         self._managed = False
-        self._concluded = False
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -372,48 +369,48 @@ class _InterceptedStream(ResponseStream[Res]):
 
     async def _begin(self, around: _Around) -> None:
         state = around.state
-        if state.answered is not None:
-            self._concluded = True
-            await self._close_requests()
-            return
-        try:
-            request = None if self._request is None else state.request(self._request)
-            payload = None if request is None or state.answered is not None else self._method.encode(request)
-        except BaseException as exc:
-            await self._conclude(around, exc)
-            return
-        if state.answered is not None:
-            await self._conclude(around, None)
-            return
-        requests, self._requests = self._requests, None
-        self._inner = inner = RemoteResponseStream[Res](self._channel, state.remote, payload, requests, state.settings)
-        self._concluded = not await around.begin(inner.begin)
-
-    async def _conclude(self, around: _Around, outcome: BaseException | None) -> None:
-        self._concluded = True
-        if isinstance(outcome, anyio.get_cancelled_exc_class()):
-            await around.abandon()
-            raise outcome
-        await around.conclude(outcome)
+        if state.answered is None:
+            try:
+                request = None if self._request is None else state.request(self._request)
+                payload = None if request is None or state.answered is not None else self._method.encode(request)
+            except Exception as exc:
+                await around.conclude(exc)
+                return
+            if state.answered is None:
+                requests, self._requests = self._requests, None
+                self._inner = RemoteResponseStream[Res](self._channel, state.remote, payload, requests, state.settings)
+                await around.begin(self._inner.begin)
+                return
+            await around.conclude(None)
+        await self._close_requests()
 
     async def __anext__(self) -> Res:
         around = await self._start()
-        if self._inner is not None and not self._concluded:
+        try:
+            return await self._next(around)
+        except Exception:
+            raise
+        except BaseException:
+            # Cancellation, or an interrupt of the program: no outcome of the call.
+            if not self._managed:
+                await self.aclose()
+            raise
+
+    async def _next(self, around: _Around) -> Res:
+        if self._inner is not None and not around.has_verdict:
+            outcome: Exception | None = None
             try:
                 return await anext(self._inner)
             except StopAsyncIteration:
-                outcome: BaseException | None = None
+                pass
             except anyio.BusyResourceError:
                 raise
-            except anyio.get_cancelled_exc_class():
-                if not self._managed:
-                    await self.aclose()
-                raise
-            except BaseException as exc:
+            except Exception as exc:
                 outcome = exc
-            await self._conclude(around, outcome)
+            await around.conclude(outcome)
         if around.answers:
             return around.answers.popleft()
+        await around.conclude(None)
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
@@ -422,8 +419,7 @@ class _InterceptedStream(ResponseStream[Res]):
             if self._inner is not None:
                 await self._inner.aclose()
         finally:
-            if self._around is not None and not self._concluded:
-                self._concluded = True
+            if self._around is not None:
                 await self._around.abandon()
         await self._close_requests()
 
@@ -442,7 +438,7 @@ class _InterceptedStream(ResponseStream[Res]):
 
     def __del__(self) -> None:
         # As of the stream inside, from whatever thread the collector runs in; the call's end ends them, and theirs the call.
-        if self._around is not None and not self._concluded and self._around.state.call is not None:
+        if self._around is not None and self._around.state.call is not None:
             self._around.state.call.call_soon_threadsafe(self._around.cancel)
 
     @property
@@ -468,8 +464,6 @@ class _InterceptedInteractiveCall(InteractiveCall[Req, Res]):
     """The same with interceptors around it."""
 
     _around: _Around | None = None
-    _concluded = False
-    _verdict: BaseException | None = None
 
     async def __aenter__(self) -> Self:
         self._enter_once()
@@ -477,38 +471,24 @@ class _InterceptedInteractiveCall(InteractiveCall[Req, Res]):
         self._around = around = _Around(self._channel, self._method, self._settings)
         await around.enter()
         if around.state.answered is not None:
-            self._concluded = True
             return self
         # The requests pass their hooks on their way in here, of which one may answer.
         self._settings, self._method = around.state.settings, replace(around.state.remote, encode=self._method.encode)
-        self._concluded = not await around.begin(self._begin)
+        await around.begin(self._begin)
         return self
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         if self._begun is not None:
             await super().__aexit__(exc_type, exc, traceback)
-        if self._around is not None and not self._concluded:
+        if self._around is not None:
             await self._around.abandon()
-
-    async def _conclude(self, outcome: BaseException | None) -> None:
-        """Raise what the interceptors make of the outcome, now and whenever it is asked for again."""
-        assert self._around is not None
-        self._concluded = True
-        if isinstance(outcome, anyio.get_cancelled_exc_class()):
-            await self._around.abandon()
-            raise outcome
-        try:
-            await self._around.conclude(outcome)
-        except Exception as exc:
-            self._verdict = exc
-            raise
 
     async def send(self, request: Req) -> None:
         if self._around is None:
             self._refuse_outside()
-        if self._concluded:
+        if self._around.has_verdict:
             raise anyio.BrokenResourceError
-        outcome: BaseException | None = None
+        outcome: Exception | None = None
         try:
             passed = self._around.state.request(request)
         except Exception as exc:
@@ -518,25 +498,25 @@ class _InterceptedInteractiveCall(InteractiveCall[Req, Res]):
                 await super().send(passed)
                 return
         self._call.cancel(ResetCode.CANCELLED)
-        await self._conclude(outcome)
+        await self._around.conclude(outcome)
 
     async def receive(self) -> Res:
         if self._around is None:
             self._refuse_outside()
-        if not self._concluded:
+        if not self._around.has_verdict:
+            outcome: Exception | None = None
             try:
                 return await super().receive()
             except anyio.EndOfStream:
-                outcome: BaseException | None = None
+                pass
             except anyio.BusyResourceError:
                 raise
             except Exception as exc:
                 outcome = exc
-            await self._conclude(outcome)
+            await self._around.conclude(outcome)
         if self._around.answers:
             return self._around.answers.popleft()
-        if self._verdict is not None:
-            raise self._verdict
+        await self._around.conclude(None)
         await anyio.lowlevel.checkpoint()
         raise anyio.EndOfStream
 

@@ -97,6 +97,7 @@ class ServerConnection(PeerConnection):
         self._contracts = ToldContracts(host.contract_frames)
         self.calls: set[IncomingCall] = set()
         self.sessions: set[IncomingSession] = set()
+        self._admitted_sessions = 0
         self.peer: Peer = transport.peer
         self.capabilities: frozenset[str] = frozenset()
         self.deadline_cap = host.deadline_cap
@@ -154,13 +155,19 @@ class ServerConnection(PeerConnection):
             # Also one whose stream came before the last one that is served: idle, it would hold up the drain.
             raise RpcError(StatusCode.UNAVAILABLE, "the server is draining and takes no new calls")
         limit = self.options.max_sessions
-        if len(self.sessions) > limit <= sum(other.running for other in self.sessions):
+        if self._admitted_sessions >= limit:
             raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"this connection has {limit} sessions, the server's limit")
         hosted = self._host.find_session(service, version)
         if hosted.service.requires is not None:
             self.check_held((hosted.service.requires,), f"a session of {hosted.service.name}")
         self._serve_up_to(session.stream)
+        self._admitted_sessions += 1
         return hosted
+
+    def session_unwound(self) -> None:
+        """One that was admitted has unwound; it may still wait for the client's half to end, but the client counts it no more."""
+        self._admitted_sessions -= 1
+        self.handler_ended()
 
     def _refuse_while_draining(self, stream: Stream) -> None:
         if self._going_away and stream.id > self._last_stream:

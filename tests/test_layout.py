@@ -101,6 +101,7 @@ _NEIGHBOURS = {
     ("_intercepted", "_outgoing"),
     ("_intercepted", "_pump"),
     ("_options", "interceptors"),
+    ("interceptors", "_failures"),
     ("_stub", "_outgoing"),
     ("testing", ""),
     ("cli", ""),

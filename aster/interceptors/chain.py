@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 import anyio
 
+from aster._failures import alone
 from aster.interceptors.base import InterceptedCall, Interceptor
 from aster.types import Metadata, MetadataValue, MethodInfo, Peer, ServiceInfo
 
@@ -174,6 +175,11 @@ class CallState(ABC):
                 message = f"{self._name(level)} swallowed what the call of {self.method.label} ended with, without an answer: raise it, or use call.answer(...)"
                 raise RuntimeError(message) from exc
             return
+        except BaseExceptionGroup as group:
+            # A task group around the yield wraps what passes it; alone, that is still what the call has failed with.
+            if alone(group) is exc:
+                raise exc from None
+            raise
         await self._refuse_second_yield(level, steps)
 
     async def _refuse_second_yield(self, level: int, steps: AsyncIterator[None]) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 import aster
 from aster import StatusCode
-from aster.decorators import rpc, service
+from aster.decorators import rpc, server_stream, service
 from aster.testing import assert_no_orphans
 from aster.transports.base import Transport
 from tests.rpc.conftest import Running
@@ -672,3 +672,53 @@ async def test_what_interceptors_do_after_a_call_that_went_well_is_part_of_its_t
     async with running(Echo(), client={"interceptors": [By(linger)]}) as (_, client):
         error = await error_of(call(aster.with_options(await client.client(Echo), timeout=0.1)))
         assert (error.code, "its interceptors took too long" in error.message) == (StatusCode.DEADLINE_EXCEEDED, True)
+
+
+class _Cut(Echo):
+    """Whose streams lose their end."""
+
+    @server_stream
+    async def count(self, item: Item) -> AsyncIterator[Item]:
+        yield item
+        raise aster.RpcError(StatusCode.DATA_LOSS, "the rest is lost")
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["stream", "open call"])
+async def test_who_gives_up_waiting_for_the_interceptors_at_the_end_still_hears_how_the_call_ended(running: Running, by_hand: bool) -> None:
+    async def slow(call: aster.InterceptedCall) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            await anyio.sleep(0.05)
+
+    async def read(take: Callable[[], Awaitable[Item]]) -> None:
+        while True:
+            with anyio.move_on_after(0.02):
+                assert await take() == Item(1)
+
+    async with running(_Cut(), client={"interceptors": [By(slow)]}) as (_, client):
+        echo = await client.client(Echo)
+        for _ in range(2):
+            if by_hand:
+                async with aster.open_call(echo.count) as opened:
+                    await opened.send(Item(1))
+                    assert (await error_of(read(opened.receive))).code is StatusCode.DATA_LOSS
+                    assert (await error_of(opened.receive())).code is StatusCode.DATA_LOSS
+            else:
+                async with echo.count(Item(1)) as responses:
+                    assert (await error_of(read(responses.__anext__))).code is StatusCode.DATA_LOSS
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_a_task_group_across_the_yield_leaves_a_failure_as_it_is(running: Running, call: Callable[[Echo], Awaitable[None]]) -> None:
+    async def group(call: aster.InterceptedCall) -> AsyncGenerator[None]:
+        async with anyio.create_task_group():
+            yield
+
+    class Refusing(aster.Interceptor):
+        async def intercept(self, call: aster.InterceptedCall, /) -> AsyncIterator[None]:
+            raise aster.RpcError(StatusCode.NOT_FOUND)
+            yield
+
+    async with running(Echo(), interceptors=[Refusing], client={"interceptors": [By(group), By(group)]}) as (_, client):
+        assert (await error_of(call(await client.client(Echo)))).code is StatusCode.NOT_FOUND

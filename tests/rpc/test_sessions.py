@@ -262,6 +262,22 @@ async def test_an_instance_that_cannot_be_made_is_a_bug_of_the_server(running: R
     assert [record.levelno for record in caplog.records if record.levelno > logging.INFO] == [logging.ERROR]
 
 
+@pytest.mark.parametrize(("name", "value"), [("message", None), ("code", 99), ("code", StatusCode.OK)])
+async def test_an_error_of_an_instance_that_was_tampered_with_is_a_bug_like_any_other(running: Running, name: str, value: object) -> None:
+    error = aster.RpcError(StatusCode.NOT_FOUND, "x")
+    setattr(error, name, value)
+
+    def make(room: Room) -> None:
+        raise error
+
+    async with running(Lobby(make=make).service, Echo()) as (_, client):
+        with pytest.raises(aster.RpcError) as caught:
+            async with client.session(Room):
+                raise AssertionError
+        assert caught.value.code is StatusCode.INTERNAL
+        assert await (await client.client(Echo)).same(Item(1)) == Item(1)
+
+
 async def test_an_instance_that_is_unavailable_is_asked_once_and_costs_no_connection(running: Running) -> None:
     def make(room: Room) -> None:
         raise aster.RpcError(StatusCode.UNAVAILABLE, "not now")
