@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.benchmark import cancel
+from tests.benchmark import cancel, idle_sessions
 from tests.benchmark.__main__ import main
 from tests.benchmark.measure import contenders
 from tests.benchmark.workloads import WORKLOADS
@@ -73,3 +73,10 @@ def test_too_few_cancellations_end_it_with_a_message(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         cancel.main(["--calls", "1"])
     assert "2 or more" in capsys.readouterr().err
+
+
+def test_idle_sessions_and_interceptors_are_measured_beside_plain_calls(capsys: pytest.CaptureFixture[str]) -> None:
+    idle_sessions.main(["--rounds", "1", "--calls", "5"])
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) % 5 == 0
+    assert all(float(line.split()[-1]) > 0 for line in lines)
