@@ -319,17 +319,17 @@ async def test_the_instances_of_a_client_that_is_heard_no_more_are_closed_within
         assert [life.closed for life in scene.house.lives] == [1] * sessions
 
 
-@exercises("cancelled")
-@given(pattern=st.sampled_from(PATTERNS))
 @pytest.mark.costly(60)
-async def test_a_session_may_be_cancelled_at_any_step_and_its_instance_is_closed_once(tally: Tally, pattern: str) -> None:
-    async with _scene(tally) as scene:
+@exercises("cancelled")
+@given(seed=SEEDS, pattern=st.sampled_from(PATTERNS), sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=3))
+async def test_a_session_may_be_cancelled_at_any_step_and_its_instance_is_closed_once(tally: Tally, seed: int, pattern: str, sizes: list[int]) -> None:
+    async with _scene(tally, seed) as scene:
 
         async def program() -> None:
             async with scene.client.session(Room) as room:
-                await _call(room, pattern, scene.house.plan(Step("send", 10)))
+                await _call(room, pattern, scene.house.plan(*(Step("send", size) for size in sizes)))
                 await room.linger(Plan())
-                await _call(room, pattern, scene.house.plan(Step("send", 10)))
+                await _call(room, pattern, scene.house.plan(*(Step("send", size) for size in sizes)))
 
         async def check() -> None:
             record = server_record(scene.client)
