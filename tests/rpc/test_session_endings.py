@@ -149,6 +149,41 @@ async def test_a_hook_may_take_the_cleanup_budget_and_no_longer(running: Running
     assert errors == ["on_session_close of the session of Room was cancelled: it did not end within 0.05 s of cleanup"]
 
 
+async def test_a_hook_that_shields_itself_is_given_up_by_the_client_and_waited_for_by_the_server(
+    transport: Transport, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = anyio.Event()
+
+    async def close(room: Room) -> None:
+        with anyio.CancelScope(shield=True):
+            await go_on.wait()
+        room.lobby.log.append("hook returned")
+
+    def told(name: str) -> list[str]:
+        return [record.getMessage() for record in caplog.records if name in record.getMessage()]
+
+    lobby = Lobby(close=close)
+    caplog.set_level(logging.INFO)
+    async with anyio.create_task_group() as group:
+        async with aster.serve([lobby.service], transport=transport, drain_grace=0.01, cleanup_budget=0.05) as server:
+            async with aster.connect(server.address, transport=transport) as client:
+                # Leaving it takes a second in real time over QUIC: the allowance for the way, which is no option.
+                async with client.session(Room):
+                    pass
+                assert lobby.log == ["closed"]
+                assert told("did not confirm") == ["the server did not confirm within 1.1 s that the session of Room is closed, so it is abandoned"]
+
+            async def let_go() -> None:
+                await until(lambda: told("shield"))
+                assert lobby.log == ["closed"], "the server's block waits"
+                go_on.set()
+
+            group.start_soon(let_go)
+        assert lobby.log == ["closed", "hook returned"]
+    assert "Room" in told("shield")[0]
+    assert_no_orphans()
+
+
 async def test_a_session_without_a_hook_ends_as_well(running: Running) -> None:
     @service("Plain", scoped="stream")
     class Plain:
