@@ -60,8 +60,8 @@ async def test_the_session_of_a_killed_process_is_closed_once_after_its_call_and
             killed_at = anyio.current_time()
             await until(lambda: lobby.closed == [1])
             took = anyio.current_time() - killed_at
-            # That it takes no longer than both together is shown in simulated time, by law 11: here the machine may be busy. What ended it is silence, and nothing
-            # that came earlier: the last packet was heard a keepalive before the kill, at the most, and half of one is left for clocks.
+            # Law 11 shows in simulated time that it takes no longer than both together: here machines are busy. What ended it is silence, and nothing that
+            # came earlier: the last packet was heard a keepalive before the kill, at the most, and half of one is left for clocks.
             assert took >= _IDLE - 1.5 * _KEEPALIVE
         await anyio.sleep(_KEEPALIVE)
         assert sorted(lobby.log[:-1]) == (["background ended", "hangs", "unwound"] if running else ["background ended"])
