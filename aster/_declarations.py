@@ -175,6 +175,10 @@ class _Declaration:
             # An abstract class is an interface: whoever implements it says how it is made.
             if not inspect.isabstract(self._cls):
                 check_peer(self._cls, self._where)
+        elif hasattr(self._cls, "on_session_close"):
+            raise TypeError(
+                f"{self._where} has on_session_close, but is shared by all callers and has no sessions: write @service(scoped='stream'), or rename it"
+            )
 
     def _method(self, name: str, handler: Handler[Any]) -> MethodInfo:
         options, where = handler.options, f"{self._where}.{name}"

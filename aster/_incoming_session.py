@@ -28,6 +28,10 @@ __all__ = ["HostedSession", "IncomingSession", "IncomingSessionOwner", "SessionC
 
 logger = logging.getLogger("aster")
 
+_ABORTED = Trailer(
+    StatusCode.ABORTED, TrailerOrigin.SERVER, "a background task of the session failed, or its task group was cancelled; the server's log says which"
+)
+
 
 class SessionContext:
     """The session that a handler is part of, from ``aster.current_session()``.
@@ -255,7 +259,7 @@ class IncomingSession:
             raise RemoteProtocolError("the peer began a call of a session before it could know that it may")
         if self._group_is_cancelled:
             # A background task has failed, and what it takes along has not unwound: the group begins nothing any more.
-            self.end(self._aborted())
+            self.end(_ABORTED)
         else:
             self._call = IncomingCall(self, _CallStream(self.stream, self._protocol), in_session=True)
 
@@ -296,7 +300,7 @@ class IncomingSession:
         """The outcome of a call that was cancelled along with the session."""
         if self._ending is None:
             # The group is cancelled by what fails in it, or by the instance itself; else it is what surrounds it.
-            return self._aborted() if self._group_is_cancelled else Trailer(StatusCode.UNAVAILABLE, TrailerOrigin.SERVER, "the server is shutting down")
+            return _ABORTED if self._group_is_cancelled else Trailer(StatusCode.UNAVAILABLE, TrailerOrigin.SERVER, "the server is shutting down")
         if self._ending.status:
             return self._ending
         return Trailer(StatusCode.UNAVAILABLE, TrailerOrigin.SERVER, "the session was ended by its client")
@@ -334,11 +338,6 @@ class IncomingSession:
             origin = TrailerOrigin.REFUSED if self._context is None else TrailerOrigin.SERVER
             self.end(Trailer(StatusCode.UNAVAILABLE, origin, reason))
 
-    def _aborted(self) -> Trailer:
-        return Trailer(
-            StatusCode.ABORTED, TrailerOrigin.SERVER, "a background task of the session failed, or its task group was cancelled; the server's log says which"
-        )
-
     async def _run(self) -> None:
         try:
             if self._ending is None:
@@ -372,9 +371,11 @@ class IncomingSession:
                 group.cancel_scope.cancel()
         except BaseException as exc:
             raised = self._passing(exc)
+        else:
+            if self._ending is _ABORTED:
+                logger.info("%s has ended itself: its task group was cancelled", self.label)
         if self._ending is None:
             self._ending = self.interruption
-            logger.info("%s has ended itself: its task group was cancelled", self.label)
         await self._close()
         if raised is not None:
             try:
@@ -420,7 +421,7 @@ class IncomingSession:
             failure = alone(failures)
             logger.error("a background task of %s raised %s, which ends it", self.label, type(failure).__name__, exc_info=failure)
             if self._ending is None:
-                self._ending = self._aborted()
+                self._ending = _ABORTED
         return cancellation
 
     async def _close(self) -> None:

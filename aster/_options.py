@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Literal, TypeAlias
 
-from aster.interceptors import Interceptor
+from aster.interceptors import Interceptor, check_intercepts
 from aster.types import CapabilityRequirement, SerializationMode
 
 __all__ = ["MethodOptions", "Modes", "ServiceOptions", "check_known", "check_name", "check_seconds"]
@@ -165,6 +165,7 @@ def _check_interceptors(interceptors: Sequence[type], where: str) -> None:
     for cls in interceptors:
         if not issubclass(cls, Interceptor):
             raise TypeError(f"{where}: {cls.__name__} in interceptors is no aster.Interceptor: subclass that, and write its intercept()")
+        check_intercepts(cls)
 
 
 def _check_errors(errors: Sequence[type], where: str) -> None:

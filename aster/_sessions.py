@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 import anyio
 
@@ -61,6 +61,23 @@ class SessionBlock(Generic[S]):
         self._around: TaskSet
         self._session: OutgoingSession
         self._connection: ClientConnection
+
+    def __repr__(self) -> str:
+        return f"<session of {self._info.name}>"
+
+    if not TYPE_CHECKING:  # for those who do not use one: it finds these mistakes by itself
+
+        def __getattr__(self, name: str) -> object:
+            if not name.startswith("_") and name in self._info.methods:
+                raise AttributeError(f"{name} is called on what the block of a session gives: {self._how}")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+
+        def __await__(self) -> NoReturn:
+            raise TypeError(f"a session is a block, and is not awaited: {self._how}")
+
+    @property
+    def _how(self) -> str:
+        return f"write 'async with client.session({self._service.__name__}) as session:', and call 'session' in it"
 
     async def __aenter__(self) -> S:
         if self._entered:

@@ -12,7 +12,7 @@ from aster.types import Metadata, MetadataLike, MetadataValue, Peer, RpcPattern
 if TYPE_CHECKING:
     from aster.interceptors.chain import CallState
 
-__all__ = ["InterceptedCall", "Interception", "Interceptor", "checked_interceptors"]
+__all__ = ["InterceptedCall", "Interception", "Interceptor", "check_intercepts", "checked_interceptors"]
 
 
 class InterceptedCall:
@@ -133,6 +133,10 @@ class Interceptor:
                 f"{cls.__name__}.intercept must be an async generator with one yield, during which the call runs: "
                 "write 'async def intercept(self, call)' and 'yield' in it"
             )
+        try:
+            inspect.signature(intercept).bind(None, None)
+        except TypeError as exc:
+            raise TypeError(f"{cls.__name__}.intercept is called with the call alone: {exc}; write 'async def intercept(self, call)'") from exc
 
     async def intercept(self, call: InterceptedCall, /) -> AsyncIterator[None]:
         """An async generator with exactly one ``yield``, during which the call runs, streams included.
@@ -169,11 +173,23 @@ def checked_interceptors(interceptors: object, made: dict[type, Interceptor] | N
     return tuple(_instance(given, {} if made is None else made) for given in cast("Iterable[object]", interceptors))
 
 
+def check_intercepts(cls: type[Interceptor]) -> None:
+    """Check that a class does something with calls: one whose ``intercept`` is misspelled would let all of them pass, which nobody would notice.
+
+    Raises:
+        TypeError: it does not.
+    """
+    if cls.intercept is Interceptor.intercept:
+        raise TypeError(f"the interceptor {cls.__name__} has no intercept of its own, so it would do nothing: write 'async def intercept(self, call)' in it")
+
+
 def _instance(given: object, made: dict[type, Interceptor]) -> Interceptor:
     if isinstance(given, Interceptor):
+        check_intercepts(type(given))
         return given
     if not (isinstance(given, type) and issubclass(given, Interceptor)):
         raise TypeError(f"each of interceptors must be an aster.Interceptor, or a class of them, not {given!r}")
+    check_intercepts(given)
     if given not in made:
         try:
             made[given] = given()

@@ -279,6 +279,10 @@ _CLASSES = {
         _class_option("scoped='stream'") + "\n    def __init__(self, peer): ...\n    async def on_session_close(self, why): ...",
         ["Shop.on_session_close", "arguments"],
     ),
+    "a close hook of a service without sessions": (
+        _class_option("version=1") + "\n    async def on_session_close(self): ...",
+        ["Shop has on_session_close", "shared", "scoped='stream'"],
+    ),
     "a close hook that is an RPC": (
         _class_option("scoped='stream'") + "\n    def __init__(self, peer): ...\n    @rpc\n    async def on_session_close(self, ask: Ask) -> Answer: ...",
         ["Shop.on_session_close"],

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from aster.codec import wire_type
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service, service_info
-from aster.interceptors import Interceptor
+from aster.interceptors import LoggingInterceptor
 from aster.types import CapabilityRequirement, MethodInfo, RpcPattern, SerializationMode
 from tests.decorators.messages import Answer, Ask, Basket, Item
 
@@ -101,9 +101,9 @@ def test_a_name_may_be_given_by_position() -> None:
 
 
 def test_every_option_of_a_service_is_read() -> None:
-    class First(Interceptor): ...
+    class First(LoggingInterceptor): ...
 
-    class Second(Interceptor): ...
+    class Second(LoggingInterceptor): ...
 
     @service(
         name="Corner",

@@ -334,11 +334,24 @@ def test_what_is_no_interceptor_is_refused() -> None:
             async def intercept(self, call: aster.InterceptedCall) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
                 """No generator."""
 
-    class Demanding(aster.Interceptor):
+    with pytest.raises(TypeError, match=r"Alone\.intercept is called with the call alone: too many positional arguments"):
+
+        class Alone(aster.Interceptor):  # pyright: ignore[reportUnusedClass]
+            async def intercept(self) -> AsyncIterator[None]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+                yield
+
+    class Demanding(aster.LoggingInterceptor):
         def __init__(self, needed: int) -> None:
             """Needs something."""
 
-    for wrong, words in (([int], "aster.Interceptor"), (5, "a list"), ("Timing", "a list"), ([Demanding], "cannot be made without arguments")):
+    class Misspelled(aster.Interceptor):
+        async def intercpt(self, call: aster.InterceptedCall) -> AsyncIterator[None]:
+            raise aster.RpcError(StatusCode.UNAUTHENTICATED, "nobody passes")
+            yield
+
+    nothing = "Misspelled has no intercept of its own"
+    wrong_ones = [(5, "a list"), ("Timing", "a list"), ([Demanding], "cannot be made without arguments"), ([Misspelled], nothing), ([Misspelled()], nothing)]
+    for wrong, words in [([int], "aster.Interceptor"), *wrong_ones]:
         given: Any = wrong
         with pytest.raises(TypeError, match=words):
             aster.serve([Echo()], interceptors=given)
@@ -346,16 +359,18 @@ def test_what_is_no_interceptor_is_refused() -> None:
             aster.connect("aster://" + "a" * 64 + "@127.0.0.1:1", interceptors=given)
     with pytest.raises(TypeError, match=r"int in interceptors is no aster\.Interceptor"):
         service(interceptors=[int])(Echo)  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=nothing):
+        service(interceptors=[Misspelled])(Echo)
 
 
 def test_a_server_makes_one_of_each_class_and_a_subclass_keeps_those_of_its_base() -> None:
     made: list[object] = []
 
-    class Counted(aster.Interceptor):
+    class Counted(aster.LoggingInterceptor):
         def __init__(self) -> None:
             made.append(self)
 
-    class More(aster.Interceptor): ...
+    class More(aster.LoggingInterceptor): ...
 
     @service("One", interceptors=[Counted])
     class One(Echo): ...

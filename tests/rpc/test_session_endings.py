@@ -109,7 +109,9 @@ async def test_a_background_task_that_fails_ends_the_session(running: Running, c
     assert lobby.closed == [1]
 
 
-async def test_an_instance_may_end_its_session_by_cancelling_its_task_group(running: Running) -> None:
+async def test_an_instance_may_end_its_session_by_cancelling_its_task_group(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
     class Closing(Room):
         @rpc
         async def add(self, item: Item) -> Item:
@@ -122,6 +124,8 @@ async def test_an_instance_may_end_its_session_by_cancelling_its_task_group(runn
         assert (await error_of(room.add(Item(1)))).code is StatusCode.ABORTED
         assert (await error_of(room.hang(Item(1)))).code is StatusCode.ABORTED
         assert lobby.closed == [1]
+    told = [record.getMessage() for record in caplog.records if "ended itself" in record.getMessage()]
+    assert told == ["the session of Room has ended itself: its task group was cancelled"]
 
 
 async def test_a_hook_that_raises_is_logged_and_changes_nothing_else(running: Running, caplog: pytest.LogCaptureFixture) -> None:

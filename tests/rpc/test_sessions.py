@@ -207,6 +207,19 @@ async def test_a_session_is_entered_once(running: Running) -> None:
                     raise AssertionError
 
 
+async def test_a_session_that_nobody_entered_says_how(running: Running) -> None:
+    async with running(Lobby().service) as (_, client):
+        block: Any = client.session(Room)
+        how = r"write 'async with client\.session\(Room\) as session:', and call 'session' in it"
+        with pytest.raises(AttributeError, match=f"add is called on what the block of a session gives: {how}"):
+            await block.add(Item(1))
+        with pytest.raises(TypeError, match=f"a session is a block, and is not awaited: {how}"):
+            await block
+        with pytest.raises(AttributeError, match="'SessionBlock' object has no attribute 'subtract'"):
+            block.subtract(Item(1))
+        assert repr(block) == "<session of Room>"
+
+
 @service("Room", version=2, scoped="stream")
 class NewRoom(Room):
     """Another version."""
