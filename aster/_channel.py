@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from aster._client_connection import ClientConnection
-from aster._contract import MalformedContractError, contract_differences, contract_of, decode_form, encode_form, id_of, summary
+from aster._contract import MalformedContractError, contract_differences, decode_form, known_contract, summary
+from aster._declarations import service_info
 from aster._endpoint import EndpointOptions
 from aster._outgoing import OutgoingCall, OutgoingOwner, Repeater
 from aster._protocol.events import CloseCode, Hello, ResetCode, ServiceEntry, Setting
@@ -359,21 +360,21 @@ class ServiceChannel:
 
     Args:
         channel: the client's.
-        service: what the stub stands for.
+        service: the class of the service that the stub stands for.
 
     Raises:
         ValueError: the service's contract is above the limit.
     """
 
-    def __init__(self, channel: ClientChannel, service: ServiceInfo) -> None:
+    def __init__(self, channel: ClientChannel, service: type) -> None:
         self.budget = channel.budget
         self.interception = channel.interception
         self.around = channel.around
         self._channel = channel
-        self._service = service
-        self._contract = contract_of(service)
+        self._service = service_info(service)
+        self._contract, contract_id = known_contract(service)
         # A server that does not tell its contract's id is taken at its word.
-        self._alike = (id_of(encode_form(self._contract)), b"")
+        self._alike = (contract_id, b"")
         self._verdicts: dict[bytes, str] = {}
         # The hello, which is small: a stub that is kept would keep a whole connection.
         self._checked: Hello | None = None

@@ -54,7 +54,7 @@ class SessionBlock(Generic[S]):
 
     def __init__(self, channel: ClientChannel, service: type[S], info: ServiceInfo) -> None:
         self._channel = channel
-        self._checked = ServiceChannel(channel, info)
+        self._checked = ServiceChannel(channel, service)
         self._service = service
         self._info = info
         self._entered = False

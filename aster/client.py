@@ -169,7 +169,7 @@ class AsterClient:
         info, channel = self._checked(service, "client")
         if info.scoped == "stream":
             raise TypeError(f"{service.__name__} is scoped='stream', so it is called in sessions: write 'async with client.session({service.__name__}) as ...'")
-        checked = ServiceChannel(channel, info)
+        checked = ServiceChannel(channel, service)
         await checked.connection()
         return make_stub(cast("type[Any]", service), checked)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aster._contract.evolution import MAX_DIFFERENCES, contract_differences, summary
 from aster._contract.form import CONTRACT_LIMIT, MAX_FORM_DEPTH, Contract, MalformedContractError, decode_form, encode_form, id_of
-from aster._contract.service import contract_id, contract_of
+from aster._contract.service import contract_id, contract_of, known_contract
 
 __all__ = [
     "CONTRACT_LIMIT",
@@ -18,5 +18,6 @@ __all__ = [
     "decode_form",
     "encode_form",
     "id_of",
+    "known_contract",
     "summary",
 ]

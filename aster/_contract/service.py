@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import decimal
+import functools
 import uuid
 from collections.abc import Iterable, Mapping
 from enum import Enum
@@ -17,7 +18,7 @@ from aster.codec.shapes import DictOf, EnumOf, FixedTuple, LiteralOf, Message, O
 from aster.codec.tags import registered_names
 from aster.types import ServiceInfo
 
-__all__ = ["contract_id", "contract_of"]
+__all__ = ["contract_id", "contract_of", "known_contract"]
 
 _SCALARS: Mapping[type, str] = {
     bool: "bool",
@@ -49,6 +50,17 @@ def contract_id(service: object) -> str:
         ValueError: its contract is larger than can be told to clients, or nests containers too deeply.
     """
     return id_of(encode_form(contract_of(service_info(service)))).hex()
+
+
+@functools.lru_cache(maxsize=64)
+def known_contract(service: type) -> tuple[Contract, bytes]:
+    """The contract of a service's class and its id, worked out once: a client needs them for each session that it opens.
+
+    Raises:
+        ValueError: the contract is above the limit.
+    """
+    contract = contract_of(service_info(service))
+    return contract, id_of(encode_form(contract))
 
 
 def contract_of(info: ServiceInfo) -> Contract:
