@@ -275,6 +275,28 @@ class _Around:
         if self._raised is not None:
             raise self._raised
 
+    async def next_response(self, receive: Callable[[], Awaitable[Any]], end: type[Exception]) -> Any:
+        """The next response of the call by ``receive``, which raises ``end`` after the last one; or of what they made of its outcome.
+
+        Raises:
+            Exception: ``end``, there are no more; or what they made of a call that has failed.
+        """
+        if not self.has_verdict:
+            outcome: Exception | None = None
+            try:
+                return await receive()
+            except end:
+                pass
+            except anyio.BusyResourceError:
+                raise
+            except Exception as exc:
+                outcome = exc
+            await self.conclude(outcome)
+        if self.answers:
+            return self.answers.popleft()
+        await self.conclude(None)
+        raise end
+
     async def abandon(self) -> None:
         """Cancel them, and wait, shielded, until they have unwound. What they raise then is logged. Idempotent."""
         self.cancel()
@@ -387,7 +409,7 @@ class _InterceptedStream(ResponseStream[Res]):
     async def __anext__(self) -> Res:
         around = await self._start()
         try:
-            return await self._next(around)
+            return await around.next_response(self._receive, StopAsyncIteration)
         except Exception:
             raise
         except BaseException:
@@ -396,22 +418,10 @@ class _InterceptedStream(ResponseStream[Res]):
                 await self.aclose()
             raise
 
-    async def _next(self, around: _Around) -> Res:
-        if self._inner is not None and not around.has_verdict:
-            outcome: Exception | None = None
-            try:
-                return await anext(self._inner)
-            except StopAsyncIteration:
-                pass
-            except anyio.BusyResourceError:
-                raise
-            except Exception as exc:
-                outcome = exc
-            await around.conclude(outcome)
-        if around.answers:
-            return around.answers.popleft()
-        await around.conclude(None)
-        raise StopAsyncIteration
+    async def _receive(self) -> Res:
+        if self._inner is None:
+            raise StopAsyncIteration  # what has not begun has been answered
+        return await anext(self._inner)
 
     async def aclose(self) -> None:
         self._closed = True
@@ -503,22 +513,7 @@ class _InterceptedInteractiveCall(InteractiveCall[Req, Res]):
     async def receive(self) -> Res:
         if self._around is None:
             self._refuse_outside()
-        if not self._around.has_verdict:
-            outcome: Exception | None = None
-            try:
-                return await super().receive()
-            except anyio.EndOfStream:
-                pass
-            except anyio.BusyResourceError:
-                raise
-            except Exception as exc:
-                outcome = exc
-            await self._around.conclude(outcome)
-        if self._around.answers:
-            return self._around.answers.popleft()
-        await self._around.conclude(None)
-        await anyio.lowlevel.checkpoint()
-        raise anyio.EndOfStream
+        return await self._around.next_response(super().receive, anyio.EndOfStream)
 
     async def end(self) -> None:
         if self._begun is not None:

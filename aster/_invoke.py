@@ -16,6 +16,7 @@ from aster._outgoing import OutgoingCall, RemoteMethod
 from aster._protocol.events import ResetCode
 from aster._pump import close_requests
 from aster._streams import ResponseStream
+from aster._tasks import checkpoint_with_deadlines
 from aster.errors import RpcError, StatusCode
 from aster.types import Metadata
 
@@ -70,9 +71,7 @@ class _Begun:
 async def _expire_natively(deadline: float) -> None:
     """Wait until the scope around the call that has this deadline has cancelled it; return if it does not, having been moved meanwhile."""
     await anyio.sleep_until(deadline)
-    # The scope is told by a timer of its own, some turns of the loop after the clock has passed its deadline; how many, each loop decides.
-    while anyio.current_effective_deadline() <= anyio.current_time():
-        await anyio.lowlevel.checkpoint()
+    await checkpoint_with_deadlines()
 
 
 async def _begin(channel: CallChannel, method: RemoteMethod, request: bytes | None, settings: CallSettings) -> _Begun:

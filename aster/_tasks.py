@@ -138,7 +138,8 @@ async def outlast(event: anyio.Event) -> None:
 
 
 async def checkpoint_with_deadlines() -> None:
-    """A checkpoint that a scope whose deadline has passed does not let by: the loop is told of a deadline some turns after the clock has passed it."""
+    """A checkpoint that a scope whose deadline has passed does not let by: a scope is told by a timer of its own, some turns after the clock has passed
+    its deadline; how many, each loop decides."""
     await anyio.lowlevel.checkpoint()
     while anyio.current_effective_deadline() <= anyio.current_time():
         await anyio.lowlevel.checkpoint()
