@@ -14,11 +14,7 @@ from aster._endpoint import EndpointOptions
 from aster._outgoing import OutgoingCall
 from aster._outgoing_session import OutgoingSession
 from aster._protocol.events import CloseCode, GoAway, Hello, ResetCode, ServiceEntry, Setting
-from aster._protocol.frames import (
-    FrameKind,
-    decode_go_away,
-    encode_hello,
-)
+from aster._protocol.frames import FrameKind, decode_go_away, encode_hello
 from aster._reactor import Reactor
 from aster._slots import SlotQueue
 from aster._tasks import StartedTask

@@ -24,7 +24,7 @@ from aster.errors import AsterError, LocalProtocolError, RemoteProtocolError, Rp
 from aster.transports.base import Stream
 from aster.types import CapabilityRequirement, Peer, RpcPattern, SerializationMode, ServiceInfo
 
-__all__ = ["HostedSession", "IncomingSession", "IncomingSessionOwner", "SessionContext", "current_session"]
+__all__ = ["HostedSession", "IncomingSession", "IncomingSessionOwner", "SessionContext", "current_session", "refused_while_draining"]
 
 logger = logging.getLogger("aster")
 
@@ -68,6 +68,11 @@ def current_session() -> SessionContext:
         return _CURRENT_SESSION.get()
     except LookupError:
         raise RuntimeError("there is no current session: aster.current_session() works in a service with scoped='stream' and in what it calls") from None
+
+
+def refused_while_draining() -> RpcError:
+    """What a call or session is refused with that comes too late: it was not seen by anybody, and may be made elsewhere."""
+    return RpcError(StatusCode.UNAVAILABLE, "the server is draining and takes no new calls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +275,7 @@ class IncomingSession:
         assert self._hosted is not None
         service, version, name, pattern, mode = header.target
         if self._draining is not None:
-            raise RpcError(StatusCode.UNAVAILABLE, "the server is draining and takes no new calls")
+            raise refused_while_draining()
         info = self._hosted.service
         if (service, version) != (info.name, info.version):
             raise RpcError(

@@ -18,7 +18,7 @@ import anyio.lowlevel
 
 from aster._channel import CallChannel, slot_of
 from aster._failures import told_apart
-from aster._invoke import CallSettings, InteractiveCall, RemoteResponseStream, call_client_stream, call_unary, expired
+from aster._invoke import CallSettings, CallStream, InteractiveCall, RemoteResponseStream, call_client_stream, call_unary, expired
 from aster._outgoing import OutgoingCall, RemoteMethod
 from aster._protocol.events import ResetCode
 from aster._pump import close_requests
@@ -342,7 +342,7 @@ def response_stream(channel: CallChannel, method: RemoteMethod, request: Any, re
     return _InterceptedStream(channel, method, request, requests, settings)
 
 
-class _InterceptedStream(ResponseStream[Res]):
+class _InterceptedStream(CallStream[Res]):
     """A stream with interceptors around it; as ``RemoteResponseStream`` in all that its caller sees."""
 
     def __init__(self, channel: CallChannel, method: RemoteMethod, request: Any, requests: Any, settings: CallSettings) -> None:
@@ -432,12 +432,6 @@ class _InterceptedStream(ResponseStream[Res]):
             if self._around is not None:
                 await self._around.abandon()
         await self._close_requests()
-
-    async def _close_requests(self, because: BaseException | None = None) -> None:
-        """Close the request iterable of a call that has not begun; else the call does it."""
-        requests, self._requests = self._requests, None
-        if requests is not None:
-            await close_requests(requests, self._label, because)
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         try:

@@ -23,7 +23,7 @@ from aster.types import Metadata
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["CallSettings", "InteractiveCall", "RemoteResponseStream", "call_client_stream", "call_unary", "check_requests", "expired"]
+__all__ = ["CallSettings", "CallStream", "InteractiveCall", "RemoteResponseStream", "call_client_stream", "call_unary", "check_requests", "expired"]
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -173,7 +173,21 @@ def check_requests(requests: object, method: RemoteMethod) -> None:
         )
 
 
-class RemoteResponseStream(ResponseStream[Res]):
+class CallStream(ResponseStream[Res]):
+    """The responses of a call that may have requests, which are closed in any case."""
+
+    _requests: Any
+    """The request iterable, until a call takes it over."""
+    _label: str
+
+    async def _close_requests(self, because: BaseException | None = None) -> None:
+        """Close the request iterable of a call that has not begun; else the call does it."""
+        requests, self._requests = self._requests, None
+        if requests is not None:
+            await close_requests(requests, self._label, because)
+
+
+class RemoteResponseStream(CallStream[Res]):
     """The responses of a call over the wire. The call begins with the first step of the iteration, or with the ``async with`` block.
 
     A caller that is cancelled while it waits for the next response has cancelled the call; inside an ``async with`` block the call
@@ -276,12 +290,6 @@ class RemoteResponseStream(ResponseStream[Res]):
             self._begun.call.cancel(ResetCode.CANCELLED)
             await self._begun.call.close_pump()
         await self._close_requests()
-
-    async def _close_requests(self, because: BaseException | None = None) -> None:
-        """Close the request iterable of a call that has not begun; else the call does it."""
-        requests, self._requests = self._requests, None
-        if requests is not None:
-            await close_requests(requests, self._label, because)
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         if exc is not None and self._begun is not None:

@@ -13,13 +13,10 @@ from aster._descriptions import ToldContracts
 from aster._endpoint import EndpointOptions
 from aster._entrance import Entrance
 from aster._incoming import HostedMethod, IncomingCall
-from aster._incoming_session import HostedSession, IncomingSession
+from aster._incoming_session import HostedSession, IncomingSession, refused_while_draining
 from aster._policy import Policy
 from aster._protocol.events import CloseCode, GoAway, Header, Trailer, TrailerOrigin
-from aster._protocol.frames import (
-    FrameKind,
-    encode_go_away,
-)
+from aster._protocol.frames import FrameKind, encode_go_away
 from aster._reactor import Reactor
 from aster.errors import AsterError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Connection, Stream, StreamSink
@@ -153,7 +150,7 @@ class ServerConnection(PeerConnection):
         """Find the service; refuse above the limit, while draining, and whoever does not hold what it requires."""
         if self._going_away:
             # Also one whose stream came before the last one that is served: idle, it would hold up the drain.
-            raise RpcError(StatusCode.UNAVAILABLE, "the server is draining and takes no new calls")
+            raise refused_while_draining()
         limit = self.options.max_sessions
         if self._admitted_sessions >= limit:
             raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"this connection has {limit} sessions, the server's limit")
@@ -171,7 +168,7 @@ class ServerConnection(PeerConnection):
 
     def _refuse_while_draining(self, stream: Stream) -> None:
         if self._going_away and stream.id > self._last_stream:
-            raise RpcError(StatusCode.UNAVAILABLE, "the server is draining and takes no new calls")
+            raise refused_while_draining()
 
     def _serve_up_to(self, stream: Stream) -> None:
         if not self._going_away:
