@@ -6,18 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-import aster
+from tests.examples.programs import ENVIRONMENT, EXAMPLES, PATIENCE
 
-_EXAMPLES = Path(__file__).parent.parent.parent / "examples"
-
-pytestmark = pytest.mark.timeout(60)  # above _PATIENCE, so that a slow program fails its test and does not end the run
-
-_PATIENCE = 45
-"""Seconds for one program: three interpreters at the most, which take two seconds together on a machine that is not busy with anything else."""
+pytestmark = pytest.mark.timeout(60)  # above PATIENCE, so that a slow program fails its test and does not end the run
 
 _CLIENT_OUTPUT = [
     "unary: task 1 is running",
@@ -41,11 +35,10 @@ _SERVER_OUTPUT = [
 
 def _run(program: str, *arguments: str) -> tuple[list[str], int]:
     """The lines that an example prints, and its process group. It must succeed, say nothing on stderr, and emit no warning."""
-    environment = os.environ | {"PYTHONPATH": str(Path(aster.__file__).parent.parent), "PYTHONWARNINGS": "error"}
-    command = [sys.executable, str(_EXAMPLES / program), *arguments]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [sys.executable, str(EXAMPLES / program), *arguments]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        output, errors = process.communicate(timeout=_PATIENCE)
+        output, errors = process.communicate(timeout=PATIENCE)
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

@@ -2,71 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-import aster
+from tests.examples.programs import PATIENCE, Program, running
 
-_PROGRAMS = Path(__file__).parent.parent.parent / "examples" / "production"
+pytestmark = pytest.mark.timeout(60)  # above PATIENCE, so that a slow program fails its test and does not end the run
 
-pytestmark = pytest.mark.timeout(60)  # above _PATIENCE, so that a slow program fails its test and does not end the run
-
-_PATIENCE = 45
-"""Seconds for one program, which takes less than one on a machine that is not busy with anything else."""
-
-_ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(aster.__file__).parent.parent), "PYTHONWARNINGS": "error", "REPORTS_TOKEN": "sesame"}
-
-_Program = subprocess.Popen[str]
-
-
-@pytest.fixture(autouse=True)
-def _children_hear_ctrl_c() -> Generator[None]:
-    """A shell starts what it runs in the background deaf to Ctrl-C, and that is inherited."""
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, former)
+_running = partial(running, REPORTS_TOKEN="sesame")
 
 
 @contextmanager
-def _running(program: str, *arguments: str, **environment: str) -> Generator[_Program]:
-    """A program of the example, killed at the end if it still runs."""
-    process = subprocess.Popen(
-        [sys.executable, str(_PROGRAMS / program), *arguments],
-        env=_ENVIRONMENT | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-@contextmanager
-def _serving(folder: Path, port: str = "0") -> Generator[tuple[_Program, str]]:
+def _serving(folder: Path, port: str = "0") -> Generator[tuple[Program, str]]:
     """A server with its key in ``folder``, and its address."""
-    with _running("server.py", "--key", str(folder / "server.key"), "--port", port) as server:
+    with _running("production/server.py", "--key", str(folder / "server.key"), "--port", port) as server:
         assert server.stdout is not None
         yield server, server.stdout.readline().strip()
 
 
 def _ask(address: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
     """What a client prints, and its exit code before that."""
-    with _running("client.py", *arguments, ASTER_ENDPOINT_ADDR=address, **environment) as client:
-        output, errors = client.communicate(timeout=_PATIENCE)
+    with _running("production/client.py", *arguments, ASTER_ENDPOINT_ADDR=address, **environment) as client:
+        output, errors = client.communicate(timeout=PATIENCE)
         return client.returncode, output, errors
 
 
-def _read_until(server: _Program, line: str) -> None:
+def _read_until(server: Program, line: str) -> None:
     assert server.stderr is not None
     for logged in server.stderr:
         if logged.strip() == line:
@@ -101,19 +67,19 @@ def test_a_client_without_a_server_says_so() -> None:
 
 
 def test_ctrl_c_at_the_client_cancels_the_handler_and_prints_no_traceback(tmp_path: Path) -> None:
-    with _serving(tmp_path) as (server, address), _running("client.py", "yearly", "--seconds", "3600", ASTER_ENDPOINT_ADDR=address) as client:
+    with _serving(tmp_path) as (server, address), _running("production/client.py", "yearly", "--seconds", "3600", ASTER_ENDPOINT_ADDR=address) as client:
         _read_until(server, "INFO reports: building 'yearly'")
         client.send_signal(signal.SIGINT)
-        assert client.communicate(timeout=_PATIENCE) == ("", "")
+        assert client.communicate(timeout=PATIENCE) == ("", "")
         assert client.returncode == 130
         _read_until(server, "INFO reports: nobody waits for 'yearly' any more")
 
 
 def test_sigterm_lets_a_running_call_end(tmp_path: Path) -> None:
     # Half a second: the signal comes while the report is built. Were the machine slower than that, the call would have ended before.
-    with _serving(tmp_path) as (server, address), _running("client.py", "daily", "--seconds", "0.5", ASTER_ENDPOINT_ADDR=address) as client:
+    with _serving(tmp_path) as (server, address), _running("production/client.py", "daily", "--seconds", "0.5", ASTER_ENDPOINT_ADDR=address) as client:
         _read_until(server, "INFO reports: building 'daily'")
         server.send_signal(signal.SIGTERM)
-        assert client.communicate(timeout=_PATIENCE) == ("daily: all is well\n", "")
+        assert client.communicate(timeout=PATIENCE) == ("daily: all is well\n", "")
         _read_until(server, "INFO reports: drained")
-        assert server.wait(_PATIENCE) == 0
+        assert server.wait(PATIENCE) == 0

@@ -32,6 +32,7 @@ __all__ = [
     "Witness",
     "backend_for",
     "calls_are_over",
+    "cancelled_after",
     "cancelled_at_every_step",
     "error_of",
     "kept_cancellation",
@@ -252,7 +253,7 @@ async def cancelled_at_every_step(
     steps, times = 0, 0
     while True:
         async with around():
-            finished = not await (_cancelled_natively_after if native else _cancelled_after)(steps, program, since)
+            finished = not await (_cancelled_natively_after if native else cancelled_after)(steps, program, since)
         await after()
         if finished:
             return times
@@ -260,7 +261,8 @@ async def cancelled_at_every_step(
         steps += 1 if isinstance(transport, MemoryTransport) else 1 + steps // 10
 
 
-async def _cancelled_after(steps: int, program: Callable[[], Awaitable[object]], since: Callable[[], bool]) -> bool:
+async def cancelled_after(steps: int, program: Callable[[], Awaitable[object]], since: Callable[[], bool] = lambda: True) -> bool:
+    """Run a program, cancelled after so many turns of the scheduler unless it has ended before; whether it was. Turns count from when ``since`` holds."""
     finished = False
     async with anyio.create_task_group() as group:
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 import aster
@@ -15,7 +14,7 @@ from aster import StatusCode
 from aster.testing import assert_no_orphans
 from aster.transports.base import Transport
 from tests.rpc.echo import Item
-from tests.rpc.probes import error_of, server_record, until
+from tests.rpc.probes import cancelled_after, error_of, server_record, until
 from tests.rpc.rooms import Lobby, Room
 
 pytestmark = pytest.mark.anyio
@@ -47,11 +46,7 @@ async def _cancelled(client: aster.AsterClient, chance: random.Random) -> None:
             await room.add_all([Item(1), Item(2)])
             await room.hang(Item(chance.randrange(2)))
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(hang)
-        for _ in range(chance.randrange(80)):
-            await anyio.lowlevel.checkpoint()
-        group.cancel_scope.cancel()
+    await cancelled_after(chance.randrange(80), hang)
 
 
 async def _timed_out(client: aster.AsterClient, chance: random.Random) -> None:

@@ -6,13 +6,13 @@ import random
 from collections import Counter
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 import aster
 from aster import StatusCode
 from aster.decorators import rpc, service
 from tests.rpc.echo import Item
+from tests.rpc.probes import cancelled_after
 
 __all__ = ["COUNTS", "Locked", "Seat", "crashed", "hook_raised", "left_in_the_middle", "refused", "used", "with_background"]
 
@@ -87,11 +87,7 @@ async def left_in_the_middle(client: aster.AsterClient, chance: random.Random) -
             await seat.do(Item(1))
             await seat.do(Item(text="wait"))
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(sit)
-        for _ in range(chance.randrange(60)):
-            await anyio.lowlevel.checkpoint()
-        group.cancel_scope.cancel()
+    await cancelled_after(chance.randrange(60), sit)
 
 
 async def crashed(client: aster.AsterClient, _: random.Random) -> None:
