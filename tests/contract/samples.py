@@ -63,10 +63,10 @@ def _is_deep(hint: Any, room: int) -> bool:
 
 
 def _rows(hints: Hints, columns: tuple[Any, ...], room: int) -> list[tuple[Any, ...]]:
-    """Each sample of each place at least once, at the most a dozen rows."""
+    """Each sample of each place at least once, at the most a dozen rows; no two places of one type have the same in a row, if there is a choice."""
     drawn = [samples(hints, column, room) for column in columns]
     number = min(12, max(map(len, drawn), default=1))
-    return [tuple(column[place % len(column)] for column in drawn) for place in range(number)]
+    return [tuple(column[(place + shift) % len(column)] for shift, column in enumerate(drawn)) for place in range(number)]
 
 
 def same(sent: Any, read: Any) -> bool:

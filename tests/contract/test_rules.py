@@ -61,6 +61,7 @@ _TYPES = [
     ("tuple[int, int]", "list[int]", True),
     ("tuple[int, int]", "tuple[int, int, int]", False),
     ("list[int]", "tuple[int, int]", False),
+    ("tuple[int, int]", "tuple[int, Optional[int]]", False),
     ("Union[list[int], str]", "Union[tuple[int, ...], str]", True),
     ("Union[tuple[int, ...], str]", "Union[list[int], str]", False),
     ("set[int]", "frozenset[int]", True),

@@ -17,11 +17,12 @@ from aster.codec import Codec, auto_tag, wire_types
 from aster.errors import DecodeError
 from aster.types import MethodInfo, RpcPattern, SerializationMode, ServiceInfo
 from tests.codec.schemas import Schema, relatives, schemas, values_in
+from tests.contract.changes import CHANGES, changes
 from tests.contract.samples import same, samples
 from tests.contract.worlds import World, edits, worlds
 
 # A Fory is made in full for each side and mode, which takes milliseconds.
-FEWER = settings(max_examples=max(20, settings().max_examples // 2))
+FEWER = settings(max_examples=max(50, settings().max_examples // 2))
 FEWEST = settings(max_examples=max(20, settings().max_examples // 4))
 pytestmark = pytest.mark.timeout(max(60, settings().max_examples))
 
@@ -100,6 +101,24 @@ def test_the_verdict_on_two_versions_is_what_their_codecs_do() -> None:
     assert min(counted[each] for each in ("method", "other method", "compatible", "confirmed")), counted
     # Some verdicts are stricter than the codec: an Enum's tag, say, does not travel where the Enum is declared.
     assert counted["unconfirmed"] * 4 < counted["confirmed"], counted
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_the_verdict_on_one_change_is_what_its_codecs_do(kind: str) -> None:
+    counted = Counter[str]()
+
+    @settings(max_examples=max(30, settings().max_examples * (4 if kind == "type" else 1) // 2))
+    @given(versions=changes(kind))
+    def check(versions: tuple[World, World]) -> None:
+        for client, server in (versions, reversed(versions)):
+            _, messages = _named(contract_differences(client.contract, server.contract))
+            _check_messages(client, server, messages, counted)
+
+    check()
+    # To have a default or none is never a difference, since it is sent all the same.
+    assert bool(counted["confirmed"]) is (kind != "default"), counted
+    assert counted["compatible"], counted
+    assert counted["unconfirmed"] * 4 <= counted["confirmed"], counted
 
 
 def _contract(schema: Schema, mode: SerializationMode) -> Contract:

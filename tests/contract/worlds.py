@@ -22,7 +22,7 @@ from aster.codec import Codec, make_codec, wire_types
 from aster.types import MethodInfo, RpcPattern, SerializationMode, ServiceInfo
 from tests.contract.samples import samples
 
-__all__ = ["FieldPlan", "MethodPlan", "World", "edits", "worlds"]
+__all__ = ["Draw", "FieldPlan", "MethodPlan", "Types", "World", "draw_members", "edit_members", "edits", "worlds"]
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -125,7 +125,19 @@ class World:
 # Drawing
 
 
-class _Types:
+def _items(text: str) -> list[str]:
+    """What commas part, those within brackets aside."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += {"[": 1, "]": -1}.get(character, 0)
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+class Types:
     """Draws types for the fields of one struct, as Python writes them; ``later`` are those that may stand bare, since they lead to no circle."""
 
     def __init__(self, draw: Draw, later: tuple[str, ...]) -> None:
@@ -136,6 +148,7 @@ class _Types:
         return self._draw(st.sampled_from(options))
 
     def any(self, room: int = 2) -> str:
+        """Any type, with at most so many containers around it."""
         forms: list[Callable[[int], str]] = [self._scalar, self._scalar, self._named]
         if room:
             forms += [self._optional, self._values, self._dict, self._items, self._union]
@@ -143,19 +156,23 @@ class _Types:
 
     def related(self, hint: str) -> str:
         """A type that is much like another: what people change types to."""
-        match self.one_of("optional", "bare", "union", "kind", "scalar", "list"):
-            case "optional":
-                return f"Optional[{hint}]"
-            case "bare" if hint.startswith("Optional["):
-                return hint.removeprefix("Optional[").removesuffix("]")
-            case "union" if hint in _SCALARS:
-                return f"Union[{', '.join({hint: None, self.one_of(*_SCALARS): None, self.one_of(*_ENUMS, *self._later): None})}]"
-            case "kind" if hint.startswith("list["):
-                return f"tuple[{hint.removeprefix('list[').removesuffix(']')}, ...]"
-            case "list":
-                return f"list[{hint}]"
-            case _:
-                return self.one_of("int", "str", "float", "bool", "Decimal")
+        inside = hint[hint.find("[") + 1 : -1]
+        others = [f"Optional[{hint}]", f"list[{hint}]", self.one_of("int", "str", "float", "bool", "Decimal")]
+        if hint.startswith("Optional["):
+            others.append(inside)
+        elif hint.startswith("list["):
+            others += [f"tuple[{inside}, ...]", f"tuple[{inside}, {inside}]"]
+        elif hint.startswith("tuple[") and hint.endswith(", ...]"):
+            others.append(f"list[{inside.removesuffix(', ...')}]")
+        elif hint.startswith("tuple["):
+            items = _items(inside)
+            rows = [*items, "int"], items[:-1] or items, [self.related(items[0]), *items[1:]]
+            others += [f"list[{items[0]}]", *(f"tuple[{', '.join(row)}]" for row in rows)]
+        elif hint.startswith("Literal["):
+            others += [self.one_of(*_LITERALS), self.one_of(*_LITERALS)]
+        elif hint in _SCALARS:
+            others.append(f"Union[{', '.join({hint: None, self.one_of(*_SCALARS): None, self.one_of(*_ENUMS, *self._later): None})}]")
+        return self.one_of(*others)
 
     def _scalar(self, _room: int) -> str:
         return self.one_of(*_SCALARS, *_LITERALS, *_ENUMS)
@@ -192,17 +209,18 @@ class _Types:
 @st.composite
 def worlds(draw: Draw) -> World:
     """A service of one to three methods, with Enums and dataclasses that may mention each other in any way."""
-    enums = {name: _members(draw) for name in _ENUMS}
+    enums = {name: draw_members(draw) for name in _ENUMS}
     structs: dict[str, dict[str, FieldPlan]] = {}
     for place, name in enumerate(_STRUCTS):
-        hints = _Types(draw, _STRUCTS[place + 1 :])
+        hints = Types(draw, _STRUCTS[place + 1 :])
         names = draw(st.lists(st.sampled_from(_FIELDS), min_size=1, max_size=3, unique=True))
         structs[name] = {each: FieldPlan(hints.any(), draw(st.booleans())) for each in names}
     methods = {name: _method(draw) for name in draw(st.sampled_from([("one",), ("one", "two"), ("one", "two", "three")]))}
     return World(enums, structs, methods)
 
 
-def _members(draw: Draw) -> dict[str, Any]:
+def draw_members(draw: Draw) -> dict[str, Any]:
+    """The members of an Enum: of one kind of value, or without numbers."""
     names = draw(st.lists(st.sampled_from(_MEMBERS), min_size=1, max_size=3, unique=True))
     values: tuple[Any, ...] = draw(st.sampled_from([(1, 5, 7), ("r", "g", "b"), (0, 1, 2)]))
     return dict(zip(names, values, strict=False))
@@ -225,7 +243,7 @@ def edits(draw: Draw, world: World) -> World:
 def _edit_fields(draw: Draw, world: World) -> World:
     place: int = draw(st.integers(0, len(_STRUCTS) - 1))
     name: str = _STRUCTS[place]
-    hints = _Types(draw, _STRUCTS[place + 1 :])
+    hints = Types(draw, _STRUCTS[place + 1 :])
     fields = dict(world.structs[name])
     chosen = draw(st.sampled_from(list(fields)))
     other = draw(st.sampled_from(_FIELDS))
@@ -249,7 +267,12 @@ def _edit_fields(draw: Draw, world: World) -> World:
 
 def _edit_enum(draw: Draw, world: World) -> World:
     name: str = draw(st.sampled_from(_ENUMS))
-    members = dict(world.enums[name])
+    return replace(world, enums={**world.enums, name: edit_members(draw, world.enums[name])})
+
+
+def edit_members(draw: Draw, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The members of an Enum in its next version."""
+    members = dict(before)
     new = draw(st.sampled_from(_MEMBERS))
     match draw(st.sampled_from(["add", "add first", "remove", "rename", "reorder", "others"])):
         case "add" if new not in members:
@@ -263,8 +286,8 @@ def _edit_enum(draw: Draw, world: World) -> World:
         case "reorder":
             members = dict(reversed(members.items()))
         case _:
-            members = _members(draw)
-    return replace(world, enums={**world.enums, name: members})
+            members = draw_members(draw)
+    return members
 
 
 def _edit_methods(draw: Draw, world: World) -> World:
