@@ -7,7 +7,7 @@ import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.lowlevel
@@ -100,7 +100,8 @@ async def until(condition: Callable[[], object]) -> None:
         await anyio.sleep(0.001)
 
 
-_records = WeakKeyDictionary[aster.AsterClient, ServerConnection]()
+_records = WeakValueDictionary[str, ServerConnection]()
+"""By the client's endpoint id. Weakly, since over memory a server's connection refers to its client."""
 
 
 def server_records() -> list[ServerConnection]:
@@ -110,10 +111,10 @@ def server_records() -> list[ServerConnection]:
 
 def server_record(client: aster.AsterClient) -> ServerConnection:
     """The one of a client."""
-    record = _records.get(client)
+    record = _records.get(client.endpoint_id)
     if record is None or record.lost is not None:
         (record,) = (each for each in server_records() if each.peer.endpoint_id == client.endpoint_id)
-        _records[client] = record
+        _records[client.endpoint_id] = record
     return record
 
 

@@ -26,8 +26,8 @@ Census = Counter[str]
 """How many there are of each thing, by its name."""
 
 _PACKAGES = frozenset({"aster", "aioquic"})
-_MODULES = frozenset({"tests.rpc.echo", "tests.soak.services"})
-"""Whose classes' objects are counted, with what their containers hold; the messages of the calls are classes of these modules."""
+_MODULES = frozenset({"tests.rpc.echo", "tests.soak.services", "tests.soak.sessions"})
+"""Whose classes' objects are counted, with what their containers hold; the messages of the calls, and the sessions of a soak, are of these modules."""
 
 _PLAIN = frozenset({AsyncGeneratorType, CoroutineType, GeneratorType, TracebackType, MethodType, FunctionType, CellType, asyncio.Task, asyncio.Future})
 """What calls are made of besides: each of these holds all that it refers to."""

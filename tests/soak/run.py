@@ -27,7 +27,7 @@ from tests.soak.failures import FAILURES, SOON, FailureKind, Scene
 from tests.soak.services import MESSAGE_LIMIT, METADATA_LIMIT, Stranger, Troubled
 from tests.soak.sessions import COUNTS, Locked, Seat
 
-__all__ = ["AT_ONCE", "FAILING", "Mark", "Plan", "Soak"]
+__all__ = ["AT_ONCE", "FAILING", "Mark", "Plan", "Soak", "settled"]
 
 AT_ONCE = 64
 FAILING = "failure"
@@ -90,6 +90,16 @@ class Mark:
     census: Census
     blocks: int
     resident: int | None
+
+
+async def settled(lasting: Sequence[Connection]) -> None:
+    """Wait until no call is under way at any end, and no connection is there but those that last."""
+    await until(lambda: all(connection.open_streams == 1 for connection in lasting))
+    while len(live_connections()) > len(lasting):  # noqa: ASYNC110 (nobody tells of it)
+        await anyio.sleep(_PATIENCE)  # real: the loss of a connection shows by silence
+    for connection in lasting:
+        await connection.wait_acknowledged()
+    await anyio.sleep(_PATIENCE)  # real: acknowledgements wait for company
 
 
 class Soak:
@@ -193,20 +203,11 @@ class Soak:
     # Looks
 
     async def _mark(self, part: str, seconds: float) -> Mark:
-        await self._settle()
+        await settled(self._lasting)
+        await until(lambda: COUNTS["made"] == COUNTS["closed"])
         census = count_everything()
         # In this order: the census takes memory itself, and gives most of it back.
         return Mark(self._calls, part, seconds, census, sys.getallocatedblocks(), resident_memory())
-
-    async def _settle(self) -> None:
-        """Wait until no call is under way at any end, every session's instance was closed, and no connection is there but those that last."""
-        await until(lambda: all(connection.open_streams == 1 for connection in self._lasting))
-        await until(lambda: COUNTS["made"] == COUNTS["closed"])
-        while len(live_connections()) > len(self._lasting):  # noqa: ASYNC110 (nobody tells of it)
-            await anyio.sleep(_PATIENCE)  # real: the loss of a connection shows by silence
-        for connection in self._lasting:
-            await connection.wait_acknowledged()
-        await anyio.sleep(_PATIENCE)  # real: acknowledgements wait for company
 
     @contextmanager
     def _counted_logs(self) -> Generator[None]:

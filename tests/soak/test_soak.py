@@ -20,6 +20,7 @@ from tests.rpc.probes import on_asyncio
 from tests.soak.__main__ import main
 from tests.soak.census import Census
 from tests.soak.run import Mark
+from tests.soak.sessions import Seat
 from tests.soak.verdict import growths
 
 _ROOT = Path(__file__).parent.parent.parent
@@ -47,10 +48,6 @@ def test_calls_leave_nothing_behind_however_many_and_however_they_fail(transport
 _kept: list[object] = []
 
 
-def _keep_calls(call: OutgoingCall) -> None:
-    _kept.append(call)
-
-
 def _leave_a_timer(call: OutgoingCall) -> None:
     reactor: Any = call._reactor  # pyright: ignore[reportPrivateUsage]
     reactor.call_at(reactor.now() + 3_600, _nothing)
@@ -60,7 +57,7 @@ def _nothing() -> None:
     """What the timers of a leak would do."""
 
 
-def _leave_a_task(_: OutgoingCall) -> None:
+def _leave_a_task(_: object) -> None:
     if on_asyncio():
         _kept.append(asyncio.ensure_future(anyio.sleep_forever()))
     else:
@@ -76,26 +73,29 @@ def _remember_in_the_connection(call: OutgoingCall) -> None:
 
 _numbers = itertools.count()
 
-_LEAKS: list[tuple[str, str, Callable[[OutgoingCall], None]]] = [
-    ("tasks", "asyncio", _leave_a_task),
-    ("tasks", "trio", _leave_a_task),
-    ("timers", "asyncio", _leave_a_timer),
-    ("timers", "trio", _leave_a_timer),
-    ("objects of aster._outgoing.OutgoingCall", "asyncio", _keep_calls),
-    ("items in aster._client_connection.ClientConnection._ended", "asyncio", _remember_in_the_connection),
+_LEAKS: list[tuple[str, str, type, str, Callable[[Any], None]]] = [
+    ("tasks", "asyncio", OutgoingCall, "begin", _leave_a_task),
+    ("tasks", "trio", OutgoingCall, "begin", _leave_a_task),
+    ("timers", "asyncio", OutgoingCall, "begin", _leave_a_timer),
+    ("timers", "trio", OutgoingCall, "begin", _leave_a_timer),
+    ("objects of aster._outgoing.OutgoingCall", "asyncio", OutgoingCall, "begin", _kept.append),
+    ("items in aster._client_connection.ClientConnection._ended", "asyncio", OutgoingCall, "begin", _remember_in_the_connection),
+    ("objects of tests.soak.sessions.Seat", "asyncio", Seat, "__init__", _kept.append),
 ]
 
 
-@pytest.mark.parametrize(("name", "backend", "leak"), _LEAKS)
-def test_what_a_call_leaves_behind_is_found_by_its_name(name: str, backend: str, leak: Callable[[OutgoingCall], None], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "backend", "cls", "method", "leak"), _LEAKS)
+def test_what_is_left_behind_is_found_by_its_name(
+    name: str, backend: str, cls: type, method: str, leak: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     require_backend(backend)
-    begin = OutgoingCall.begin
+    called = getattr(cls, method)
 
-    def begin_and_leak(call: OutgoingCall, *args: Any, **kwargs: Any) -> None:
-        begin(call, *args, **kwargs)
-        leak(call)
+    def call_and_leak(self: object, *args: Any, **kwargs: Any) -> None:
+        called(self, *args, **kwargs)
+        leak(self)
 
-    monkeypatch.setattr(OutgoingCall, "begin", begin_and_leak)
+    monkeypatch.setattr(cls, method, call_and_leak)
     with pytest.raises(SystemExit) as stopped:
         main(["--transport", "memory", "--backend", backend, "--calls", "250", "--failures", "80", "--marks", "1", "--warm-up", "100"])
     _kept.clear()
