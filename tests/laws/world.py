@@ -148,11 +148,18 @@ class World(Tally):
     @classmethod
     @asynccontextmanager
     async def made(
-        cls, setting: Setting, *, seed: int = 1, counts: Counter[str] | None = None, client: dict[str, Any] | None = None, **server: Any
+        cls,
+        setting: Setting,
+        *,
+        seed: int = 1,
+        counts: Counter[str] | None = None,
+        client: dict[str, Any] | None = None,
+        beside: Callable[[Actor], Sequence[object]] = lambda hosted: (),
+        **server: Any,
     ) -> AsyncGenerator[World]:
-        """A world for as long as the block lasts; options of the server by name, of the client as a dict."""
+        """A world for as long as the block lasts; options of the server by name, of the client as a dict. ``beside``: makes other services."""
         transport, hosted = setting.make_transport(seed), Actor()
-        async with aster.serve([hosted], transport=transport, **server) as served:
+        async with aster.serve([hosted, *beside(hosted)], transport=transport, **server) as served:
             connected = aster.connect(served.address, transport=transport, **(client or {}))
             async with AsyncExitStack() as leaving:
                 await leaving.enter_async_context(connected)
