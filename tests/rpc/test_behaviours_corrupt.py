@@ -351,6 +351,7 @@ async def test_a_corrupt_control_stream_of_a_server_fails_each_call_once_with_un
         async with anyio.create_task_group() as group:
             group.start_soon(echo.same, Item())
             await until(lambda: len(begun) == 4)  # on a connection of its own
-            group.cancel_scope.cancel()
+            begun[3].write(encode_message(encode_item(Item())) + encode_trailer(SUCCESS))
+            begun[3].finish()
         assert len(controls) == 2
     assert not above_info(caplog)

@@ -30,6 +30,9 @@ pytestmark = pytest.mark.anyio
 GRACE = 0.3
 """Seconds that are meant to pass; real ones over QUIC."""
 
+BRIEFLY: Any = {"connect_timeout": 2.0}
+"""For clients that look for another connection where nobody is any more."""
+
 LONG = 60.0
 """Seconds that are not: longer than a test may take."""
 
@@ -83,7 +86,7 @@ class Gate(Echo):
 
 async def test_drain_lets_calls_in_flight_finish_and_refuses_new_ones(running: Running) -> None:
     gate, outcomes = Gate(), Outcomes()
-    async with assert_no_orphans(), running(gate, drain_grace=LONG) as (server, client):
+    async with assert_no_orphans(), running(gate, drain_grace=LONG, client=BRIEFLY) as (server, client):
         echo = await client.client(Echo)
         async with anyio.create_task_group() as group:
             group.start_soon(outcomes.keep, lambda: echo.same(Item(3)))
@@ -144,7 +147,7 @@ async def test_leaving_the_servers_block_drains(transport: Transport) -> None:
         address = list[str]()
         group.start_soon(serve, address)
         await until(lambda: address)
-        async with aster.connect(address[0], transport=transport) as client:
+        async with aster.connect(address[0], transport=transport, **BRIEFLY) as client:
             echo = await client.client(Echo)
             group.start_soon(outcomes.keep, lambda: echo.same(Item(size)))
             await until(lambda: gate.witness.began)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,20 @@ from hypothesis import strategies as st
 import aster
 from aster import StatusCode, all_of, any_of, role
 from aster._protocol.events import Header, Trailer, TrailerOrigin
-from aster._protocol.frames import encode_header, encode_header_start, encode_message, encode_trailer
+from aster._protocol.frames import (
+    SESSION_RESPONSE_KINDS,
+    FrameKind,
+    FrameReader,
+    decode_call,
+    decode_trailer,
+    encode_call,
+    encode_header,
+    encode_header_start,
+    encode_message,
+    encode_session,
+    encode_trailer,
+    frame_limits,
+)
 from aster.codec import wire_type
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
 from aster.transports.base import Stream, Transport
@@ -23,9 +37,9 @@ from aster.transports.memory import MemoryTransport
 from aster.transports.quic import QuicTransport
 from aster.types import CapabilityRequirement, Metadata, Peer, RpcPattern
 from tests.rpc.conftest import Running
-from tests.rpc.echo import Echo, Item
-from tests.rpc.probes import calls_are_over, error_of, server_record
-from tests.rpc.raw import END, Raw, manifest_of, raw, raw_server, target_of
+from tests.rpc.echo import Echo, Item, encode_item
+from tests.rpc.probes import calls_are_over, error_of, server_record, until
+from tests.rpc.raw import END, Raw, RawStream, manifest_of, raw, raw_server, target_of
 
 pytestmark = pytest.mark.anyio
 
@@ -89,7 +103,7 @@ _CALLS: dict[str, Callable[[Guarded, Any], Awaitable[object]]] = {
     "chat": lambda stub, item: anext(stub.chat([item])),
 }
 
-_PATTERNS = dict(zip(_CALLS, RpcPattern, strict=True))
+_PATTERNS = {**dict(zip(_CALLS, RpcPattern, strict=True)), "free": RpcPattern.UNARY}
 
 _UNDECODABLE = encode_message(b"\xff" * 40)
 
@@ -99,8 +113,8 @@ def _grants(*roles: str) -> Callable[[Peer], list[str]]:
     return lambda peer: list(roles)
 
 
-def _header(method: str) -> bytes:
-    return encode_header(encode_header_start(target_of(method, service="Guarded", pattern=_PATTERNS[method])), None, Metadata())
+def _header(method: str, service: str = "Guarded") -> bytes:
+    return encode_header(encode_header_start(target_of(method, service=service, pattern=_PATTERNS[method])), None, Metadata())
 
 
 async def test_who_holds_enough_is_served(running: Running) -> None:
@@ -166,6 +180,45 @@ async def test_a_request_is_decoded_only_where_the_caller_may_call(running: Runn
                 await call(stub, request)
             await calls_are_over(client)
             assert _decoded == ([7] if held else [])
+
+
+@service("Staffed", scoped="stream")
+class Staffed(Guarded):
+    """The same in sessions."""
+
+    def __init__(self, peer: str, *, began: list[str]) -> None:
+        self.began = began
+
+
+@pytest.mark.parametrize("held", [[], ["admin", "writer"]])
+async def test_a_call_of_a_session_is_refused_before_its_request_is_decoded_and_the_session_goes_on(transport: Transport, held: list[str]) -> None:
+    began = list[str]()
+
+    def frames(sink: RawStream) -> list[tuple[int, bytes]]:
+        return list(FrameReader(frame_limits(1 << 20, SESSION_RESPONSE_KINDS)).feed(bytes(sink.received)))
+
+    async with (
+        aster.serve([functools.partial(Staffed, began=began)], transport=transport, authorize=_grants(*held)) as server,
+        raw(server, transport) as peer,
+    ):
+        await peer.said_hello()
+        stream, sink = peer.call(encode_session("Staffed", 1))
+        for number, method in enumerate([*_CALLS, "free"]):
+            # A client begins no call before the one ahead of it has ended.
+            await until(lambda number=number: sum(kind in (FrameKind.READY, FrameKind.CALL_END) for kind, _ in frames(sink)) == number + 1)
+            requests = _UNDECODABLE if method != "free" else encode_message(encode_item(Item(3)))
+            stream.write(encode_call(number, _header(method, "Staffed") + requests + END))
+        await until(lambda: [kind for kind, _ in frames(sink)].count(FrameKind.CALL_END) == len(_CALLS) + 1)
+        answers: dict[int, bytes] = {}
+        for number, data in [decode_call(payload) for kind, payload in frames(sink) if kind == FrameKind.CALL]:
+            answers[number] = answers.get(number, b"") + data
+    outcomes: list[StatusCode] = []
+    for number in range(len(_CALLS) + 1):
+        kind, payload = list(FrameReader(frame_limits(1 << 20)).feed(answers[number]))[-1]
+        assert kind == FrameKind.TRAILER
+        outcomes.append(decode_trailer(payload, 1 << 20).status)
+    assert outcomes == [StatusCode.INVALID_ARGUMENT if held else StatusCode.PERMISSION_DENIED] * len(_CALLS) + [StatusCode.OK]
+    assert held or not began
 
 
 class Elsewhere(Guarded):
@@ -281,8 +334,21 @@ def _service_of(of_service: CapabilityRequirement | None, of_method: CapabilityR
     @service("Drawn", requires=of_service)
     class Drawn:
         @rpc(requires=of_method)
-        async def same(self, item: Item) -> Item:
-            return item
+        async def same(self, item: Recorded) -> Item:
+            return Item(item.number)
+
+        @server_stream(requires=of_method)
+        async def count(self, item: Recorded) -> AsyncIterator[Item]:
+            yield Item(item.number)
+
+        @client_stream(requires=of_method)
+        async def total(self, items: AsyncIterator[Recorded]) -> Item:
+            return Item(sum([item.number async for item in items]))
+
+        @bidi_stream(requires=of_method)
+        async def chat(self, items: AsyncIterator[Recorded]) -> AsyncIterator[Item]:
+            async for item in items:
+                yield Item(item.number)
 
     return Drawn
 
@@ -302,7 +368,12 @@ async def test_a_call_is_served_exactly_when_its_caller_meets_what_both_levels_r
     ):
         for instance, (of_service, of_method) in zip(services, levels, strict=True):
             stub: Any = await client.client(type(instance))
-            if _model(of_service, held) and _model(of_method, held):
-                assert await stub.same(Item(1)) == Item(1)
-            else:
-                assert (await error_of(stub.same(Item(1)))).code is StatusCode.PERMISSION_DENIED
+            for call in _CALLS.values():
+                request = Recorded(7)
+                _decoded.clear()
+                if _model(of_service, held) and _model(of_method, held):
+                    assert await call(stub, request) == Item(7)
+                else:
+                    assert (await error_of(call(stub, request))).code is StatusCode.PERMISSION_DENIED
+                    await calls_are_over(client)
+                    assert _decoded == []
