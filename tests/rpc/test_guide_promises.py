@@ -138,6 +138,27 @@ async def test_both_sides_of_a_bidirectional_stream_stream_at_the_same_time(runn
     assert outputs == ["executed: first", "executed: second"]
 
 
+async def test_nothing_limits_the_streams_of_a_service_by_default(running: Running) -> None:
+    waiting, enough = 0, anyio.Event()
+
+    @service
+    class Unlimited:
+        @rpc
+        async def wait(self, item: Item) -> Item:
+            nonlocal waiting
+            waiting += 1
+            if waiting == 250:
+                enough.set()
+            await enough.wait()
+            return item
+
+    async with running(Unlimited()) as (_, client), anyio.create_task_group() as group:
+        unlimited = await client.client(Unlimited)
+        for _ in range(250):
+            group.start_soon(unlimited.wait, Item())
+    assert waiting == 250
+
+
 _PEERS: list[object] = []
 _CLOSED: list[object] = []
 
@@ -157,6 +178,19 @@ async def test_the_peer_of_a_session_is_the_clients_endpoint_id_in_hex(running: 
     async with running(Watched) as (_, client), client.session(Watched):
         assert [client.endpoint_id] == _PEERS
     assert len(bytes.fromhex(client.endpoint_id)) == 32
+
+
+async def test_each_session_is_a_stream_of_its_own_and_its_calls_are_none(running: Running) -> None:
+    _PEERS.clear()
+    async with running(Watched) as (_, client):
+        connection = server_record(client).transport
+        assert connection.open_streams == 1  # for control
+        async with client.session(Watched) as one, client.session(Watched) as other:
+            assert (connection.open_streams, len(_PEERS)) == (3, 2)
+            for room in (one, other, one):
+                await room.send_message(SendMessageRequest("hello"))
+                assert (connection.open_streams, len(_PEERS)) == (3, 2)
+        await until(lambda: connection.open_streams == 1)
 
 
 @pytest.mark.parametrize("how", ["closes the session", "disconnects"])
