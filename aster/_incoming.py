@@ -374,7 +374,9 @@ class IncomingCall(CallDriver):
         return trailer._replace(details=self.method.details.encode(error, self.label))
 
     def _handler_bug(self, exc: BaseException) -> Trailer:
-        logger.error("the handler of %s raised %s", self.label, type(exc).__name__, exc_info=exc)
+        wrapped = self.method is not None and self.method.interceptors
+        text = "the handler of %s, or an interceptor around it, raised %s" if wrapped else "the handler of %s raised %s"
+        logger.error(text, self.label, type(exc).__name__, exc_info=exc)
         message = f"{type(exc).__name__}: {_text_of(exc)}" if self._owner.debug else "the handler failed; the server's log has the reason"
         return Trailer(StatusCode.INTERNAL, TrailerOrigin.HANDLER, message)
 
@@ -426,7 +428,8 @@ class IncomingCall(CallDriver):
         try:
             return method.encode(value)
         except (TypeError, ValueError) as exc:
-            logger.error("%s returned a %s that cannot be sent: %s", method.label, type(value).__name__, exc)  # noqa: TRY400
+            hint = "; an await is missing" if issubclass(type(value), Awaitable) else ""
+            logger.error("%s returned a %s that cannot be sent: %s%s", method.label, type(value).__name__, exc, hint)  # noqa: TRY400
             raise RpcError(StatusCode.INTERNAL, f"the response of {method.label} cannot be encoded; the server's log has the reason") from exc
 
     async def _send_all(self, method: HostedMethod, responses: AsyncGenerator[Any, None], state: CallState | None) -> None:
@@ -535,6 +538,8 @@ class _Interception(CallState):
 
     @metadata.setter
     def metadata(self, metadata: Metadata) -> None:
+        if self.inside:
+            raise RuntimeError(f"the handler of {self.method.label} has its metadata: change it ahead of the yield")
         self._context.metadata = metadata
 
     @property

@@ -117,11 +117,13 @@ def request_parameter(function: _Function, where: str) -> str:
 
 
 def check_peer(cls: type, where: str) -> None:
-    """Check that the class of a session takes ``peer`` by keyword, which is how the server passes it.
+    """Check that the class of a session takes ``peer`` by keyword, which is how the server passes it, and can be made at all.
 
     Raises:
         TypeError: it does not.
     """
+    if inspect.iscoroutinefunction(inspect.getattr_static(cls, "__init__")):
+        raise TypeError(f"{where}.__init__ is async, which Python does not await: write 'def __init__(...)', and do what has to be awaited in a call")
     parameters = inspect.signature(cls).parameters
     peer = parameters.get("peer")
     by_keyword = peer is not None and peer.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

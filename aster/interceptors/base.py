@@ -67,7 +67,12 @@ class InterceptedCall:
 
     @property
     def metadata(self) -> Metadata:
-        """What the client sends along. What is put in its place before the ``yield`` is what the server, or the handler, sees."""
+        """What the client sends along. What is put in its place before the ``yield`` is what the server, or the handler, sees.
+
+        Raises:
+            RuntimeError: it is set when they have it already.
+            TypeError, ValueError: it is set to what ``Metadata`` does not take.
+        """
         return self._state.metadata
 
     @metadata.setter

@@ -35,6 +35,7 @@ class CallState(ABC):
 
     Attributes:
         answered: the responses that one of them gave in place of what is further in.
+        inside: the call has come through all of them.
     """
 
     side: Literal["client", "server"]
@@ -46,6 +47,7 @@ class CallState(ABC):
         self._interceptors = interceptors
         self._request_hooks: list[_Hook] = []
         self._response_hooks: list[_Hook] = []
+        self.inside = False
         self._may_answer = True
 
     @property
@@ -134,7 +136,7 @@ class CallState(ABC):
 
     async def _run(self, level: int, call: Callable[[], Awaitable[None]]) -> None:
         if level == len(self._interceptors):
-            self._may_answer = False
+            self._may_answer, self.inside = False, True
             try:
                 await call()
             except BaseException:

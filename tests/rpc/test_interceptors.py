@@ -143,6 +143,8 @@ async def test_metadata_and_trailers_go_through_them(running: Running) -> None:
         seen.append((call.side, call.service, call.version, call.method, call.pattern, call.deadline < math.inf))
         call.metadata = [*call.metadata, ("via", "server")]
         yield
+        with pytest.raises(RuntimeError, match=r"the handler of Told\.tell has its metadata: change it ahead of the yield"):
+            call.metadata = {}
         call.add_trailer("took", "3 ms")
 
     async with running(Told(), interceptors=[By(at_server)], client={"interceptors": [By(at_client)]}) as (_, client):
@@ -325,6 +327,8 @@ async def test_a_mistake_in_an_interceptor_loses_no_call(
         else:
             assert (await error_of(echo.same(Item(1)))).code is StatusCode.INTERNAL
             assert words in caplog.text
+            if kind is not Losing:
+                assert "the handler of Echo.same, or an interceptor around it, raised RuntimeError" in caplog.text
 
 
 def test_what_is_no_interceptor_is_refused() -> None:

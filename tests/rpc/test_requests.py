@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -174,6 +175,18 @@ def responses_of(make: Callable[[], object]) -> object:
             yield wrong(make())
 
     return Wrong()
+
+
+async def test_a_handler_that_forgets_an_await_is_told_so_in_the_log(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    async def answer() -> Item:
+        raise AssertionError
+
+    forgotten = answer()
+    hosted = responses_of(lambda: forgotten)
+    async with running(hosted) as (_, client):
+        assert (await error_of(cast("Counting", await client.client(type(hosted))).single(Item()))).code is StatusCode.INTERNAL
+    forgotten.close()
+    assert re.search(r"Wrong\.single returned a coroutine that cannot be sent: .*; an await is missing", caplog.text)
 
 
 @pytest.mark.parametrize(("make", "names"), [(make, names) for make, _, names in WRONG])

@@ -43,7 +43,7 @@ _K = TypeVar("_K", Kind, FailureKind)
 
 _LOGGED = (
     "the handler of %s raised %s",
-    "%s returned a %s that cannot be sent: %s",
+    "%s returned a %s that cannot be sent: %s%s",
     "a background task of %s raised %s, which ends it",
     "on_session_close of %s raised %s",
 )
