@@ -189,17 +189,6 @@ def test_the_guides_service_of_two_modes_with_a_method_of_a_third_can_be_declare
     assert {name: method.modes for name, method in info.methods.items()} == {"query": (ROW,), "other": (XLANG, NATIVE)}
 
 
-def test_the_init_of_a_session_is_no_coroutine_function() -> None:
-    with pytest.raises(TypeError, match=r"Room.__init__ is async.*write 'def __init__"):
-
-        @service("Room", scoped="stream")
-        class Room:
-            async def __init__(self, peer: str) -> None: ...  # type: ignore[misc]
-
-            @rpc
-            async def get(self, ask: Ask) -> Answer: ...
-
-
 def test_the_init_of_a_session_must_accept_its_peer() -> None:
     with pytest.raises(TypeError, match="takes no 'peer' keyword"):
 

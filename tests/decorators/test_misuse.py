@@ -266,6 +266,10 @@ _CLASSES = {
     "a limit that is no int": (_class_option("max_concurrent_streams=1.5"), ["Shop", "max_concurrent_streams", "int", "1.5"]),
     "a limit that is a bool": (_class_option("max_concurrent_streams=True"), ["Shop", "max_concurrent_streams", "True"]),
     "a requirement that is a str": (_class_option("requires='admin'"), ["Shop", "requires", "CapabilityRequirement", "'admin'"]),
+    "a session whose __init__ is async": (
+        _class_option("scoped='stream'") + "\n    async def __init__(self, peer): ...",
+        ["Shop.__init__ is async", "write 'def __init__"],
+    ),
     "a session without peer": (_class_option("scoped='stream'"), ["Shop", "scoped='stream'", "'peer'", "def __init__(self, peer"]),
     "a session with a positional peer": (
         _class_option("scoped='stream'") + "\n    def __init__(self, peer, /): ...",

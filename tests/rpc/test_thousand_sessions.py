@@ -140,6 +140,7 @@ async def test_a_thousand_sessions_that_end_in_all_ways_are_closed_once_each(tra
             _LOBBY.rooms.clear()
             _LOBBY.log.clear()
             census = count_everything()
+            del census["threads"]  # those that other tests have left to a pool end when they like
             assert not any(instance() for instance in instances)
             marks.append(Mark(hundred * 100, "sessions", 0.0, census, sys.getallocatedblocks(), resident_memory()))
     assert min(made.values()) >= _HUNDREDS
