@@ -71,20 +71,18 @@ def check_implementation(implementation: object) -> None:
     _check_form(implementation, cls, info)
     for name, method in info.methods.items():
         _check_method(cls, method, declaration.handlers[name])
-    unserved = next((name for name in _handlers_of(cls) if name not in info.methods), None)
-    if unserved is not None:
-        raise TypeError(
-            f"{readable(cls)}.{unserved} is not a method of the service {info.name!r} that it would be served under: decorate {readable(cls)} with @service"
-        )
     check_methods(info, cls)
 
 
 def check_methods(info: ServiceInfo, cls: type) -> None:
-    """Check that a service that is to be served or called has methods; one that is still to be written may stand without.
+    """Check that a service that is to be served or called has methods, and that its class has no others; one that is still to be written may stand without.
 
     Raises:
-        TypeError: it has none.
+        TypeError: it has none; or a class that inherits from the service's has one more, which only a service of its own could have.
     """
+    undeclared = next((name for name in _handlers_of(cls) if name not in info.methods), None)
+    if undeclared is not None:
+        raise TypeError(f"{readable(cls)}.{undeclared} is not a method of the service {info.name!r}, which the class inherits: decorate it with @service")
     if not info.methods:
         raise TypeError(f"{readable(cls)} has no methods: decorate at least one with {', '.join(DECORATOR_OF.values())}")
 

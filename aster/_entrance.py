@@ -14,9 +14,12 @@ from aster._tasks import StartedTask
 from aster.transports.base import Connection
 from aster.types import Peer
 
-__all__ = ["Entrance", "EntranceOwner"]
+__all__ = ["DECISION_TIME", "Entrance", "EntranceOwner"]
 
 logger = logging.getLogger("aster")
+
+DECISION_TIME = 5.0
+"""Seconds for the policy's answer: half the default ``connect_timeout`` of clients, which so hear that there was none."""
 
 _NOT_ADMITTED = "ask the server's operator to add that id to admit="
 _POLICY_FAILED = "the server could not decide; its log has the reason"
@@ -52,7 +55,7 @@ class Entrance:
     Args:
         owner: the connection.
         policy: of the server; ``None`` to let everyone in, who hold nothing.
-        limit: seconds that the client may take for its HELLO, and the policy for its answer.
+        limit: seconds that the client may take for its HELLO, and to acknowledge a refusal.
     """
 
     def __init__(self, owner: EntranceOwner, policy: Policy | None, limit: float) -> None:
@@ -64,14 +67,14 @@ class Entrance:
         self._is_settled = False
         self._task: StartedTask | None = None
         self._timer: TimerHandle | None = None
-        self._wait(self._hello_overdue)
+        self._wait(limit, self._hello_overdue)
 
     def hello_came(self) -> None:
         """The client has said hello, once."""
         if self._policy is None:
             self._let_in(frozenset())
         elif not self._is_settled:
-            self._wait(self._answer_overdue)
+            self._wait(DECISION_TIME, self._answer_overdue)
             self._task = self._owner.spawn(self._ask, "aster admission")
 
     def shut(self) -> None:
@@ -117,7 +120,7 @@ class Entrance:
         self._is_settled = True
         logger.info("%s is not admitted: %s", self._owner.peer.endpoint_id, reason)
         self._owner.turn_away(reason)
-        self._wait(lambda: self._close(reason))
+        self._wait(self._limit, lambda: self._close(reason))
         self._task = self._owner.spawn(lambda: self._close_once_heard(reason), "aster refusal")
 
     async def _close_once_heard(self, reason: str) -> None:
@@ -140,13 +143,13 @@ class Entrance:
         self._owner.transport.close(CloseCode.HELLO_TIMEOUT, "no HELLO in time")
 
     def _answer_overdue(self) -> None:
-        logger.error("admit= and authorize= gave no answer within %g s for %s, which is turned away", self._limit, self._owner.peer.endpoint_id)
+        logger.error("admit= and authorize= gave no answer within %g s for %s, which is turned away", DECISION_TIME, self._owner.peer.endpoint_id)
         self._cancel_task()
         self._refuse(_POLICY_FAILED)
 
-    def _wait(self, overdue: Callable[[], None]) -> None:
+    def _wait(self, seconds: float, overdue: Callable[[], None]) -> None:
         self._drop_timer()
-        self._timer = self._owner.reactor.call_at(self._owner.reactor.now() + self._limit, overdue)
+        self._timer = self._owner.reactor.call_at(self._owner.reactor.now() + seconds, overdue)
 
     def _drop_timer(self) -> None:
         if self._timer is not None:

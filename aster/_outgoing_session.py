@@ -136,7 +136,7 @@ class OutgoingSession:
             elif task in holders:
                 raise RuntimeError(
                     f"{self.label} makes one call at a time, and this task is in the middle of one of {call.method.label}, "
-                    "so that another would wait for ever: end that one first, or call from another task"
+                    "so that another would wait for ever: end that one first, by its block or aclose()"
                 )
 
     def _free(self) -> int:

@@ -13,6 +13,7 @@ import pytest
 import aster
 from aster import _channel, _contract, _gate
 from aster._contract import evolution, form
+from aster._entrance import DECISION_TIME
 from aster._protocol import frames
 from aster.codec import engine as codec_engine
 from aster.codec import fields, fory, hints, serializers, walk
@@ -79,7 +80,8 @@ _NUMBERS: Mapping[str, str] = {
     "handshakes that begin in a second": f"{admission.MAX_RATE}",
     "those without a proof of address": f"{admission.MAX_UNPROVED_RATE}",
     "those at one address that proved itself": f"{admission.MAX_RATE_PER_ADDRESS}",
-    "time for the handshake, for the hello after it, and for `admit` and `authorize`, each": f"{ConnectionOptions().handshake_timeout:g} s",
+    "time for the handshake, and for the hello after it, each": f"{ConnectionOptions().handshake_timeout:g} s",
+    "time for `admit` and `authorize` together": f"{DECISION_TIME:g} s",
     "bytes of each of the handshake's three parts": _size(_quic["_MAX_CRYPTO"]),
     "bytes sent to an address that has shown nothing": "3 times what came from it",
     "a peer's turn": f"{turns.TURN * 1000:g} ms",

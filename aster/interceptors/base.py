@@ -94,11 +94,20 @@ class InterceptedCall:
         self._state.add_trailer(key, value)
 
     def on_request(self, hook: Callable[[Any], Any]) -> None:
-        """Have each request pass through ``hook``, which returns it, or another one of its type. What the hook raises fails the call."""
+        """Have each request pass through ``hook``, which returns it, or another one of its type. What the hook raises fails the call.
+
+        Raises:
+            RuntimeError: the call has begun.
+            TypeError: the hook cannot be called.
+        """
         self._state.add_request_hook(self._level, hook)
 
     def on_response(self, hook: Callable[[Any], Any]) -> None:
-        """Have each response pass through ``hook``, which returns it, or another one of its type. What the hook raises fails the call."""
+        """Have each response pass through ``hook``, which returns it, or another one of its type. What the hook raises fails the call.
+
+        Raises:
+            RuntimeError, TypeError: as ``on_request`` does.
+        """
         self._state.add_response_hook(self._level, hook)
 
     def answer(self, *responses: Any) -> None:
@@ -142,6 +151,8 @@ class Interceptor:
             inspect.signature(intercept).bind(None, None)
         except TypeError as exc:
             raise TypeError(f"{cls.__name__}.intercept is called with the call alone: {exc}; write 'async def intercept(self, call)'") from exc
+        if inspect.iscoroutinefunction(inspect.getattr_static(cls, "__init__")):
+            raise TypeError(f"{cls.__name__}.__init__ is async, which Python does not await: write 'def __init__(...)'")
 
     async def intercept(self, call: InterceptedCall, /) -> AsyncIterator[None]:
         """An async generator with exactly one ``yield``, during which the call runs, streams included.

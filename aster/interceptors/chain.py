@@ -77,11 +77,18 @@ class CallState(ABC):
 
     def add_request_hook(self, level: int, hook: Callable[[Any], Any]) -> None:
         """Have requests pass through it after those of the interceptors further out."""
-        insort(self._request_hooks, (level, hook), key=_level)
+        insort(self._request_hooks, (level, self._checked(hook, "on_request")), key=_level)
 
     def add_response_hook(self, level: int, hook: Callable[[Any], Any]) -> None:
         """Have responses pass through it before those of the interceptors further out."""
-        insort(self._response_hooks, (level, hook), key=_level)
+        insort(self._response_hooks, (level, self._checked(hook, "on_response")), key=_level)
+
+    def _checked(self, hook: Callable[[Any], Any], method: str) -> Callable[[Any], Any]:
+        if self.inside:
+            raise RuntimeError(f"the call of {self.method.label} has begun, and a hook might miss messages: use {method} ahead of the yield")
+        if not callable(hook):
+            raise TypeError(f"{method} takes a function of one message, not {hook!r}")
+        return hook
 
     def request(self, message: Any) -> Any:
         """A request on its way in."""

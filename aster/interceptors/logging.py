@@ -43,9 +43,16 @@ class LoggingInterceptor(Interceptor):
     Args:
         logger: where to log; ``aster.calls`` by default.
         level: of the line.
+
+    Raises:
+        TypeError: they are something else, such as the name of a logger.
     """
 
     def __init__(self, logger: logging.Logger | None = None, level: int = logging.INFO) -> None:
+        if not isinstance(logger, logging.Logger | logging.LoggerAdapter | None):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
+            raise TypeError(f"logger must be a logging.Logger, not {logger!r}: write logging.getLogger(...)")
+        if not isinstance(level, int):  # pyright: ignore[reportUnnecessaryIsInstance] (as above)
+            raise TypeError(f"level must be a number such as logging.INFO, not {level!r}")
         self._logger = logging.getLogger("aster.calls") if logger is None else logger
         self._level = level
 

@@ -260,7 +260,7 @@ def test_a_method_that_the_service_does_not_have_is_named() -> None:
         @rpc
         async def lose(self, ask: Ask) -> Answer: ...
 
-    with pytest.raises(TypeError, match=r"More\.lose is not a method of the service 'Shop'.*decorate .*More with @service"):
+    with pytest.raises(TypeError, match=r"More\.lose is not a method of the service 'Shop'.*which the class inherits: decorate it with @service"):
         check_implementation(More())
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import aster
 from aster import Identity, RefusedError, StatusCode
+from aster._entrance import DECISION_TIME
 from aster._protocol.events import CloseCode, GoAway
 from aster._protocol.frames import FrameKind, decode_go_away
 from aster.decorators import rpc, service
@@ -289,22 +290,22 @@ async def test_nobody_waits_for_the_answer_about_another_client(transport: Trans
 
 @_IN_MEMORY
 @pytest.mark.parametrize("option", ["admit", "authorize"])
-async def test_an_answer_that_does_not_come_is_a_refusal_after_ten_seconds(transport: Transport, option: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_answer_that_does_not_come_is_a_refusal_that_clients_hear_of(transport: Transport, option: str, caplog: pytest.LogCaptureFixture) -> None:
     asked = Asked()
     async with assert_no_orphans(), _serve(transport, **{option: asked}) as server:
         began = anyio.current_time()
         message = await _refusal(server.address, transport)
-        assert anyio.current_time() - began == pytest.approx(HANDSHAKE_TIMEOUT)
+        assert anyio.current_time() - began == pytest.approx(DECISION_TIME)
         assert message.endswith("the server could not decide; its log has the reason")
         await until(lambda: asked.witness.cancelled)
     (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
-    assert record.message == f"admit= and authorize= gave no answer within 10 s for {_STRANGER.endpoint_id}, which is turned away"
+    assert record.message == f"admit= and authorize= gave no answer within 5 s for {_STRANGER.endpoint_id}, which is turned away"
 
 
 @_IN_MEMORY
 async def test_a_client_that_says_hello_late_leaves_the_function_its_time(transport: Transport, caplog: pytest.LogCaptureFixture) -> None:
     async def admit(peer: Peer) -> bool:
-        await anyio.sleep(HANDSHAKE_TIMEOUT - 1)
+        await anyio.sleep(DECISION_TIME - 1)
         return True
 
     async with aster.serve([Echo()], transport=transport, admit=admit) as server, raw(server, transport, hello=b"") as peer:

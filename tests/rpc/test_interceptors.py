@@ -133,6 +133,9 @@ async def test_metadata_and_trailers_go_through_them(running: Running) -> None:
     seen: list[Any] = []
 
     async def at_client(call: aster.InterceptedCall) -> AsyncGenerator[None]:
+        no_hook: Any = "no hook"
+        with pytest.raises(TypeError, match="on_request takes a function of one message, not 'no hook'"):
+            call.on_request(no_hook)
         call.metadata = [*call.metadata, ("via", "client")]
         with pytest.raises(RuntimeError, match="trailers are sent by servers"):
             call.add_trailer("no", "no")
@@ -145,6 +148,9 @@ async def test_metadata_and_trailers_go_through_them(running: Running) -> None:
         yield
         with pytest.raises(RuntimeError, match=r"the handler of Told\.tell has its metadata: change it ahead of the yield"):
             call.metadata = {}
+        for late in (call.on_request, call.on_response):
+            with pytest.raises(RuntimeError, match=rf"the call of Told\.tell has begun.*use {late.__name__} ahead of the yield"):
+                late(lambda item: item)
         call.add_trailer("took", "3 ms")
 
     async with running(Told(), interceptors=[By(at_server)], client={"interceptors": [By(at_client)]}) as (_, client):
@@ -343,6 +349,18 @@ def test_what_is_no_interceptor_is_refused() -> None:
         class Alone(aster.Interceptor):  # pyright: ignore[reportUnusedClass]
             async def intercept(self) -> AsyncIterator[None]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
                 yield
+
+    with pytest.raises(TypeError, match=r"Waiting\.__init__ is async"):
+
+        class Waiting(aster.Interceptor):  # pyright: ignore[reportUnusedClass]
+            async def __init__(self) -> None:  # type: ignore[misc]
+                """Nobody would wait for it."""
+
+    name: Any = "INFO"
+    with pytest.raises(TypeError, match=r"logger must be a logging\.Logger, not 'INFO': write logging\.getLogger"):
+        aster.LoggingInterceptor(name)
+    with pytest.raises(TypeError, match=r"level must be a number such as logging\.INFO, not 'INFO'"):
+        aster.LoggingInterceptor(level=name)
 
     class Demanding(aster.LoggingInterceptor):
         def __init__(self, needed: int) -> None:

@@ -281,6 +281,23 @@ async def test_a_client_takes_the_class_of_a_service_that_has_methods(running: R
             await client.client(Unwritten)
 
 
+class Extended(Echo):
+    """More than the service that it inherits, and none of its own."""
+
+    @rpc
+    async def more(self, item: Item) -> Item:
+        return item
+
+
+async def test_a_class_with_methods_that_its_service_does_not_have_is_neither_called_nor_served(running: Running) -> None:
+    says = r"Extended\.more is not a method of the service 'Echo', which the class inherits: decorate it with @service"
+    async with running(Echo()) as (_, client):
+        with pytest.raises(TypeError, match=says):
+            await client.client(Extended)
+    with pytest.raises(TypeError, match=says):
+        aster.serve([Extended()])
+
+
 def test_a_service_without_methods_is_not_served() -> None:
     with pytest.raises(TypeError, match=r"^Unwritten has no methods: decorate at least one with @rpc, "):
         aster.serve([Unwritten()])
