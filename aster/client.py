@@ -195,7 +195,7 @@ class AsterClient:
         if not isinstance(service, type):
             raise TypeError(f"{method}() takes the class of a service, not {_described(service)}")
         info = service_info(service)
-        check_methods(info, service)
+        check_methods(service)
         if self._channel is None:
             raise RuntimeError("the client is not connected: use it inside `async with aster.connect(...) as client`")
         return info, self._channel
