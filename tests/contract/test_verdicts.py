@@ -19,7 +19,7 @@ from aster.types import MethodInfo, RpcPattern, SerializationMode, ServiceInfo
 from tests.codec.schemas import Schema, relatives, schemas, values_in
 from tests.contract.changes import CHANGES, changes
 from tests.contract.samples import same, samples
-from tests.contract.worlds import World, edits, worlds
+from tests.contract.worlds import FieldPlan, MethodPlan, World, edits, worlds
 
 # A Fory is made in full for each side and mode, which takes milliseconds.
 FEWER = settings(max_examples=max(50, settings().max_examples // 2))
@@ -119,6 +119,41 @@ def test_the_verdict_on_one_change_is_what_its_codecs_do(kind: str) -> None:
     assert bool(counted["confirmed"]) is (kind != "default"), counted
     assert counted["compatible"], counted
     assert counted["unconfirmed"] * 4 <= counted["confirmed"], counted
+
+
+_MODES = st.sampled_from(
+    [
+        (SerializationMode.XLANG,),
+        (SerializationMode.NATIVE,),
+        (SerializationMode.XLANG, SerializationMode.NATIVE),
+        (SerializationMode.NATIVE, SerializationMode.XLANG),
+    ]
+)
+_METHODS = st.builds(MethodPlan, st.sampled_from(RpcPattern), _MODES)
+
+
+def test_the_verdict_on_a_method_says_what_is_missing_or_different_about_it() -> None:
+    counted = Counter[str]()
+
+    @given(mine=_METHODS, others=st.none() | _METHODS)
+    def check(mine: MethodPlan, others: MethodPlan | None) -> None:
+        def of(plan: MethodPlan | None) -> Contract:
+            methods = {"stays": MethodPlan()} | ({} if plan is None else {"edited": plan})
+            return World({}, {"Root": {"a": FieldPlan("int")}}, methods).contract
+
+        if others is None:
+            expected, kind = ["edited: the server has no such method"], "missing"
+        elif mine.pattern is not others.pattern:
+            expected, kind = [f"edited: it is {mine.pattern.name} at the client and {others.pattern.name} at the server"], "pattern"
+        elif not set(mine.modes) & set(others.modes):
+            expected, kind = [f"edited: the client has the modes {mine.modes[0].name}, and the server {others.modes[0].name}"], "modes"
+        else:
+            expected, kind = [], "fits"
+        assert contract_differences(of(mine), of(others)) == expected
+        counted[kind] += 1
+
+    check()
+    assert min(counted[kind] for kind in ("missing", "pattern", "modes", "fits")), counted
 
 
 def _contract(schema: Schema, mode: SerializationMode) -> Contract:

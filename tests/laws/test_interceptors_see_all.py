@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,15 @@ from hypothesis import strategies as st
 
 import aster
 from aster import StatusCode, role
+from aster._protocol.events import Header
 from aster.decorators import service
-from tests.laws.actor import Actor, Part, Step
-from tests.laws.world import PATTERNS, World
+from aster.transports.base import Stream
+from aster.types import Metadata
+from tests.laws.actor import Actor, Part, Plan, Step
+from tests.laws.wire import MANIFEST, SILENT_ENDS, end_silently, first_part, head_of, is_single, numbered
+from tests.laws.world import PATTERNS, World, exercises
 from tests.rpc.probes import error_of, until
+from tests.rpc.raw import RawStream, raw_client, raw_server
 
 pytestmark = pytest.mark.anyio
 
@@ -110,6 +115,8 @@ class _Try:
     sends: list[Step]
     requests: int
     code: StatusCode
+    by_hand: bool
+    """Whether with ``open_call``."""
 
     @property
     def sending(self) -> str:
@@ -118,17 +125,21 @@ class _Try:
 
     async def call(self, *steps: Step, pattern: str = "", requests: Callable[[], Iterator[Part]] = lambda: iter(())) -> None:
         """Make the call, whose handler sends the responses first."""
-        await self.world.call(pattern or self.pattern, self.world.plan(*self.sends, *steps), requests, actor=self.actor)
+        await self.carry_out(self.world.plan(*self.sends, *steps), pattern, requests)
+
+    async def carry_out(self, plan: Plan, pattern: str = "", requests: Callable[[], Iterator[Part]] = lambda: iter(())) -> None:
+        """Make the call of a plan."""
+        if self.by_hand:
+            await _by_hand(self.actor, pattern or self.pattern, plan, requests)
+        else:
+            await self.world.call(pattern or self.pattern, plan, requests, actor=self.actor)
 
     async def cancelled(self, *steps: Step, pattern: str = "", requests: Callable[[], Iterator[Part]] = lambda: iter(())) -> None:
         """Cancel the call once its handler is at ``hang``, and nothing moves any more."""
         plan = self.world.plan(*self.sends, *steps, Step("hang"))
 
-        async def call() -> None:
-            await self.world.call(pattern or self.pattern, plan, requests, actor=self.actor)
-
         async with anyio.create_task_group() as group:
-            group.start_soon(call)
+            group.start_soon(self.carry_out, plan, pattern, requests)
             await until(lambda: self.world.run(plan).where == "hang")
             group.cancel_scope.cancel()
 
@@ -136,6 +147,20 @@ class _Try:
     def soon(self) -> float:
         """Seconds: long enough to get there over a network that loses packets; a loaded machine's own clock may be late."""
         return 3.0 if self.world.network is not None else 0.05 if self.world.setting.virtual else 0.3
+
+
+async def _by_hand(actor: Actor, pattern: str, plan: Plan, requests: Callable[[], Iterator[Part]] = lambda: iter(())) -> None:
+    async with aster.open_call(getattr(actor, pattern)) as call:
+        if is_single(pattern):
+            await call.send(plan)
+        else:
+            # A call that is over takes no more; how it ended is heard below.
+            with suppress(anyio.BrokenResourceError):
+                for request in (Part(-1, plan=plan), *requests()):
+                    await call.send(request)
+            await call.end()
+        async for _ in call:
+            pass
 
 
 async def _complete(one: _Try) -> tuple[str, str]:
@@ -180,7 +205,13 @@ async def _cancel_sender(one: _Try) -> tuple[str, str]:
 
 
 async def _left_early(one: _Try) -> tuple[str, str]:
-    async with one.actor.stream(one.world.plan(Step("send", 10), Step("hang"))) as parts:
+    plan = one.world.plan(Step("send", 10), Step("hang"))
+    if one.by_hand:
+        async with aster.open_call(one.actor.stream) as call:
+            await call.send(plan)
+            await call.receive()
+        return "cancelled", "cancelled"
+    async with one.actor.stream(plan) as parts:
         async for _ in parts:
             break
     return "cancelled", "cancelled"
@@ -228,7 +259,7 @@ async def _lost(one: _Try) -> tuple[str, str]:
 
     async with anyio.create_task_group() as group:
         group.start_soon(lose)
-        await error_of(one.world.call(one.pattern, plan, actor=one.actor))
+        await error_of(one.carry_out(plan))
     return "UNAVAILABLE", "cancelled"
 
 
@@ -275,14 +306,15 @@ async def _called(world: World, key: str, *, seated: bool) -> AsyncGenerator[Act
     requests=st.integers(0, 3),
     seated=st.booleans(),
     code=st.sampled_from([code for code in StatusCode if code is not StatusCode.OK]),
+    by_hand=st.booleans(),
 )
 async def test_interceptors_of_both_ends_see_every_outcome_once(
-    world: World, way: str, pattern: str, responses: int, requests: int, seated: bool, code: StatusCode
+    world: World, way: str, pattern: str, responses: int, requests: int, seated: bool, code: StatusCode, by_hand: bool
 ) -> None:
     key = f"{len(_AT_CLIENT.seen)} {world.setting}"
     sends = [Step("send", 10)] * (responses if pattern in ("stream", "talk") else 0)
     async with world.fresh(**_WATCHED, **_APART[way]) if way in _APART else nullcontext(world) as place, _called(place, key, seated=seated) as actor:
-        at_client, at_server = await _WAYS[way](_Try(place, key, actor, pattern, sends, requests, code))
+        at_client, at_server = await _WAYS[way](_Try(place, key, actor, pattern, sends, requests, code, by_hand))
         await until(lambda: _AT_CLIENT.seen[key].outcomes and (at_server == "nothing" or _AT_SERVER.seen[key].outcomes))
     world.count(way)
     if way not in _APART:
@@ -296,3 +328,53 @@ async def test_interceptors_of_both_ends_see_every_outcome_once(
     assert client.requests >= server.requests
     if at_server == "OK" and way != "early end":
         assert (client.requests, client.responses) == (server.requests, server.responses)
+
+
+@pytest.mark.costly
+@exercises("finished", "cut", "reset", "by hand", "by itself")
+@given(pattern=st.sampled_from(PATTERNS), responses=st.integers(0, 3), how=SILENT_ENDS, by_hand=st.booleans())
+async def test_a_callers_interceptors_see_once_that_the_server_has_ended_without_an_outcome(
+    world: World, pattern: str, responses: int, how: str, by_hand: bool
+) -> None:
+    key = f"{len(_AT_CLIENT.seen)} {world.setting}"
+    sent = min(responses, 1) if pattern in ("unary", "gather") else responses
+
+    def answer(stream: Stream, _: Header) -> None:
+        for number in range(sent):
+            stream.write(numbered(number, 10))
+        end_silently(stream, how)
+
+    transport = world.setting.make_transport()
+    async with raw_server(MANIFEST, transport, answer) as address, aster.connect(address, transport=transport, interceptors=[_AT_CLIENT]) as client:
+        actor = aster.with_options(await client.client(Actor), metadata={"key": key})
+        await error_of(_by_hand(actor, pattern, Plan()) if by_hand else world.call(pattern, Plan(), actor=actor))
+    seen = _AT_CLIENT.seen[key]
+    assert (seen.begins, seen.outcomes) == (1, ["INTERNAL"])
+    # A reset overtakes what was sent before it; and the one response of a call counts when its outcome has come.
+    assert seen.responses <= sent if how == "reset" or pattern in ("unary", "gather") else seen.responses == sent
+    world.count(how)
+    world.count("by hand" if by_hand else "by itself")
+
+
+@pytest.mark.costly
+@exercises("finished", "cut", "reset", "its handler had begun", "no handler had begun")
+@given(pattern=st.sampled_from(PATTERNS), sizes=st.lists(st.integers(0, 6_000), max_size=4), how=SILENT_ENDS)
+async def test_a_servers_interceptors_see_once_that_the_client_has_ended_without_the_end_of_its_requests(
+    world: World, pattern: str, sizes: list[int], how: str
+) -> None:
+    key = f"{len(_AT_CLIENT.seen)} {len(_AT_SERVER.seen)} {world.setting}"
+    plan = world.plan(Step("drain"), Step("hang"))
+    parts = b"" if is_single(pattern) else first_part(pattern, plan) + b"".join(numbered(number, size) for number, size in enumerate(sizes))
+    async with raw_client(world.server.address, world.transport) as raw:
+        sink = RawStream()
+        stream = raw.connection.open_stream(sink)
+        stream.write(head_of(pattern, metadata=Metadata({"key": key})) + parts)
+        await until(lambda: key in _AT_SERVER.seen and (is_single(pattern) or len(world.run(plan).read) == len(sizes)))
+        end_silently(stream, how)
+        await until(lambda: _AT_SERVER.seen[key].outcomes)
+        await sink.ended.wait()
+    seen = _AT_SERVER.seen[key]
+    assert (seen.begins, seen.outcomes) == (1, ["cancelled"])
+    assert (seen.requests, seen.responses) == (0 if is_single(pattern) else len(sizes) + 1, 0)
+    world.count(how)
+    world.count("its handler had begun" if world.run(plan).began else "no handler had begun")

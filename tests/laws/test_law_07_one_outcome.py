@@ -12,7 +12,7 @@ from aster._protocol.events import Header
 from aster.errors import RpcError, StatusCode
 from aster.transports.base import Stream
 from tests.laws.actor import Actor, Part, Plan, Step, message
-from tests.laws.wire import MANIFEST, first_part, head_of, is_single, numbered
+from tests.laws.wire import MANIFEST, SILENT_ENDS, end_silently, first_part, head_of, is_single, numbered
 from tests.laws.world import PATTERNS, World, exercises
 from tests.rpc.probes import until
 from tests.rpc.raw import RawStream, raw_client, raw_server
@@ -133,22 +133,9 @@ async def test_a_cancellation_that_races_with_an_outcome_leaves_one_of_them(worl
     await world.cancelled_everywhere(program, one_outcome)
 
 
-_SILENT_ENDS = st.sampled_from(["finished", "cut", "reset"])
-"""The end of a stream, the same in the middle of a frame, or a reset."""
-
-
-def _end_silently(stream: Stream, how: str) -> None:
-    if how == "reset":
-        stream.reset(9)
-    else:
-        if how == "cut":
-            stream.write(numbered(0, 100)[:50])
-        stream.finish()
-
-
 @pytest.mark.costly
 @exercises("finished", "cut", "reset", "after responses", "before any response")
-@given(pattern=st.sampled_from(PATTERNS), sizes=st.lists(st.integers(0, 6_000), max_size=4), how=_SILENT_ENDS)
+@given(pattern=st.sampled_from(PATTERNS), sizes=st.lists(st.integers(0, 6_000), max_size=4), how=SILENT_ENDS)
 @example(pattern="stream", sizes=[], how="finished")
 @example(pattern="talk", sizes=[1, 20_000], how="cut")
 @example(pattern="unary", sizes=[1], how="reset")
@@ -160,7 +147,7 @@ async def test_a_call_whose_responses_end_without_an_outcome_fails(world: World,
     def answer(stream: Stream, _: Header) -> None:
         for part in sent:
             stream.write(numbered(part.number, len(part.data)))
-        _end_silently(stream, how)
+        end_silently(stream, how)
 
     transport = world.setting.make_transport()
     async with raw_server(MANIFEST, transport, answer) as address, aster.connect(address, transport=transport) as client:
@@ -182,7 +169,7 @@ async def test_a_call_whose_responses_end_without_an_outcome_fails(world: World,
 
 @pytest.mark.costly
 @exercises("finished", "cut", "its handler had begun", "no handler had begun")
-@given(pattern=st.sampled_from(PATTERNS), sizes=st.lists(st.integers(0, 6_000), max_size=4), how=_SILENT_ENDS.filter(lambda how: how != "reset"))
+@given(pattern=st.sampled_from(PATTERNS), sizes=st.lists(st.integers(0, 6_000), max_size=4), how=SILENT_ENDS.filter(lambda how: how != "reset"))
 @example(pattern="unary", sizes=[], how="cut")
 @example(pattern="gather", sizes=[1, 20_000], how="cut")
 @example(pattern="talk", sizes=[], how="finished")
@@ -197,7 +184,7 @@ async def test_a_handler_whose_requests_end_without_their_end_is_cancelled(world
         stream.write(head_of(pattern) + requests)
         if not single:
             await until(lambda: world.run(plan).where == "drain" and len(world.run(plan).read) == len(sizes))
-        _end_silently(stream, how)
+        end_silently(stream, how)
         trailer = await sink.trailer()
     assert trailer.status is StatusCode.INTERNAL
     run = world.run(plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import anyio
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aster
+import aster._gate
 from aster import StatusCode
 from aster._gate import MAX_WAITING, Gate, Place
 from aster.decorators import rpc, server_stream, service
@@ -196,6 +197,62 @@ async def test_an_open_session_takes_one_place(running: Running) -> None:
             assert await single.one(Item(2)) == Item(2)
         await entered.wait()
     assert Single.made == made + 2, "a session that gave up waiting has made no instance"
+
+
+async def _note(call: Awaitable[object], number: int, refused: dict[int, str]) -> None:
+    """Make a call or session, and note the message if too many wait."""
+    try:
+        await call
+    except aster.RpcError as exc:
+        if exc.code is not StatusCode.RESOURCE_EXHAUSTED:
+            raise
+        refused[number] = exc.message
+
+
+@_two
+async def test_calls_above_the_number_that_may_wait_are_refused_to_the_peer_that_has_the_most(
+    running: Running, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aster._gate, "MAX_WAITING", 5)
+    narrow, refused = Narrow(), dict[int, str]()
+    async with running(narrow) as (server, greedy), aster.connect(server.address, transport=transport) as modest, anyio.create_task_group() as group:
+        stub, record = await greedy.client(Narrow), server_record(greedy)
+        for number in range(7):  # two run, and five wait
+            group.start_soon(_note, stub.one(Item(number)), number, refused)
+            await until(lambda: len(record.calls) == number + 1)  # noqa: B023 (waited for at once)
+        assert refused == {}
+        group.start_soon(_note, stub.one(Item(7)), 7, refused)
+        await until(lambda: refused)
+        text = "service 'Narrow' serves 2 calls at a time, and 5 wait already; make fewer at a time, or try again later"
+        assert refused == {7: text}
+        # Another peer's call has its turn all the same, and costs the greedy one its last.
+        group.start_soon(_note, (await modest.client(Narrow)).one(Item(100)), 100, refused)
+        await until(lambda: len(refused) == 2)
+        assert refused[6] == text
+        narrow.let_go(*range(7), 100)
+    assert sorted(narrow.order) == [0, 1, 2, 3, 4, 5, 100]
+    assert narrow.order.index(100) <= 3
+    assert len(refused) == 2
+
+
+@_two
+async def test_sessions_above_the_number_that_may_wait_are_refused(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aster._gate, "MAX_WAITING", 5)
+    made, refused, served = Single.made, dict[int, str](), list[int]()
+    async with running(Single) as (_, client), anyio.create_task_group() as group:
+
+        async def session(number: int) -> None:
+            async with client.session(Single) as single:
+                served.append((await single.one(Item(number))).number)
+
+        async with client.session(Single):
+            for number in range(6):
+                group.start_soon(_note, session(number), number, refused)
+            await until(lambda: refused)
+            assert served == []
+    assert list(refused.values()) == ["service 'Single' serves 1 calls at a time, and 5 wait already; make fewer at a time, or try again later"]
+    assert sorted([*served, *refused]) == [0, 1, 2, 3, 4, 5]
+    assert Single.made == made + 6, "what was refused has made no instance"
 
 
 @_two

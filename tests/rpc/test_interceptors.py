@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -457,6 +457,48 @@ async def test_a_stream_that_is_dropped_or_left_ends_its_interceptors(running: R
     await until(lambda: log.count("client cancelled") == 4)
     assert_no_orphans()
     del kept
+
+
+@service("Deaf")
+class Deaf:
+    """Handlers that shield themselves, and end as if nothing had happened."""
+
+    def __init__(self) -> None:
+        self.begun = anyio.Event()
+        self.go_on = anyio.Event()
+
+    async def _wait(self) -> None:
+        with anyio.CancelScope(shield=True):
+            self.begun.set()
+            await self.go_on.wait()
+
+    @rpc
+    async def same(self, item: Item) -> Item:
+        await self._wait()
+        return item
+
+    @server_stream
+    async def count(self, item: Item) -> AsyncIterator[Item]:
+        await self._wait()
+        yield item
+
+
+@pytest.mark.parametrize("call", [CALLS["unary"], CALLS["server stream"]], ids=["unary", "server stream"])
+async def test_a_cancelled_call_is_cancelled_for_its_interceptors_also_where_the_handler_has_not_noticed(
+    running: Running, call: Callable[[Any], Coroutine[Any, Any, None]]
+) -> None:
+    log: list[str] = []
+    hosted = Deaf()
+    async with running(hosted, interceptors=[Noting("server", log)]) as (_, client):
+        async with anyio.create_task_group() as group:
+            group.start_soon(call, await client.client(Deaf))
+            await hosted.begun.wait()
+            group.cancel_scope.cancel()
+        (at_server,) = server_record(client).calls
+        await until(lambda: at_server._interrupted)  # pyright: ignore[reportPrivateUsage] (nothing shows it outside, and that is the point)
+        hosted.go_on.set()
+        await until(lambda: "server cancelled" in log)
+    assert "server out" not in log
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

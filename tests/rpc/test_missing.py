@@ -117,6 +117,21 @@ async def test_a_call_of_another_pattern_than_the_servers_names_both(running: Ru
         assert "SERVER_STREAM" in error.message
 
 
+@pytest.mark.parametrize(
+    ("interface", "difference"),
+    [
+        (EchoOfAnotherShape, "same: it is SERVER_STREAM at the client and UNARY at the server"),
+        (NativeEcho, "same: the client has the modes NATIVE, and the server XLANG"),
+        (EchoOfTomorrow, "best: the server has no such method\n- better: the server has no such method"),
+    ],
+)
+async def test_a_client_that_compares_is_told_of_such_methods_before_it_calls_any(running: Running, interface: type[object], difference: str) -> None:
+    async with running(Echo()) as (_, client):
+        error = await refusal(client.client(interface))
+        assert error.code is StatusCode.FAILED_PRECONDITION
+        assert error.message.partition(":\n- ")[2] == difference
+
+
 async def test_what_is_no_service_class_is_no_rpc_error(running: Running) -> None:
     async with running(Echo()) as (_, client):
         with pytest.raises(TypeError, match="@service"):

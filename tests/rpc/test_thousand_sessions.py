@@ -145,7 +145,7 @@ async def test_a_thousand_sessions_that_end_in_all_ways_are_closed_once_each(tra
             marks.append(Mark(hundred * 100, "sessions", 0.0, census, sys.getallocatedblocks(), resident_memory()))
     assert min(made.values()) >= _HUNDREDS
     # One that was cancelled early enough has had no instance.
-    assert made.total() * 0.6 < endings.total() <= made.total()
+    assert made.total() * 0.95 < endings.total() <= made.total()
     assert set(endings) == {1}
     # The first hundreds, and the first looks, make what is made once.
     assert growths(marks[2:]) == []
