@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aster._contract import contract_differences, contract_of
@@ -136,6 +136,10 @@ def test_the_verdict_on_a_method_says_what_is_missing_or_different_about_it() ->
     counted = Counter[str]()
 
     @given(mine=_METHODS, others=st.none() | _METHODS)
+    @example(mine=MethodPlan(), others=None)
+    @example(mine=MethodPlan(), others=MethodPlan(RpcPattern.BIDI_STREAM))
+    @example(mine=MethodPlan(modes=(SerializationMode.XLANG,)), others=MethodPlan(modes=(SerializationMode.NATIVE,)))
+    @example(mine=MethodPlan(), others=MethodPlan())
     def check(mine: MethodPlan, others: MethodPlan | None) -> None:
         def of(plan: MethodPlan | None) -> Contract:
             methods = {"stays": MethodPlan()} | ({} if plan is None else {"edited": plan})

@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import aster
@@ -333,6 +333,9 @@ async def test_interceptors_of_both_ends_see_every_outcome_once(
 @pytest.mark.costly
 @exercises("finished", "cut", "reset", "by hand", "by itself")
 @given(pattern=st.sampled_from(PATTERNS), responses=st.integers(0, 3), how=SILENT_ENDS, by_hand=st.booleans())
+@example(pattern="stream", responses=1, how="finished", by_hand=True)
+@example(pattern="talk", responses=2, how="cut", by_hand=False)
+@example(pattern="unary", responses=0, how="reset", by_hand=True)
 async def test_a_callers_interceptors_see_once_that_the_server_has_ended_without_an_outcome(
     world: World, pattern: str, responses: int, how: str, by_hand: bool
 ) -> None:
@@ -359,6 +362,9 @@ async def test_a_callers_interceptors_see_once_that_the_server_has_ended_without
 @pytest.mark.costly
 @exercises("finished", "cut", "reset", "its handler had begun", "no handler had begun")
 @given(pattern=st.sampled_from(PATTERNS), sizes=st.lists(st.integers(0, 6_000), max_size=4), how=SILENT_ENDS)
+@example(pattern="unary", sizes=[], how="finished")
+@example(pattern="gather", sizes=[1, 20_000], how="cut")
+@example(pattern="talk", sizes=[1], how="reset")
 async def test_a_servers_interceptors_see_once_that_the_client_has_ended_without_the_end_of_its_requests(
     world: World, pattern: str, sizes: list[int], how: str
 ) -> None:
