@@ -175,11 +175,15 @@ async def test_cancellation_after_any_turn_of_the_scheduler_unwinds_the_handler_
             assert traced.began == traced.cleaned
             assert traced.where == ""
 
-        times = await cancelled_at_every_step(lambda: call(echo), settled, transport)
+        # Trio runs in any order what can run, so that one turn is not the same place each time: of 300 sweeps 3 found no `finally`. Ten that all miss one
+        # are a fault. Over QUIC it is the packets that say which turn a handler runs in.
+        for _ in range(10 if isinstance(transport, MemoryTransport) else 1):
+            assert await cancelled_at_every_step(lambda: call(echo), settled, transport) > 2 * STEPS
+            if traced.landed.keys() >= _places_of(call):
+                break
         await call(echo)  # and the connection is none the worse
-    assert times > 2 * STEPS
-    if isinstance(transport, MemoryTransport):  # over QUIC it is the packets that say which turn a handler runs in
-        assert set(traced.landed) >= _places_of(call)
+    if isinstance(transport, MemoryTransport):
+        assert traced.landed.keys() >= _places_of(call)
 
 
 async def test_cancellation_at_every_place_of_a_handler_lands_there_exactly_once(running: Running, call: Call) -> None:
