@@ -10,13 +10,14 @@ from aster._invoke import InteractiveCall
 from aster._sessions import SessionBlock
 from aster._streams import ResponseStream
 from aster.client import AsterClient, open_call, with_options
-from aster.codec import wire_type
+from aster.codec import buffer_of, materialize, wire_type
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
 from aster.errors import (
     AddressError,
     AsterError,
     AutoTagWarning,
     ConnectError,
+    DecodeError,
     IdentityError,
     IncompatiblePeerError,
     KeyFileError,
@@ -40,6 +41,7 @@ __all__ = [
     "CallContext",
     "CapabilityRequirement",
     "ConnectError",
+    "DecodeError",
     "Identity",
     "IdentityError",
     "IncompatiblePeerError",
@@ -65,11 +67,13 @@ __all__ = [
     "all_of",
     "any_of",
     "bidi_stream",
+    "buffer_of",
     "client_stream",
     "connect",
     "contract_id",
     "current_call",
     "current_session",
+    "materialize",
     "open_call",
     "request_id",
     "role",

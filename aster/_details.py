@@ -11,7 +11,7 @@ from dataclasses import is_dataclass
 from enum import Enum
 
 from aster._protocol.events import Trailer
-from aster.codec import Codec
+from aster.codec import Codec, materialize
 from aster.codec.tags import full_name, is_wire_class, registered_names, short_name
 from aster.errors import DecodeError, RpcError, UnknownDetail
 
@@ -66,7 +66,7 @@ class DetailCodec:
         if cls is None:
             return UnknownDetail(tag, data)
         try:
-            return self._codec.decoder(cls)(data)
+            return materialize(self._codec.decoder(cls)(data))
         except DecodeError as exc:
             logger.info("a detail of an error of %s cannot be decoded: %s", label, exc)
         except Exception as exc:

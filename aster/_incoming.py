@@ -6,27 +6,26 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
 
-from aster._call import CURRENT_CALL, CallDriver, Decode, Encode
-from aster._details import DetailCodec
+from aster._call import CURRENT_CALL, CallDriver
 from aster._failures import alone, told_apart
-from aster._gate import Gate, Place
+from aster._gate import Place
+from aster._hosted import HostedMethod
 from aster._protocol.call import CallLimits, ServerCall
 from aster._protocol.events import SUCCESS, Header, ResetCode, Trailer, TrailerOrigin
 from aster._protocol.values import metadata_size
 from aster._reactor import Reactor
 from aster._tasks import StartedTask
 from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
-from aster.interceptors import CallState, Interceptor
+from aster.interceptors import CallState
 from aster.transports.base import Stream
-from aster.types import CallContext, CapabilityRequirement, Metadata, MetadataValue, MethodInfo, Peer, RpcPattern, ServiceInfo
+from aster.types import CallContext, Metadata, MetadataValue, Peer, RpcPattern
 
-__all__ = ["HostedMethod", "IncomingCall", "IncomingOwner", "RequestStream"]
+__all__ = ["IncomingCall", "IncomingOwner", "RequestStream"]
 
 logger = logging.getLogger("aster")
 
@@ -34,30 +33,6 @@ T = TypeVar("T")
 
 _DEBUG_TEXT_LIMIT = 4_096
 """Characters of a bug's text that ``debug`` shows to the caller: enough to find it in the log, and far below the limit of a trailer."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostedMethod:
-    """A method as a server runs it."""
-
-    service: ServiceInfo
-    info: MethodInfo
-    handler: Callable[[Any], Any]
-    decode: Decode
-    encode: Encode
-    details: DetailCodec
-    interceptors: tuple[Interceptor, ...] = ()
-    """The server's, and then the service's."""
-    gate: Gate | None = None
-    """What lets calls in, a number of them at a time; ``None`` also for those of a session, which has passed it as a whole."""
-    label: str = field(init=False)
-    """How messages to people, and the tasks of its calls, name it."""
-    requires: tuple[CapabilityRequirement, ...] = field(init=False)
-    """What a caller must hold, all of it: what the service asks, and what the method does."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "label", f"{self.service.name}.{self.info.name}")
-        object.__setattr__(self, "requires", tuple(each for each in (self.service.requires, self.info.requires) if each is not None))
 
 
 class IncomingOwner(Protocol):
@@ -357,6 +332,8 @@ class IncomingCall(CallDriver):
 
     def _failed(self, exc: BaseException) -> Trailer:
         error = alone(exc)
+        if isinstance(error, DecodeError) and error.is_request:  # of a row, which is read by the handler
+            error = self._undecodable(error)
         if isinstance(error, RpcError):
             try:
                 return self._error_trailer(error)
@@ -422,7 +399,10 @@ class IncomingCall(CallDriver):
         try:
             return method.decode(payload)
         except DecodeError as exc:
-            raise RpcError(StatusCode.INVALID_ARGUMENT, f"a request of {method.label} cannot be decoded: {exc}") from exc
+            raise self._undecodable(exc) from exc
+
+    def _undecodable(self, exc: DecodeError) -> RpcError:
+        return RpcError(StatusCode.INVALID_ARGUMENT, f"a request of {self.label} cannot be decoded: {exc}")
 
     def _encode(self, method: HostedMethod, value: Any) -> bytes:
         try:
@@ -452,6 +432,8 @@ class IncomingCall(CallDriver):
             )
         if not self._interrupted and (self._outbound.ready or await self.wait_credit()):
             self.stream.write(self._protocol.send_message(payload))
+            if method.sent is not None:
+                method.sent()
 
     def send_metadata(self, metadata: Metadata) -> None:
         """Send metadata ahead of the first response.

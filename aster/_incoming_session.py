@@ -14,7 +14,8 @@ from anyio.abc import TaskGroup
 
 from aster._failures import alone, parted, told_apart
 from aster._gate import Gate, Place
-from aster._incoming import HostedMethod, IncomingCall
+from aster._hosted import HostedMethod
+from aster._incoming import IncomingCall
 from aster._protocol.call import CallLimits
 from aster._protocol.events import SUCCESS, Header, Trailer, TrailerOrigin
 from aster._protocol.session import CallBytes, CallCancelled, RequestEvent, ServerSession, SessionOpened

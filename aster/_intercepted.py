@@ -118,6 +118,7 @@ async def unary_call(channel: CallChannel, method: RemoteMethod, request: Any, s
 
 async def client_stream_call(channel: CallChannel, method: RemoteMethod, requests: Any, settings: CallSettings) -> Any:
     """As ``call_client_stream``, inside the channel's interceptors if it has some."""
+    method = method.for_one_call()
     if channel.interception is None:
         return await call_client_stream(channel, method, requests, settings)
     state = _Interception(channel.interception, method, settings)
@@ -335,6 +336,7 @@ class _Around:
 
 def response_stream(channel: CallChannel, method: RemoteMethod, request: Any, requests: Any, settings: CallSettings) -> ResponseStream[Any]:
     """The responses of a call to ``request`` or, if that is ``None``, to ``requests``; inside the channel's interceptors if it has some."""
+    method = method.for_one_call()
     # What is wrong with a request is its caller's to know, before anything else happens.
     payload = None if request is None else method.encode(request)
     if channel.interception is None:
@@ -459,6 +461,7 @@ class _InterceptedStream(CallStream[Res]):
 
 def open_interactive_call(channel: CallChannel, method: RemoteMethod, settings: CallSettings) -> InteractiveCall[Any, Any]:
     """A call whose messages are sent and received one by one, inside the channel's interceptors if it has some."""
+    method = method.for_one_call()
     if channel.interception is None:
         return InteractiveCall(channel, method, settings)
     return _InterceptedInteractiveCall(channel, method, settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
 from aster._call import NO_METADATA, CallDriver, Decode, Encode
@@ -19,6 +19,7 @@ from aster._pump import RequestPump, log_error_of_requests
 from aster._reactor import Reactor, TimerHandle
 from aster._retries import FIRST_WAIT, LONGEST_WAIT, MAX_ATTEMPTS, Backoff, RetryBudget
 from aster._tasks import StartedTask
+from aster.codec import RowDecoder, RowEncoder
 from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Stream
 from aster.types import Metadata, MethodInfo, SerializationMode, ServiceInfo
@@ -38,12 +39,24 @@ class RemoteMethod:
     decode: Decode
     details: DetailCodec
     header_start: bytes
+    sent: Callable[[], None] | None = None
+    """To be called once a request is on its way."""
 
     @classmethod
     def create(cls, service: ServiceInfo, info: MethodInfo, mode: SerializationMode, encode: Encode, decode: Decode, details: DetailCodec) -> RemoteMethod:
         """Prepare what is the same for every call."""
         target = Target(service.name, service.version, info.name, info.pattern, mode)
         return cls(service, info, encode, decode, details, encode_header_start(target))
+
+    def for_one_call(self) -> RemoteMethod:
+        """The same for the messages of one call: of a stream of rows the first alone has the schema with it."""
+        method = self
+        if isinstance(self.encode, RowEncoder) and self.info.pattern.streams_requests:
+            encode = self.encode.for_stream()
+            method = replace(method, encode=encode, sent=encode.sent)
+        if isinstance(self.decode, RowDecoder) and self.info.pattern.streams_responses:
+            method = replace(method, decode=self.decode.for_stream())
+        return method
 
     @property
     def label(self) -> str:
@@ -219,6 +232,8 @@ class OutgoingCall(CallDriver):
                 raise RuntimeError(f"the requests of {self.method.label} were ended while this one waited: nothing can be sent after that")
             return False
         self.stream.write(self._protocol.send_message(payload))
+        if self.method.sent is not None:
+            self.method.sent()
         if self._sent is not None:
             self._sent.append(payload)
         self.count(len(payload))

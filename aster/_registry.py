@@ -9,7 +9,7 @@ from aster._contract import contract_of, encode_form, id_of
 from aster._declarations import check_implementation, class_of, handler_of, service_info, unbound_handler
 from aster._details import DetailCodec
 from aster._gate import Gate
-from aster._incoming import HostedMethod
+from aster._hosted import HostedMethod
 from aster._incoming_session import HostedSession
 from aster._protocol.events import Description, Header, MethodEntry, ServiceEntry
 from aster._protocol.frames import encode_contract
@@ -32,8 +32,7 @@ class HostedServices:
 
     Raises:
         TypeError: something given is not an instance of a service, or not the class of a session-scoped one, or an override does not fit its declaration.
-        ValueError: two services share name and version, or one uses an option that nothing would enforce yet, requires what nobody is granted, or has a
-            contract above the limit.
+        ValueError: two services share name and version, or one requires what nobody is granted, or has a contract above the limit.
     """
 
     def __init__(self, services: Iterable[object], interceptors: Sequence[Interceptor] = (), *, authorizes: bool) -> None:
@@ -112,7 +111,6 @@ class _HostedService:
     def __init__(self, given: Any, interceptors: Sequence[Interceptor], made: dict[type, Interceptor]) -> None:
         self.info = service_info(given)
         check_implementation(given)
-        _refuse_unenforced(self.info)
         self.given = given
         limit = self.info.max_concurrent_streams
         gate = None if limit is None else Gate(limit, f"service {self.info.name!r}")
@@ -131,7 +129,14 @@ class _HostedService:
     def _prepare(self, method: MethodInfo, codec: Codec, details: DetailCodec) -> HostedMethod:
         handler = handler_of(self.given, method.name) if self.session is None else unbound_handler(self.given, method.name)
         return HostedMethod(
-            self.info, method, handler, codec.decoder(method.request_type), codec.encoder(method.response_type), details, self._interceptors, self._gate
+            self.info,
+            method,
+            handler,
+            codec.decoder(method.request_type, is_request=True),
+            codec.encoder(method.response_type),
+            details,
+            self._interceptors,
+            self._gate,
         )
 
     def find(self, name: str, pattern: RpcPattern, mode: SerializationMode) -> HostedMethod:
@@ -144,7 +149,7 @@ class _HostedService:
                 f"{hosted.label} has the pattern {hosted.info.pattern.name} here, the client takes it for {pattern.name}: "
                 "the two have different versions of the service: update the older side",
             )
-        return hosted
+        return hosted.for_one_call() if mode is SerializationMode.ROW else hosted
 
     def _missing(self, name: str, mode: SerializationMode) -> str:
         where = f"service {self.info.name!r} version {self.info.version}"
@@ -161,23 +166,6 @@ class _HostedService:
 
 def _modes(info: ServiceInfo) -> set[SerializationMode]:
     return {mode for method in info.methods.values() for mode in method.modes}
-
-
-def _refuse_unenforced(info: ServiceInfo) -> None:
-    """Serve nothing that asks for a protection or a scope which this version would silently not give."""
-    service = f"service {info.name!r}"
-    unenforced = [
-        (service, "SerializationMode.ROW", SerializationMode.ROW in info.modes),
-    ]
-    for method in info.methods.values():
-        where = f"method {method.name!r} of {service}"
-        unenforced.append((where, "SerializationMode.ROW", SerializationMode.ROW in method.modes))
-    for where, option, used in unenforced:
-        if used:
-            raise ValueError(
-                f"{where} uses {option}, which this version of Aster does not carry out yet; "
-                "it is refused rather than served without it. Remove the option to serve it"
-            )
 
 
 def _refuse_uncallable(info: ServiceInfo) -> None:

@@ -12,7 +12,8 @@ from aster._connection import FROM_CLIENT, PROTOCOL_VERSION, ControlStream, Peer
 from aster._descriptions import ToldContracts
 from aster._endpoint import EndpointOptions
 from aster._entrance import Entrance
-from aster._incoming import HostedMethod, IncomingCall
+from aster._hosted import HostedMethod
+from aster._incoming import IncomingCall
 from aster._incoming_session import HostedSession, IncomingSession, refused_while_draining
 from aster._policy import Policy
 from aster._protocol.events import CloseCode, GoAway, Header, Trailer, TrailerOrigin

@@ -18,7 +18,7 @@ from aster._invoke import CallSettings, InteractiveCall, check_requests
 from aster._outgoing import RemoteMethod
 from aster._signatures import request_parameter
 from aster._streams import ResponseStream, refuse_function
-from aster.codec import make_codec
+from aster.codec import make_codec, materialize
 from aster.codec.tags import described
 from aster.types import Metadata, MethodInfo, RpcPattern, SerializationMode, ServiceInfo
 
@@ -210,7 +210,9 @@ class _Argument:
         if self._streams:
             refuse_function(argument, self._where)
         elif type(argument) is not self._expected:
-            self._refuse(argument)
+            argument = materialize(argument)
+            if type(argument) is not self._expected:
+                self._refuse(argument)
         return argument
 
     def _advice(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

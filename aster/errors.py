@@ -167,7 +167,13 @@ class KeyFileError(AsterError):
 
 
 class DecodeError(AsterError):
-    """Bytes that a peer sent are not a value of the type that the method declares."""
+    """Bytes that a peer sent are not a value of the type that the method declares.
+
+    Attributes:
+        is_request: whether a handler found it out while it read its request, a row; left to pass, it ends the call with INVALID_ARGUMENT.
+    """
+
+    is_request = False
 
 
 class ConnectionLost(AsterError):

@@ -18,7 +18,7 @@ from anyio.lowlevel import RunVar
 
 from aster._connection import PROTOCOL_VERSION
 from aster._endpoint import EndpointOptions
-from aster._incoming import HostedMethod
+from aster._hosted import HostedMethod
 from aster._incoming_session import HostedSession
 from aster._lifetime import Lifetime
 from aster._options import check_seconds

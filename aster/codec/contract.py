@@ -33,12 +33,18 @@ class Codec(Protocol):
         """
         ...
 
-    def decoder(self, cls: type[T]) -> Callable[[bytes], T]:
+    def decoder(self, cls: type[T], *, is_request: bool = False) -> Callable[[bytes], T]:
         """The function that decodes a message of exactly this class, whatever bytes it is given.
 
         It raises ``aster.errors.DecodeError`` unless the bytes are one value of exactly the declared types and nothing more, which ``__post_init__`` accepts,
         and for a message that decodes to more than 16 MiB of objects, however few bytes it has. A ``__post_init__`` refuses by ValueError or TypeError;
         whatever else it raises is a bug of its class, and comes through unchanged.
+
+        In ROW it gives a view, which is read, and refused, piece by piece, when it is asked for them: see ``aster.materialize``.
+
+        Args:
+            cls: the class.
+            is_request: whether a handler reads what is decoded, and its caller is to blame for what cannot be read.
 
         Raises:
             TypeError: the class is not a dataclass that this codec knows.

@@ -34,6 +34,7 @@ from aster.codec.serializers import (
     counting_hash,
 )
 from aster.codec.shapes import EXTENSIONS, DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, children
+from aster.codec.stand_ins import stand_in
 from aster.codec.tags import short_name
 from aster.codec.walk import MAX_NESTING
 
@@ -199,27 +200,10 @@ def reader_classes(classes: Iterable[type]) -> Mapping[type, type]:
 
 
 def _reader(cls: type) -> type:
-    namespace: dict[str, Any] = {"__slots__": (), "__setattr__": object.__setattr__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    namespace: dict[str, Any] = {"__slots__": (), "__setattr__": object.__setattr__}
     if _has_hash(cls):
         namespace["__hash__"] = counting_hash(cls.__hash__)
-    kind = type("_ReaderType", (type(cls),), {"mro": _mro_of_reader})
-    # Not by calling the metaclass: no code of the user's is to see this class.
-    return type.__new__(kind, cls.__name__, (cls,), namespace)
-
-
-class _NoHook:
-    """Ends the search for ``__init_subclass__`` before the user's, which would register the reader as one of the user's classes."""
-
-    __slots__ = ()
-
-    def __init_subclass__(cls) -> None:
-        return None
-
-
-def _mro_of_reader(cls: type) -> list[type]:
-    """With ``_NoHook`` looked at first, without its being a base: a second base can make the instances' layout another one, and their class final."""
-    own, *others = type.mro(cls)
-    return [own, _NoHook, *others]
+    return stand_in(cls, namespace)
 
 
 def _forbids_assignment(cls: type) -> bool:

@@ -10,7 +10,9 @@ from aster.codec.checks import Check, generate_checks
 from aster.codec.contract import Codec
 from aster.codec.engine import MAX_GRAPH_BYTES, Engine, build_engine, plan_engine, reader_classes, wrap
 from aster.codec.fields import field_shapes, wire_types
+from aster.codec.lazy import materialize
 from aster.codec.post_init import PostInit, post_inits
+from aster.codec.row import RowCodec
 from aster.codec.tags import auto_tag, described, registered_names, short_name, wire_tag
 from aster.codec.walk import Direction, Mismatch, Walk
 from aster.errors import DecodeError
@@ -31,21 +33,19 @@ def make_codec(mode: SerializationMode, tags: Mapping[type, str]) -> Codec:
     """The codec of one service in one mode. Takes milliseconds; make it once.
 
     Args:
-        mode: XLANG or NATIVE.
+        mode: the serialization mode.
         tags: the types of the service, each with its wire tag. Types that they reach and that are not named
             have the tag of their own, or the automatic one.
 
     Raises:
         TypeError: a field's type cannot be sent; names class and field. Or the mode is no SerializationMode, such as its number.
-        ValueError: two types share a tag, or a tag is too long or not ASCII; or the mode is ROW, which is not available.
+        ValueError: two types share a tag, or a tag is too long or not ASCII.
     """
     if not isinstance(mode, SerializationMode):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
         raise TypeError(f"mode must be a SerializationMode such as SerializationMode.XLANG, not {mode!r}")
-    if mode is SerializationMode.ROW:
-        raise ValueError("SerializationMode.ROW is not available yet; use XLANG or NATIVE")
     types = wire_types(tags)
     names = registered_names({cls: tags.get(cls) or wire_tag(cls) or auto_tag(cls) for cls in types})
-    return _ForyCodec(mode, types, names)
+    return RowCodec(types, names) if mode is SerializationMode.ROW else _ForyCodec(mode, types, names)
 
 
 MAX_FAILURES = 1000
@@ -90,7 +90,8 @@ class _ForyCodec:
         self._check_known(cls)
         return _encoder(cls, self._pool, self._encode_checks[cls], self._encode_walk)
 
-    def decoder(self, cls: type[T]) -> Callable[[bytes], T]:
+    def decoder(self, cls: type[T], *, is_request: bool = False) -> Callable[[bytes], T]:
+        del is_request  # nothing here is read later
         self._check_known(cls)
         return _decoder(cls, self._pool, self._decode_checks[cls], self._decode_walk, self._post_inits.get(cls))
 
@@ -135,6 +136,7 @@ def _encoder(cls: type[T], pool: _Pool, check: Check, walk: Walk) -> Callable[[T
 
 def _checked(cls: type[T], value: T, walk: Walk) -> T:
     """The value with its conversions made; raises TypeError or ValueError, naming the field."""
+    value = materialize(value)
     if type(value) is not cls:
         raise TypeError(f"this call expects a {short_name(cls)}, not {described(value, cls)}")
     try:

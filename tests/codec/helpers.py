@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from aster.codec import checks, engine, make_codec, walk
+from aster.codec import checks, engine, make_codec, materialize, walk
 from aster.codec.contract import Codec
+from aster.codec.row import binding
 from aster.types import SerializationMode
 from tests.codec.models import Tree, tags_of
 
-__all__ = ["at_once", "codec_of_deeper_trees", "nested"]
+__all__ = ["at_once", "codec_of_deeper_trees", "decoded", "nested"]
+
+
+def decoded(codec: Codec, cls: type[Any], data: bytes) -> Any:
+    """All of a message, which in ROW is read only when it is asked for."""
+    return materialize(codec.decoder(cls)(data))
 
 
 def codec_of_deeper_trees(mode: SerializationMode) -> Codec:
     """A codec of trees that lets them be nested a hundred deep, as no peer of ours does."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (checks, engine, walk):
+        for module in (binding, checks, engine, walk):
             patch.setattr(module, "MAX_NESTING", 100)
         return make_codec(mode, tags_of(Tree))
 

@@ -13,7 +13,9 @@ from typing import Annotated, ClassVar, Dict, Final, List, Literal, NewType, Opt
 from aster.codec import Codec, auto_tag, make_codec, wire_tag, wire_type, wire_types
 from aster.types import SerializationMode
 
-MODES = (SerializationMode.XLANG, SerializationMode.NATIVE)
+MODES = tuple(SerializationMode)
+FORY_MODES = (SerializationMode.XLANG, SerializationMode.NATIVE)
+"""Those in which Fory writes the payloads."""
 
 UserId = NewType("UserId", int)
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from aster.codec import Codec, make_codec
 from aster.errors import DecodeError
 from aster.types import SerializationMode
-from tests.codec.models import MODES, Color
+from tests.codec.models import FORY_MODES, Color
 from tests.codec.values import integers, texts
 
-modes = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+modes = pytest.mark.parametrize("mode", FORY_MODES, ids=lambda mode: mode.name)
 
 
 class Added:

@@ -15,12 +15,13 @@ from aster.codec.serializers import MAX_COLLISIONS
 from aster.codec.walk import MAX_DECIMAL_DIGITS
 from aster.errors import DecodeError
 from aster.types import SerializationMode
-from tests.codec.helpers import codec_of_deeper_trees, nested
-from tests.codec.models import MODES, Tree, tags_of
+from tests.codec.helpers import codec_of_deeper_trees, decoded, nested
+from tests.codec.models import FORY_MODES, MODES, Tree, tags_of
 from tests.codec.test_round_trip import round_trip
 from tests.codec.values import identical
 
 modes = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+fory_modes = pytest.mark.parametrize("mode", FORY_MODES, ids=lambda mode: mode.name)
 
 
 def _sent_by_fory_alone(mode: SerializationMode, value: Any, **registered: type[Any]) -> bytes:
@@ -36,7 +37,7 @@ class Sum:
     amount: decimal.Decimal
 
 
-@modes
+@fory_modes
 @pytest.mark.parametrize("exponent", [0, -2, 10_000, -10_000])
 @pytest.mark.parametrize("sign", [0, 1])
 def test_a_decimal_has_ten_thousand_digits_and_not_one_more(mode: SerializationMode, exponent: int, sign: int) -> None:
@@ -64,7 +65,7 @@ def _one_with(fields: int, name: Callable[[int], str]) -> type[Any]:
     return make_dataclass("One", [("a", int), *((name(number), int, 0) for number in range(fields - 1))])
 
 
-@modes
+@fory_modes
 def test_a_peers_class_has_128_fields_and_not_one_more(mode: SerializationMode) -> None:
     one = _one_with(1, str)
     decode = make_codec(mode, {one: "tests/One"}).decoder(one)
@@ -78,7 +79,7 @@ def test_a_peers_class_has_128_fields_and_not_one_more(mode: SerializationMode) 
                 decode(data)
 
 
-@modes
+@fory_modes
 def test_a_peers_definition_is_longer_than_any_of_ours_but_not_without_bound(mode: SerializationMode) -> None:
     one = _one_with(1, str)
     decode = make_codec(mode, {one: "tests/One"}).decoder(one)
@@ -89,7 +90,7 @@ def test_a_peers_definition_is_longer_than_any_of_ours_but_not_without_bound(mod
         decode(_sent_by_fory_alone(mode, longer(7), One=longer))
 
 
-@modes
+@fory_modes
 def test_a_value_of_a_message_shares_its_hash_with_33_others_and_not_one_more(mode: SerializationMode) -> None:
     """The first and 32 more; an int's hash is its remainder by a prime."""
     prime = 2**61 - 1
@@ -106,6 +107,6 @@ def test_a_value_of_a_message_shares_its_hash_with_33_others_and_not_one_more(mo
 def test_dataclasses_arrive_nested_fifty_deep_and_not_one_more(mode: SerializationMode, sideways: bool) -> None:
     generous, codec = codec_of_deeper_trees(mode), make_codec(mode, tags_of(Tree))
     deep = nested(50, sideways=sideways)
-    assert codec.decoder(Tree)(generous.encoder(Tree)(deep)) == deep
+    assert decoded(codec, Tree, generous.encoder(Tree)(deep)) == deep
     with pytest.raises(DecodeError, match=r"nested more than 50 deep|exceed max depth"):
-        codec.decoder(Tree)(generous.encoder(Tree)(nested(51, sideways=sideways)))
+        decoded(codec, Tree, generous.encoder(Tree)(nested(51, sideways=sideways)))

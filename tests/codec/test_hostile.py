@@ -21,11 +21,11 @@ from aster.codec.fory import MAX_FAILURES
 from aster.errors import DecodeError
 from aster.types import SerializationMode
 from tests.codec.helpers import at_once, codec_of_deeper_trees, nested
-from tests.codec.models import CODECS, MESSAGES, MODES, Checked, CheckedMany, Choices, Containers, Empty, Moment, Point, TaskRequest, Tree, tags_of
+from tests.codec.models import CODECS, FORY_MODES, MESSAGES, Checked, CheckedMany, Choices, Containers, Empty, Moment, Point, TaskRequest, Tree, tags_of
 from tests.codec.test_round_trip import round_trip
 from tests.codec.values import DATETIME_ENDS, identical, values_of
 
-modes = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+modes = pytest.mark.parametrize("mode", FORY_MODES, ids=lambda mode: mode.name)
 
 OTHER = {SerializationMode.XLANG: SerializationMode.NATIVE, SerializationMode.NATIVE: SerializationMode.XLANG}
 

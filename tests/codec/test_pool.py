@@ -13,10 +13,10 @@ from aster.codec.fory import MAX_FAILURES
 from aster.errors import DecodeError
 from aster.types import SerializationMode
 from tests.codec.helpers import at_once
-from tests.codec.models import MODES, TaskRequest, tags_of
+from tests.codec.models import FORY_MODES, TaskRequest, tags_of
 from tests.codec.test_round_trip import round_trip
 
-modes = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+modes = pytest.mark.parametrize("mode", FORY_MODES, ids=lambda mode: mode.name)
 
 
 @modes
@@ -58,7 +58,7 @@ class Nosies:
     items: list[Nosy]
 
 
-_codecs = {mode: make_codec(mode, tags_of(Nosies, TaskRequest)) for mode in MODES}
+_codecs = {mode: make_codec(mode, tags_of(Nosies, TaskRequest)) for mode in FORY_MODES}
 
 
 def _echoed(name: str) -> str:

@@ -180,11 +180,6 @@ def test_a_tag_that_is_not_ascii_is_refused() -> None:
         make_codec(SerializationMode.XLANG, {Plain: "módulo.Plain"})
 
 
-def test_row_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"SerializationMode\.ROW is not available yet; use XLANG or NATIVE"):
-        make_codec(SerializationMode.ROW, {Plain: "a/B"})
-
-
 @pytest.mark.parametrize("mode", [1, 2, "XLANG", None])
 def test_a_mode_that_is_only_its_number_or_its_name_is_refused(mode: Any) -> None:
     with pytest.raises(TypeError, match=r"mode must be a SerializationMode such as SerializationMode\.XLANG, not"):

@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 from aster._client_connection import ClientConnection
 from aster._connection import PROTOCOL_VERSION, PeerConnection
 from aster._endpoint import EndpointOptions
-from aster._incoming import HostedMethod
+from aster._hosted import HostedMethod
 from aster._incoming_session import HostedSession
 from aster._policy import Policy
 from aster._protocol.events import Description, Header, Hello

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aster
-from aster._incoming import HostedMethod, IncomingCall
+from aster._hosted import HostedMethod
+from aster._incoming import IncomingCall
 from aster._protocol.events import GoAway, Header, Trailer
 from aster._protocol.frames import encode_go_away, encode_message, encode_trailer
 from aster._retries import FIRST_WAIT, LONGEST_WAIT, MAX_ATTEMPTS, TOKENS

@@ -1,0 +1,258 @@
+"""From what a peer's rows hold to how a class of ours reads them: worked out once for each schema and class.
+
+A field of ours that the peer does not send has its default; one of the peer's that is none of ours is never looked at; and one whose type has changed is
+refused here, by its name, before any row is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aster.codec.fields import default_of
+from aster.codec.row.cells import Cell, CheckRegion, FixedCell, ReadRegion, VariableCell, array_items, array_of, layout_check, malformed, map_parts
+from aster.codec.row.containers import RowList, RowMap, hashable, plain_map
+from aster.codec.row.readers import bytes_reader, checked, even_tuple, field_reader, member_named, mixed_tuple, read_text, slot_of, union_reader
+from aster.codec.row.scalars import FIXED, VARIABLE
+from aster.codec.row.schema import RowSchema, RowStruct, RowType, are_alike
+from aster.codec.row.views import Origin, view_setter
+from aster.codec.shapes import DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values
+from aster.codec.tags import short_name
+from aster.codec.walk import MAX_NESTING
+from aster.errors import DecodeError
+
+__all__ = ["Classes", "StructReader", "bind"]
+
+_MADE: Mapping[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """What is known of the types of a codec.
+
+    Attributes:
+        fields: the fields of each dataclass.
+        names: what these and the Enums are called on the wire.
+        views: the class of the views of each dataclass.
+    """
+
+    fields: Mapping[type, tuple[FieldShape, ...]]
+    names: Mapping[type, str]
+    views: Mapping[type, type]
+
+
+def bind(schema: RowSchema, root: type, classes: Classes, *, is_request: bool) -> StructReader:
+    """What reads the rows of a schema as a class.
+
+    Raises:
+        DecodeError: they are no such rows; names the field.
+    """
+    theirs = schema.structs[0].name
+    if theirs != classes.names[root]:
+        tag = classes.names[root]
+        raise DecodeError(f"the peer sent a row of {theirs}, not of a {short_name(root)}, whose tag is {tag}: give both ends' classes one tag, by @wire_type")
+    binding = _Binding(schema, classes, is_request)
+    reader = binding.struct(0, root)
+    binding.complete()
+    return reader
+
+
+class _Changed(Exception):
+    """What the peer writes has no place in the own type."""
+
+
+@dataclass(slots=True, eq=False)
+class StructReader:
+    """Reads the rows of one dataclass; see ``RowReader``."""
+
+    origin: Origin
+    view: type[Any]
+    show: Callable[[object, tuple[bytes, int, int, StructReader]], None]
+    check: CheckRegion
+    fields: tuple[ReadRegion, ...] = ()
+    slots: Mapping[str, tuple[int, int, Cell]] = dataclasses.field(default_factory=dict[str, tuple[int, int, Cell]])
+    steps: tuple[tuple[str, ReadRegion], ...] = ()
+    post_init: Callable[[Any], None] | None = None
+
+    def read(self, buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
+        """What is in a region, as a view or as a plain instance."""
+        self.check(buffer, start, stop)
+        if depth is None:
+            view = object.__new__(self.view)
+            self.show(view, (buffer, start, stop, self))
+            return view
+        if depth > MAX_NESTING:
+            malformed(f"is nested more than {MAX_NESTING} deep")
+        value = object.__new__(self.origin.cls)
+        keep = object.__setattr__  # what the class does about attributes is not for this
+        for name, read in self.steps:
+            keep(value, name, read(buffer, start, stop, depth))
+        if self.post_init is not None:
+            try:
+                self.post_init(value)
+            except (TypeError, ValueError) as exc:  # how a class refuses a value; anything else is a bug of its own, and not the peer's fault
+                raise DecodeError(str(exc)) from exc
+        return value
+
+
+class _Binding:
+    """Structs are completed in turn, not inside each other, so that they may contain themselves and chains of them may be long."""
+
+    def __init__(self, schema: RowSchema, classes: Classes, is_request: bool) -> None:
+        self._schema = schema
+        self._classes = classes
+        self._is_request = is_request
+        self._readers: dict[int, StructReader] = {}
+        self._incomplete: list[tuple[StructReader, RowStruct]] = []
+        self._origin: Origin
+
+    def struct(self, place: int, cls: type) -> StructReader:
+        """The reader of a struct whose name is that of the class; perhaps still incomplete."""
+        reader = self._readers.get(place)
+        if reader is None:
+            theirs = self._schema.structs[place]
+            variable = [index for index, (_, type_) in enumerate(theirs.fields) if _base(type_).kind not in FIXED]
+            view = self._classes.views[cls]
+            reader = StructReader(Origin(cls, "", self._is_request), view, view_setter(view), layout_check(len(theirs.fields), variable))
+            self._readers[place] = reader
+            self._incomplete.append((reader, theirs))
+        return reader
+
+    def complete(self) -> None:
+        """Add the fields of all structs, of those too that are found on the way."""
+        for reader, theirs in self._incomplete:
+            self._add_fields(reader, theirs)
+
+    def _add_fields(self, reader: StructReader, theirs: RowStruct) -> None:
+        cls = reader.origin.cls
+        sent = {name: (place, type_) for place, (name, type_) in enumerate(theirs.fields)}
+        own = {field.name: field for field in dataclasses.fields(cls)}
+        slots: dict[str, tuple[int, int, Cell]] = {}
+        steps: list[tuple[str, ReadRegion]] = []
+        for field in self._classes.fields[cls]:
+            if field.name in sent:
+                place, type_ = sent[field.name]
+                slots[field.name] = place, slot_of(place, len(theirs.fields)), self._field(cls, field, type_)
+                steps.append((field.name, field_reader(f".{field.name}", *slots[field.name])))
+            else:
+                steps.append((field.name, _default_reader(cls, own[field.name], field.shape)))
+        reader.slots, reader.steps, reader.fields = slots, tuple(steps), tuple(read for _, read in steps)
+        reader.post_init = getattr(cls, "__post_init__", None)
+
+    def _field(self, cls: type, field: FieldShape, theirs: RowType) -> Cell:
+        self._origin = Origin(cls, f".{field.name}", self._is_request)
+        try:
+            return self._cell(theirs, field.shape)
+        except _Changed:
+            said = self._schema.structs[theirs.struct].name if theirs.kind == "struct" else str(theirs)
+            where = f"{short_name(cls)}.{field.name}"
+            raise DecodeError(f"the peer's rows have {said} for {where}, which is {field.shape} here: give both ends one type") from None
+
+    def _cell(self, theirs: RowType, own: Shape) -> Cell:
+        nullable = theirs.kind == "optional"
+        if nullable and not isinstance(own, Optional):
+            raise _Changed
+        theirs = _base(theirs)
+        own = own.item if isinstance(own, Optional) else own
+        if isinstance(own, UnionOf) and theirs.kind != "union":
+            return self._member(theirs, own, nullable)
+        if theirs.kind in FIXED:
+            _check_kind(theirs, own)
+            fixed = FIXED[theirs.kind]
+            return FixedCell(fixed.code, fixed.width, checked(fixed.from_number, own), nullable, str(own))
+        return VariableCell(self._variable(theirs, own), nullable, str(own), is_bytes=theirs.kind == "bytes")
+
+    def _member(self, theirs: RowType, union: UnionOf, nullable: bool) -> Cell:
+        """The member of a union of ours that the peer's type is. No two of them look the same, so that at most one is."""
+        for member in union.members:
+            try:
+                return self._cell(RowType("optional", (theirs,)) if nullable else theirs, Optional(member))
+            except _Changed:
+                continue
+        raise _Changed
+
+    def _variable(self, theirs: RowType, own: Shape) -> ReadRegion:
+        if theirs.kind == "union":
+            # A null is what tells which member is there.
+            return union_reader([self._cell(RowType("optional", (_base(inside),)), Optional(own)) for inside in theirs.inside])
+        match own:
+            case Scalar() | LiteralOf(Scalar(), _):
+                _check_kind(theirs, own)
+                if own == Scalar(str):
+                    return read_text
+                scalar = VARIABLE[theirs.kind]
+                return bytes_reader(checked(None if own == Scalar(bytes) else scalar.from_bytes, own))
+            case EnumOf(cls) | LiteralOf(EnumOf(cls), _):
+                if theirs.kind != "enum" or theirs.name != self._classes.names[cls]:
+                    raise _Changed
+                return bytes_reader(checked(member_named(cls), own))
+            case Message(cls):
+                return self._message(theirs, cls)
+            case Values(kind, item):
+                return self._values(theirs, kind, item)
+            case FixedTuple(items):
+                return self._tuple(theirs, items)
+            case DictOf(key, value):
+                return self._dict(theirs, key, value)
+            case _:
+                raise _Changed
+
+    def _message(self, theirs: RowType, cls: type) -> ReadRegion:
+        if theirs.kind != "struct" or self._schema.structs[theirs.struct].name != self._classes.names[cls]:
+            raise _Changed
+        reader = self.struct(theirs.struct, cls)
+        return lambda buffer, start, stop, depth: reader.read(buffer, start, stop, None if depth is None else depth + 1)
+
+    def _values(self, theirs: RowType, kind: str, item: Shape) -> ReadRegion:
+        made, is_sequence = _MADE[kind], kind in ("list", "tuple")
+        if theirs.kind not in (("list", "tuple") if is_sequence else ("set",)):
+            raise _Changed
+        cell, origin = self._cell(theirs.inside[0], item), self._origin
+
+        def read_sequence(buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
+            array = array_of(buffer, start, stop, cell)
+            return RowList[Any](array, made, origin) if depth is None else made(array_items(array, depth))
+
+        def read_set(buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
+            return made(hashable(array_items(array_of(buffer, start, stop, cell), depth or 0)))
+
+        return read_sequence if is_sequence else read_set
+
+    def _tuple(self, theirs: RowType, items: tuple[Shape, ...]) -> ReadRegion:
+        if theirs.kind != "items" or len(theirs.inside) != len(items):
+            raise _Changed
+        cells = [self._cell(inside, item) for inside, item in zip(theirs.inside, items, strict=True)]
+        return even_tuple(cells) if are_alike(theirs.inside) else mixed_tuple(cells)
+
+    def _dict(self, theirs: RowType, key: Shape, value: Shape) -> ReadRegion:
+        if theirs.kind != "dict":
+            raise _Changed
+        keys, values, origin = self._cell(theirs.inside[0], key), self._cell(theirs.inside[1], value), self._origin
+
+        def read(buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
+            parts = map_parts(buffer, start, stop, keys, values)
+            return RowMap[Any](*parts, origin) if depth is None else plain_map(*parts, depth)
+
+        return read
+
+
+def _base(type_: RowType) -> RowType:
+    return type_.inside[0] if type_.kind == "optional" else type_
+
+
+def _check_kind(theirs: RowType, own: Shape) -> None:
+    base = own.base if isinstance(own, LiteralOf) else own
+    if not isinstance(base, Scalar) or base.type.__name__.lower() != theirs.kind:
+        raise _Changed
+
+
+def _default_reader(cls: type, field: dataclasses.Field[Any], shape: Shape) -> ReadRegion:
+    """What a field gives that the peer does not send."""
+    default = default_of(field)
+    if default is None:
+        if not isinstance(shape, Optional):
+            raise DecodeError(f"the peer's rows have no {short_name(cls)}.{field.name}, which has no default: give it one here, or send it there")
+        return lambda _buffer, _start, _stop, _depth: None
+    return lambda _buffer, _start, _stop, _depth: default()

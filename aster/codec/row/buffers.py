@@ -1,0 +1,54 @@
+"""Bytes in received rows, without copying them."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from aster.codec.row.cells import VariableCell, is_null, read_slot
+from aster.codec.row.containers import RowList, RowMap
+from aster.codec.row.views import ROW, RowReader
+from aster.codec.walk import Mismatch
+
+__all__ = ["buffer_of"]
+
+
+def buffer_of(view: Any, key: Any) -> memoryview:
+    """The bytes of a ``bytes`` field or element where they are, in the received message, without a copy.
+
+    The memoryview is read-only, and keeps the whole message in memory while it lives.
+
+    Args:
+        view: a received row, or a list or dict in one.
+        key: the name of a field, an index, or a key.
+
+    Raises:
+        TypeError: ``view`` is none, or what is there is declared as something else than ``bytes``.
+        AttributeError, IndexError, KeyError: nothing is there.
+        ValueError: ``None`` is there.
+        DecodeError: the peer sent what is no such row.
+    """
+    if isinstance(view, RowList | RowMap):
+        located = cast("RowList[Any] | RowMap[Any]", view)
+        array, place = located.slot(key)
+        start, stop, bits, slot, cell = array.start, array.stop, array.start + 8, array.data + 8 * place, array.cell
+        buffer, origin = array.buffer, located.origin
+    elif hasattr(view, ROW):
+        reader: RowReader
+        buffer, start, stop, reader = getattr(view, ROW)
+        if key not in reader.slots:
+            return memoryview(getattr(view, key))  # the default of a field that the peer does not send
+        place, slot, cell = reader.slots[key]
+        bits, slot, origin = start, start + slot, reader.origin
+    else:
+        raise TypeError(f"buffer_of takes a received row, or a list or dict in one, not {type(view).__name__}; its mode must be SerializationMode.ROW")
+    if not isinstance(cell, VariableCell) or not cell.is_bytes:
+        raise TypeError(f"buffer_of is for bytes, and {key!r} is declared as {cell.expected}")
+    if is_null(buffer, bits, place):
+        if cell.nullable:
+            raise ValueError(f"{key!r} is None, which has no bytes; look at the value first")
+        raise origin.refused(Mismatch(ValueError, f"is null at {key!r}, and must be bytes"))
+    size, offset = read_slot(buffer, slot)
+    at = start + offset
+    if at + size > stop:
+        raise origin.refused(Mismatch(ValueError, f"ends outside of its row at {key!r}"))
+    return memoryview(buffer)[at : at + size]

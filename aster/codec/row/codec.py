@@ -1,0 +1,202 @@
+"""The codec of ROW: a message is eight bytes that tell the size of the schema, the schema, and the row.
+
+By itself a message has its schema with it. In a stream only the first has, and the size is zero in the others.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
+from typing import Any
+
+from aster.codec.checks import Check, generate_checks
+from aster.codec.fields import field_shapes
+from aster.codec.lazy import materialize
+from aster.codec.row.binding import Classes, StructReader, bind
+from aster.codec.row.schema import MalformedSchemaError, RowSchema, decode_schema, encode_schema, schema_of
+from aster.codec.row.views import view_class
+from aster.codec.row.writer import WriteRow, write_functions
+from aster.codec.tags import described, short_name
+from aster.codec.walk import Direction, Mismatch, Walk
+from aster.errors import DecodeError
+from aster.types import SerializationMode
+
+__all__ = ["MAX_BINDINGS", "RowCodec", "RowDecoder", "RowEncoder", "RowStreamDecoder", "RowStreamEncoder"]
+
+MAX_BINDINGS = 16
+"""Schemas of peers that are remembered for each class, the last used ones. Of honest peers there are as many as versions of the class in use."""
+
+_SIZE = struct.Struct("<Q")
+_KNOWN = _SIZE.pack(0)
+
+
+class RowCodec:
+    """Turns messages into rows, and rows into views of them.
+
+    Args:
+        types: the dataclasses and Enums, those included that others reach.
+        names: what they are called on the wire.
+
+    Raises:
+        TypeError: the schema of a message is above the limit.
+    """
+
+    mode = SerializationMode.ROW
+
+    def __init__(self, types: tuple[type, ...], names: Mapping[type, str]) -> None:
+        fields = {cls: field_shapes(cls) for cls in types if is_dataclass(cls)}
+        self._classes = Classes(fields, names, {cls: view_class(cls) for cls in fields})
+        self._checks = generate_checks(Direction.ENCODE, fields, {})
+        self._walk = Walk(Direction.ENCODE, fields, {})
+        self._encoders: dict[type, RowEncoder] = {}
+
+    def encoder(self, cls: type[Any]) -> RowEncoder:
+        """See ``Codec``. What it encodes has its schema with it; ``for_stream`` makes one for many."""
+        self._check_known(cls)
+        encoder = self._encoders.get(cls)
+        if encoder is None:
+            schema = schema_of(cls, self._classes.fields, self._classes.names)
+            by_name = {name: own for own, name in self._classes.names.items()}
+            shapes = [{field.name: field.shape for field in self._classes.fields[by_name[own.name]]} for own in schema.structs]
+            encoded = encode_schema(schema, cls)
+            write = write_functions(schema, shapes)[0]
+            encoder = self._encoders[cls] = RowEncoder(cls, self._checks[cls], self._walk, write, _SIZE.pack(len(encoded)) + encoded)
+        return encoder
+
+    def decoder(self, cls: type[Any], *, is_request: bool = False) -> RowDecoder:
+        """See ``Codec``. It gives a view, whose parts are read, and refused, when they are asked for.
+
+        Args:
+            cls: what to decode.
+            is_request: whether that is for a handler, whose peer then is to blame for what it cannot read.
+        """
+        self._check_known(cls)
+        return RowDecoder(cls, lambda schema: bind(schema, cls, self._classes, is_request=is_request))
+
+    def _check_known(self, cls: type) -> None:
+        if cls not in self._classes.fields:
+            known = ", ".join(sorted(short_name(known) for known in self._classes.fields))
+            raise TypeError(f"{cls!r} is not a dataclass of this codec, which knows {known}; give make_codec its tag")
+
+
+class RowEncoder:
+    """Encodes messages of one class, each with its schema."""
+
+    def __init__(self, cls: type[Any], check: Check, walk: Walk, write: WriteRow, prefix: bytes) -> None:
+        self._cls = cls
+        self._check = check
+        self._walk = walk
+        self._write = write
+        self.prefix = prefix
+
+    def __call__(self, value: Any) -> bytes:
+        return self.encode(value, self.prefix)
+
+    def for_stream(self) -> RowStreamEncoder:
+        """An encoder for the messages of one stream."""
+        return RowStreamEncoder(self)
+
+    def encode(self, value: Any, prefix: bytes) -> bytes:
+        """The row of a value behind ``prefix``.
+
+        Raises:
+            TypeError, ValueError: see ``Codec.encoder``.
+        """
+        try:
+            exact = self._check(value, 0)
+        except Exception:  # an attribute that is missing or misbehaves, which the walk then reports
+            exact = False
+        sent = value if exact else self._checked(value)
+        try:
+            return self._write(sent, prefix)
+        except (struct.error, OverflowError, ValueError) as exc:
+            self._checked(value)  # finds what the check leaves to the writer, such as the range of an int, and names the field
+            raise ValueError(f"no row can hold this {short_name(self._cls)}: {exc}") from exc
+
+    def _checked(self, value: Any) -> Any:
+        value = materialize(value)
+        if type(value) is not self._cls:
+            raise TypeError(f"this call expects a {short_name(self._cls)}, not {described(value, self._cls)}")
+        try:
+            return self._walk.message(self._cls, value)
+        except Mismatch as exc:
+            raise exc.kind(exc.describe(short_name(self._cls))) from None
+
+
+class RowStreamEncoder:
+    """Encodes the messages of one stream: with their schema until one of them was sent."""
+
+    def __init__(self, encoder: RowEncoder) -> None:
+        self._encoder = encoder
+        self._prefix = encoder.prefix
+
+    def __call__(self, value: Any) -> bytes:
+        return self._encoder.encode(value, self._prefix)
+
+    def sent(self) -> None:
+        """A message is on its way, and the schema with it: one that was encoded may yet be cancelled."""
+        self._prefix = _KNOWN
+
+
+class RowDecoder:
+    """Decodes messages of one class that have their schemas with them."""
+
+    def __init__(self, cls: type[Any], bind: Callable[[RowSchema], StructReader]) -> None:
+        self._cls = cls
+        self._bind = bind
+        self._bound: OrderedDict[bytes, StructReader] = OrderedDict()
+
+    def __call__(self, data: bytes) -> Any:
+        return self.decode(data, None)[0]
+
+    def for_stream(self) -> RowStreamDecoder:
+        """A decoder for the messages of one stream."""
+        return RowStreamDecoder(self)
+
+    def decode(self, data: bytes, known: StructReader | None) -> tuple[Any, StructReader]:
+        """A view of a message, and what its schema was bound to. ``known``: what that of the messages before was bound to.
+
+        Raises:
+            DecodeError: the message is none.
+        """
+        if len(data) < 8:
+            raise DecodeError(f"these {len(data)} bytes are not a {short_name(self._cls)}: a row begins with the size of its schema, in 8 bytes")
+        (size,) = _SIZE.unpack_from(data)
+        start = 8 + size
+        if size:
+            known = self._reader_of(data[8:start], start > len(data))
+        elif known is None:
+            raise DecodeError(f"the peer sent a row of a {short_name(self._cls)} ahead of its schema, which the first one must have with it")
+        try:
+            return known.read(data, start, len(data), None), known
+        except Mismatch as exc:
+            raise known.origin.refused(exc) from None
+
+    def _reader_of(self, schema: bytes, cut: bool) -> StructReader:
+        reader = self._bound.get(schema)
+        if reader is not None:
+            return reader
+        try:
+            if cut:
+                raise MalformedSchemaError("it ends behind its message")
+            reader = self._bind(decode_schema(schema))
+        except MalformedSchemaError as exc:
+            raise DecodeError(f"the schema that came with a {short_name(self._cls)} cannot be read: {exc}") from exc
+        self._bound[schema] = reader
+        if len(self._bound) > MAX_BINDINGS:
+            self._bound.popitem(last=False)
+        return reader
+
+
+class RowStreamDecoder:
+    """Decodes the messages of one stream, of which the first has the schema with it."""
+
+    def __init__(self, decoder: RowDecoder) -> None:
+        self._decoder = decoder
+        self._known: StructReader | None = None
+
+    def __call__(self, data: bytes) -> Any:
+        value, self._known = self._decoder.decode(data, self._known)
+        return value

@@ -1,0 +1,224 @@
+"""Lists, tuples and dicts in received rows, as ``Sequence`` and ``Mapping`` whose elements are read from the bytes."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
+from typing import Any, TypeVar, cast, overload
+
+from aster.codec.lazy import materialize
+from aster.codec.row.cells import ArrayCell, array_items, item_at
+from aster.codec.row.views import Origin, copied
+from aster.codec.serializers import HashTally
+from aster.codec.walk import Mismatch
+from aster.errors import DecodeError
+
+__all__ = ["RowList", "RowMap", "hashable", "plain_map"]
+
+T = TypeVar("T")
+
+# Lists and tuples
+
+
+class _Located:
+    """What lists and maps have alike."""
+
+    __slots__ = ("origin",)
+
+    origin: Origin
+
+    def _plain(self, depth: int) -> Any:
+        raise NotImplementedError
+
+    def __aster_materialize__(self) -> Any:
+        try:
+            return self._plain(0)
+        except Mismatch as exc:
+            raise self.origin.refused(exc) from None
+
+    def __repr__(self) -> str:
+        try:
+            return repr(self.__aster_materialize__())
+        except DecodeError as exc:
+            return f"<unreadable {type(self).__name__}: {exc}>"
+
+    def __reduce_ex__(self, _protocol: object) -> Any:
+        return copied, (self.__aster_materialize__(),)
+
+
+class RowList(_Located, Sequence[T]):
+    """A list or tuple in a row. It equals what it was sent as, list or tuple, and other views of that; materialized it is that.
+
+    A single element is read without looking at the others. What reads all of them in turn refuses elements that overlap.
+    """
+
+    __slots__ = ("_array", "_kind")
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __init__(self, array: ArrayCell, kind: type, origin: Origin) -> None:
+        self._array = array
+        self._kind = kind
+        self.origin = origin
+
+    def __len__(self) -> int:
+        return self._array.count
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self._kind(self[place] for place in range(*index.indices(self._array.count)))
+        place = index.__index__()
+        if place < 0:
+            place += self._array.count
+        if not 0 <= place < self._array.count:
+            raise IndexError(f"{self._kind.__name__} index out of range")
+        return self._read(place)
+
+    def _read(self, place: int) -> Any:
+        try:
+            return item_at(self._array, place)
+        except Mismatch as exc:
+            raise self.origin.refused(exc) from None
+
+    def __iter__(self) -> Iterator[T]:
+        try:
+            yield from array_items(self._array)
+        except Mismatch as exc:
+            raise self.origin.refused(exc) from None
+
+    def __reversed__(self) -> Iterator[T]:
+        return reversed(list(self))
+
+    def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
+        return list(self).index(value, start, len(self) if stop is None else stop)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RowList | self._kind):
+            return NotImplemented
+        others = cast("Sequence[Any]", other)
+        if getattr(others, "_kind", self._kind) is not self._kind or len(self) != len(others):
+            return False
+        return all(mine == its for mine, its in zip(self, others, strict=True))
+
+    def _plain(self, depth: int) -> Any:
+        return self._kind(array_items(self._array, depth))
+
+    def slot(self, index: int) -> tuple[ArrayCell, int]:
+        """The array that an element is in, and its place there."""
+        place = range(self._array.count)[index]
+        return self._array, place
+
+
+# Dicts
+
+
+class RowMap(_Located, Mapping[Any, T]):
+    """A dict in a row. It equals the dict that it was sent as, and other views of that; materialized it is that.
+
+    The first look at its keys reads all of them; values are read one by one.
+    """
+
+    __slots__ = ("_keys", "_places", "_values")
+    __hash__ = None
+
+    def __init__(self, keys: ArrayCell, values: ArrayCell, origin: Origin) -> None:
+        self._keys = keys
+        self._values = values
+        self.origin = origin
+        self._places: dict[Any, int] | None = None
+
+    def _index(self) -> dict[Any, int]:
+        if self._places is None:
+            try:
+                keys = list(hashable(array_items(self._keys, 0)))
+                self._places = {key: place for place, key in enumerate(keys)}
+                _refuse_duplicates(keys, self._places)
+            except Mismatch as exc:
+                raise self.origin.refused(exc) from None
+        return self._places
+
+    def __len__(self) -> int:
+        return self._keys.count
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._index())
+
+    def __contains__(self, key: object) -> bool:
+        return materialize(key) in self._index()
+
+    def __getitem__(self, key: Any) -> T:
+        place = self._index()[materialize(key)]
+        try:
+            return item_at(self._values, place)
+        except Mismatch as exc:
+            raise self.origin.refused(exc) from None
+
+    def items(self) -> ItemsView[Any, T]:
+        return _Items(self)
+
+    def values(self) -> ValuesView[T]:
+        return _Values(self)
+
+    def in_turn(self) -> Iterator[tuple[Any, T]]:
+        """Keys and values; what overlaps is refused."""
+        index = self._index()
+        try:
+            yield from zip(index, array_items(self._values), strict=True)
+        except Mismatch as exc:
+            raise self.origin.refused(exc) from None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, dict | RowMap):
+            return NotImplemented
+        return dict(self.in_turn()) == dict(cast("Mapping[Any, Any]", other).items())
+
+    def _plain(self, depth: int) -> Any:
+        return plain_map(self._keys, self._values, depth)
+
+    def slot(self, key: Any) -> tuple[ArrayCell, int]:
+        """The array that a value is in, and its place there."""
+        return self._values, self._index()[materialize(key)]
+
+
+class _Items(ItemsView[Any, Any]):
+    _mapping: RowMap[Any]
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return self._mapping.in_turn()
+
+
+class _Values(ValuesView[Any]):
+    _mapping: RowMap[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        for _, value in self._mapping.in_turn():
+            yield value
+
+
+def plain_map(keys: ArrayCell, values: ArrayCell, depth: int) -> dict[Any, Any]:
+    """The dict of a map that was found in a buffer."""
+    read = list(hashable(array_items(keys, depth)))
+    plain = dict(zip(read, array_items(values, depth), strict=True))
+    _refuse_duplicates(read, plain)
+    return plain
+
+
+def hashable(items: Iterator[T]) -> Iterator[T]:
+    """The items, which a set or dict is to be made of, unless too many have one hash."""
+    tally = HashTally()
+    for place, item in enumerate(items):
+        if type(item) is not str:  # whose hash is salted
+            try:
+                tally.add(item, hash(item))
+            except ValueError as exc:
+                raise Mismatch(ValueError, f"has at place {place} what cannot be accepted: {exc}") from exc
+        yield item
+
+
+def _refuse_duplicates(keys: Sequence[Any], made: Mapping[Any, Any]) -> None:
+    if len(made) < len(keys):
+        raise Mismatch(ValueError, "has two keys that are equal")

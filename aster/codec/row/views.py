@@ -1,0 +1,166 @@
+"""Received rows as dataclasses whose attributes are read from the bytes, each time anew.
+
+A view is an instance of a subclass made for its dataclass, which neither the class's constructor nor its ``__post_init__`` has seen. It becomes a plain
+instance by ``materialize``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from aster.codec.lazy import MATERIALIZE, materialize
+from aster.codec.row.cells import Cell, ReadRegion
+from aster.codec.stand_ins import stand_in
+from aster.codec.tags import short_name
+from aster.codec.walk import Mismatch
+from aster.errors import DecodeError
+
+__all__ = ["ROW", "Origin", "RowReader", "copied", "view_class", "view_setter"]
+
+T = TypeVar("T")
+
+ROW = "_aster_row"
+"""The attribute of a view that has the buffer, the region, and who reads it."""
+
+_COMPARISONS = ("__lt__", "__le__", "__gt__", "__ge__")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a view comes from, for the errors that come out of it.
+
+    Attributes:
+        cls: the dataclass.
+        field: the field of it that a list or dict is in, with a dot before; empty for the dataclass itself.
+        is_request: whether it is what a handler was sent.
+    """
+
+    cls: type[Any]
+    field: str
+    is_request: bool
+
+    def refused(self, exc: Mismatch) -> DecodeError:
+        """What the user sees of bytes that are no value."""
+        name = short_name(self.cls)
+        error = DecodeError(f"the peer sent something that is not a {name}: {exc.describe(name + self.field)}")
+        error.is_request = self.is_request
+        return error
+
+
+class RowReader(Protocol):
+    """What knows the rows of one dataclass.
+
+    Attributes:
+        origin: the class.
+        fields: for each field of the class, in the order of definition, what reads it, given the row.
+        slots: by name, the place of a field in a row, how far its slot is from the beginning, and what it holds; what the peer does not send is absent.
+    """
+
+    origin: Origin
+    fields: tuple[ReadRegion, ...]
+    slots: Mapping[str, tuple[int, int, Cell]]
+
+    def read(self, buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
+        """A view or a plain instance."""
+        ...
+
+
+def view_setter(view: type) -> Callable[[object, tuple[bytes, int, int, RowReader]], None]:
+    """What makes an empty instance of a view class the view of a row: a buffer with a region that was accepted, and who reads it."""
+    return view.__dict__[ROW].__set__
+
+
+def view_class(cls: type[Any]) -> type[Any]:
+    """The class of the views of a dataclass."""
+
+    def __new__(_view_class: type, /, *args: Any, **kwargs: Any) -> Any:
+        return cls(*args, **kwargs)  # for dataclasses.replace and its like: what is made from a view is a value of its own
+
+    def __setattr__(self: object, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"cannot set {name!r}: this {short_name(cls)} is a view of a received row; change the copy that aster.materialize(...) makes")
+
+    def __delattr__(self: object, name: str) -> NoReturn:
+        raise AttributeError(f"cannot delete {name!r}: this {short_name(cls)} is a view of a received row; change the copy that aster.materialize(...) makes")
+
+    namespace: dict[str, Any] = {
+        "__slots__": (ROW,),
+        "__doc__": cls.__doc__,
+        "__new__": __new__,
+        "__setattr__": __setattr__,
+        "__delattr__": __delattr__,
+        "__eq__": _equals,
+        "__hash__": cls.__hash__ if cls.__hash__ in (None, object.__hash__) else _hash_of,
+        "__repr__": _repr_of,
+        "__reduce_ex__": _reduce,
+        MATERIALIZE: _materialize,
+    }
+    if getattr(cls, "__getattr__", None) is None:
+        namespace["__getattr__"] = _no_field
+    for name in _COMPARISONS:
+        if getattr(cls, name) is not getattr(object, name):
+            namespace[name] = _comparison(name)
+    for place, field in enumerate(dataclasses.fields(cls)):
+        namespace[field.name] = _field(place, field.name)
+    return stand_in(cls, namespace)
+
+
+def _field(place: int, name: str) -> property:
+    def read(self: Any) -> Any:
+        buffer, start, stop, reader = self._aster_row
+        try:
+            return reader.fields[place](buffer, start, stop, None)
+        except Mismatch as exc:
+            raise reader.origin.refused(exc) from None
+
+    read.__name__ = name
+    return property(read)
+
+
+def _materialize(self: Any) -> Any:
+    buffer, start, stop, reader = self._aster_row
+    try:
+        return reader.read(buffer, start, stop, 0)
+    except Mismatch as exc:
+        raise reader.origin.refused(exc) from None
+
+
+def _equals(self: Any, other: object) -> Any:
+    if self is other:
+        return True
+    return _materialize(self) == materialize(other)
+
+
+def _hash_of(self: Any) -> int:
+    return hash(_materialize(self))
+
+
+def _comparison(name: str) -> Callable[[Any, object], Any]:
+    def compare(self: Any, other: object) -> Any:
+        return getattr(_materialize(self), name)(materialize(other))
+
+    return compare
+
+
+def _repr_of(self: Any) -> str:
+    try:
+        return repr(_materialize(self))
+    except DecodeError as exc:  # debuggers and logs are to show the rest of what they show
+        return f"<unreadable {short_name(self._aster_row[3].origin.cls)}: {exc}>"
+
+
+def _reduce(self: Any, _protocol: object) -> Any:
+    return copied, (_materialize(self),)
+
+
+def copied(value: T) -> T:
+    """What is called to copy or unpickle a view."""
+    return value
+
+
+def _no_field(self: Any, name: str) -> NoReturn:
+    cls = short_name(self._aster_row[3].origin.cls)
+    hint = "" if name.startswith("__") else "; what __post_init__ adds is in the copy that aster.materialize(...) makes"
+    raise AttributeError(f"{cls!r} object has no attribute {name!r}: it is a view of a received row, which has the fields of its class{hint}")
