@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-__all__ = ["MATERIALIZE", "materialize"]
+__all__ = ["MATERIALIZE", "is_exactly", "materialize"]
 
 T = TypeVar("T")
 
@@ -23,3 +23,9 @@ def materialize(value: T) -> T:
     """
     method: Any = getattr(type(value), MATERIALIZE, None)
     return value if method is None else method(value)
+
+
+def is_exactly(value: object, cls: type) -> bool:
+    """Whether a value is of exactly a class, or is a received row of it."""
+    kind = type(value)
+    return kind is cls or (kind.__base__ is cls and MATERIALIZE in vars(kind))

@@ -94,4 +94,4 @@ def _any(types: Types) -> str:
 def _world(draw: Draw, fields: Mapping[str, FieldPlan]) -> World:
     enums = {"Color": draw_members(draw), "Level": {"LOW": 1, "HIGH": 5}}
     structs = {"Root": fields, "Item": {"a": FieldPlan("int")}, "Leaf": {"b": FieldPlan("str")}}
-    return World(enums, structs, {"ask": MethodPlan(modes=(draw(st.sampled_from([SerializationMode.XLANG, SerializationMode.NATIVE])),))})
+    return World(enums, structs, {"ask": MethodPlan(modes=(draw(st.sampled_from(SerializationMode)),))})

@@ -226,8 +226,11 @@ def draw_members(draw: Draw) -> dict[str, Any]:
     return dict(zip(names, values, strict=False))
 
 
+_MODES = ((SerializationMode.XLANG, SerializationMode.NATIVE), *((mode,) for mode in SerializationMode), tuple(SerializationMode))
+
+
 def _method(draw: Draw) -> MethodPlan:
-    modes = draw(st.sampled_from([(SerializationMode.XLANG, SerializationMode.NATIVE), (SerializationMode.XLANG,), (SerializationMode.NATIVE,)]))
+    modes = draw(st.sampled_from(_MODES))
     return MethodPlan(draw(st.sampled_from(RpcPattern)), modes, draw(st.sampled_from(_STRUCTS)), draw(st.sampled_from(_STRUCTS)))
 
 

@@ -106,7 +106,7 @@ def layout_check(fields: int, variable: Sequence[int]) -> CheckRegion:
             if size < 32: too_short(size, 32)
             z0, o0, z2, o2 = unpack(buffer, start)
             if o0 >= 32 and o2 >= o0 + z0 and size >= o2 + z2: return
-            refuse_unless_in_order(((o0, z0), (o2, z2)), 32, size)
+            refuse_unless_in_order(buffer, start, ((0, o0, z0), (2, o2, z2)), 32, size)
     """
     fixed = bitmap_bytes(fields) + 8 * fields
     lines = ["def check(buffer, start, stop):", " size = stop - start", f" if size < {fixed}: too_short(size, {fixed})"]
@@ -121,16 +121,16 @@ def layout_check(fields: int, variable: Sequence[int]) -> CheckRegion:
         lines += [
             f" {', '.join(f'z{place}, o{place}' for place in chosen)} = unpack(buffer, start)",
             f" if {in_order}: return",
-            f" refuse_unless_in_order(({''.join(f'(o{place}, z{place}), ' for place in chosen)}), {fixed}, size)",
+            f" refuse_unless_in_order(buffer, start, ({''.join(f'({place}, o{place}, z{place}), ' for place in chosen)}), {fixed}, size)",
         ]
     exec(compile("\n".join(lines), "<aster row check>", "exec"), namespace)  # the source holds numbers only
     return namespace["check"]
 
 
-def _refuse_unless_in_order(regions: Iterable[tuple[int, int]], fixed: int, size: int) -> None:
+def _refuse_unless_in_order(buffer: bytes, start: int, regions: Iterable[tuple[int, int, int]], fixed: int, size: int) -> None:
     end = fixed
-    for at, length in regions:
-        if at or length:  # nulls have zero for a slot
+    for place, at, length in regions:
+        if not is_null(buffer, start, place):  # the slots of nulls hold anything
             if at < end:
                 _overlap()
             end = at + length
@@ -253,12 +253,11 @@ def _variable_items(array: ArrayCell, read: ReadRegion, bits: int | None, depth:
             continue
         at = start + offset
         try:
-            if at >= end:
-                end = at + size
-                if end > stop:
-                    _beyond(end - stop)
-            elif offset or size:
+            if at < end:
                 _overlap()
+            end = at + size
+            if end > stop:
+                _beyond(end - stop)
             value = read(buffer, at, at + size, depth)
         except Mismatch as exc:
             exc.path.append(f"[{place}]")
@@ -269,7 +268,7 @@ def _variable_items(array: ArrayCell, read: ReadRegion, bits: int | None, depth:
 def check_order(array: ArrayCell) -> None:
     """Refuse an array with regions that overlap, without looking into them."""
     if isinstance(array.cell, VariableCell):
-        for _ in _variable_items(array, _nothing, None, None):
+        for _ in _variable_items(array, _nothing, array.start + 8, None):
             pass
 
 

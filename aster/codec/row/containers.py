@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
 from typing import Any, TypeVar, cast, overload
 
@@ -71,7 +72,7 @@ class RowList(_Located, Sequence[T]):
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self._kind(self[place] for place in range(*index.indices(self._array.count)))
-        place = index.__index__()
+        place = operator.index(index)
         if place < 0:
             place += self._array.count
         if not 0 <= place < self._array.count:

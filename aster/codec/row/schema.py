@@ -15,7 +15,18 @@ from typing import Any, cast
 from aster.codec.shapes import DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values
 from aster.codec.tags import MAX_PART, short_name
 
-__all__ = ["MAX_SCHEMA_BYTES", "MalformedSchemaError", "RowSchema", "RowStruct", "RowType", "are_alike", "decode_schema", "encode_schema", "schema_of"]
+__all__ = [
+    "MAX_SCHEMA_BYTES",
+    "MAX_TYPE_DEPTH",
+    "MalformedSchemaError",
+    "RowSchema",
+    "RowStruct",
+    "RowType",
+    "are_alike",
+    "decode_schema",
+    "encode_schema",
+    "schema_of",
+]
 
 MAX_SCHEMA_BYTES = 64 * 1024
 """The longest schema of a message, in bytes: some 2,000 fields. A peer's is read in one piece, in 10 ms at the most (measured)."""

@@ -1,0 +1,61 @@
+"""What a reader of rows takes of another version of a type, in ROW: the types are told ahead of the rows, and each is held against the reader's own."""
+
+from __future__ import annotations
+
+from aster._contract.form import EnumType, Form
+from aster._contract.reading import Difference, Reading
+
+__all__ = ["RowReading"]
+
+
+class RowReading(Reading):
+    """Types as rows are bound to them (``aster.codec.row.binding``): nothing is converted, and what is not known is never looked at."""
+
+    def _skip(self, form: Form) -> None:
+        pass
+
+    def _read(self, writes: Form, reads: Form) -> None:
+        writes, reads = self._without_none(writes, reads)
+        if writes.kind == "union":
+            for member in writes.inside:
+                self._read(member, reads)
+            return
+        if reads.kind == "union":
+            self._some_member(writes, reads)
+            return
+        writes = self._without_literal(writes, reads)
+        match writes.kind, reads.kind:
+            case ("list" | "tuple", "list" | "tuple") | ("set", "set") | ("dict", "dict") | ("items", "items") if len(writes.inside) == len(reads.inside):
+                for inner, other in zip(writes.inside, reads.inside, strict=True):
+                    self._read(inner, other)
+            case "type", "type":
+                self._named(writes, reads)
+            case "literal", "literal":
+                pass
+            case sent, read if sent == read and not writes.inside and not reads.inside:
+                pass
+            case _:
+                raise Difference
+
+    def _some_member(self, writes: Form, reads: Form) -> None:
+        """Of a union's members no two look the same, so at most one of them can fit."""
+        why = Difference()
+        for member in reads.inside:
+            try:
+                self._read(writes, member)
+            except Difference as difference:
+                why = difference if str(difference) else why
+            else:
+                return
+        raise why
+
+    def _members(self, name: str) -> dict[str, str]:
+        """Rows have the names of members, whatever their numbers are."""
+        writes, reads = self._writer.types[name], self._reader.types[name]
+        if not isinstance(writes, EnumType) or not isinstance(reads, EnumType):
+            raise Difference(f"{name} is an Enum at one end, and a dataclass at the other")
+        known = {member for member, _ in reads.members}
+        for member, _ in writes.members:
+            if member not in known:
+                raise Difference(f"{self._sends} may send {name}.{member}, which {self._reads} does not know")
+        return {}

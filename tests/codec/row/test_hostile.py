@@ -1,0 +1,431 @@
+"""Rows as a hostile peer makes them: each is a value of the declared type or a DecodeError, in bounded time and memory, and nothing outside it is ever read."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import random
+import struct
+import time
+import tracemalloc
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aster.codec import make_codec, materialize
+from aster.codec.row import RowCodec
+from aster.codec.serializers import MAX_COLLISIONS
+from aster.codec.walk import MAX_NESTING, Mismatch
+from aster.errors import DecodeError
+from aster.types import SerializationMode
+from tests.codec.helpers import codec_of_deeper_trees, nested
+from tests.codec.models import Tree, tags_of
+from tests.codec.row.rows import codec_of, outcome, parts, reader_of, spoilt, walked
+from tests.codec.schemas import Schema, is_exactly, schemas, values_in
+from tests.codec.values import identical
+
+ROW = SerializationMode.ROW
+FEWER = settings(max_examples=max(20, settings().max_examples // 2))
+"""For each schema there are several rows."""
+
+pytestmark = pytest.mark.timeout(max(60, settings().max_examples))
+
+
+def _row_codec(schema: Schema) -> RowCodec:
+    return cast("RowCodec", schema.codec(ROW))
+
+
+# Rows at random
+
+
+def test_a_spoilt_row_is_a_value_of_the_declared_type_or_a_decode_error_however_it_is_read() -> None:
+    counted = Counter[str]()
+
+    @FEWER
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        schema = data.draw(schemas())
+        codec = _row_codec(schema)
+        head, row = parts(codec.encoder(schema.root)(data.draw(values_in(schema))))
+        random_ = random.Random(data.draw(st.integers(0, 2**32)))
+        for _ in range(20):
+            message = head + spoilt(row, random_)
+            lazy, whole = (outcome(codec, schema, message, whole=whole) for whole in (False, True))
+            for found in (lazy, whole):
+                assert isinstance(found, str) or is_exactly(found, schema.root, schema)
+            if not isinstance(whole, str):
+                assert identical(whole, lazy)
+            counted["error" if isinstance(whole, str) else "value"] += 1
+
+    check()
+    assert min(counted["error"], counted["value"]), counted
+
+
+@FEWER
+@given(data=st.data())
+def test_nothing_outside_a_row_is_read(data: st.DataObject) -> None:
+    """What is around it makes no difference: not to a value, and not to the words of an error."""
+    schema = data.draw(schemas())
+    codec = _row_codec(schema)
+    head, good = parts(codec.encoder(schema.root)(data.draw(values_in(schema))))
+    reader = reader_of(codec, schema.root, head, good)
+    random_ = random.Random(data.draw(st.integers(0, 2**32)))
+    for _ in range(20):
+        row = spoilt(good, random_)
+        for depth in (None, 0):
+            found: list[Any] = []
+            for guard in (b"", b"\0" * 4096, b"\xff" * 4096, random_.randbytes(4096)):
+                try:
+                    found.append(walked(reader.read(guard + row + guard, len(guard), len(guard) + len(row), depth)))
+                except (DecodeError, Mismatch) as exc:
+                    found.append(str(exc))
+            assert all(identical(found[0], each) for each in found[1:])
+
+
+@FEWER
+@given(data=st.data())
+def test_every_cut_and_every_addition_is_the_same_value_or_a_decode_error(data: st.DataObject) -> None:
+    schema = data.draw(schemas())
+    codec = _row_codec(schema)
+    value = data.draw(values_in(schema))
+    message = codec.encoder(schema.root)(value)
+    for cut in (*range(0, len(message), max(1, len(message) // 50)), len(message) - 1):
+        found = outcome(codec, schema, message[:cut], whole=True)
+        assert isinstance(found, str) or identical(found, value)
+    for added in (b"\0", b"\xff" * 8):
+        found = outcome(codec, schema, message + added, whole=True)
+        assert isinstance(found, str) or identical(found, value)
+
+
+# What overlaps
+
+
+@dataclass
+class Node:
+    text: str = ""
+    left: Node | None = None
+    right: Node | None = None
+
+
+@dataclass
+class Many:
+    texts: list[str] = field(default_factory=list[str])
+    nodes: list[Node] = field(default_factory=list[Node])
+    lists: list[list[str]] = field(default_factory=list[list[str]])
+    table: dict[str, str] = field(default_factory=dict[str, str])
+    pair: tuple[str, str] = ("", "")
+
+
+def _message(value: Any, change: Callable[[bytearray], object]) -> tuple[RowCodec, bytes]:
+    """A codec, and the message of a value whose row was changed."""
+    cls = cast("type[Any]", type(value))
+    codec = codec_of(cls)
+    head, row = parts(codec.encoder(cls)(value))
+    work = bytearray(row)
+    change(work)
+    return codec, head + bytes(work)
+
+
+def _region(row: bytes | bytearray, start: int, slot: int) -> tuple[int, int]:
+    """Where the region of a slot begins, and its size."""
+    size, offset = struct.unpack_from("<II", row, slot)
+    return start + offset, size
+
+
+_FIELDS = {name: place for place, name in enumerate(sorted(each.name for each in dataclasses.fields(Many)))}
+
+
+def _array(row: bytearray, name: str) -> tuple[int, int]:
+    """Where the array of a field of Many begins, and its slots."""
+    start, _ = _region(row, 0, 8 + 8 * _FIELDS[name])
+    return start, start + 16
+
+
+def _repeat_the_first(name: str) -> Callable[[bytearray], None]:
+    """Let all slots of an array be its first."""
+
+    def change(row: bytearray) -> None:
+        start, slots = _array(row, name)
+        (count,) = struct.unpack_from("<Q", row, start)
+        for place in range(1, count):
+            row[slots + 8 * place : slots + 8 * place + 8] = row[slots : slots + 8]
+
+    return change
+
+
+_MANY = Many(["abcdefgh", "b", "c"], [Node("x"), Node("y")], [["p"], ["q"]], {"k": "v", "l": "w"}, ("one", "two"))
+
+
+_READ_ALL: dict[str, Callable[[Any], object]] = {
+    "list": list,
+    "materialize": materialize,
+    "equality": lambda items: items == list(items[:1]) * len(items),
+    "reversed": lambda items: list(reversed(items)),
+    "count": lambda items: items.count(None),
+    "index": lambda items: items.index(None),
+}
+
+
+@pytest.mark.parametrize("read", _READ_ALL)
+@pytest.mark.parametrize("name", ["texts", "nodes", "lists"])
+def test_elements_that_overlap_are_refused_by_whatever_reads_them_all(name: str, read: str) -> None:
+    codec, message = _message(_MANY, _repeat_the_first(name))
+    view = codec.decoder(Many)(message)
+    items = getattr(view, name)
+    assert items[0] == items[1]  # one alone is no danger
+    with pytest.raises(DecodeError, match=rf"Many\.{name}\[1\] holds parts that overlap"):
+        _READ_ALL[read](items)
+    with pytest.raises(DecodeError, match=rf"Many\.{name}\[1\] holds parts that overlap"):
+        materialize(view)
+    assert "unreadable" in repr(items)
+
+
+def test_values_of_a_dict_and_items_of_a_tuple_that_overlap_are_refused() -> None:
+    def one_value(row: bytearray) -> None:
+        start, _ = _region(row, 0, 8 + 8 * _FIELDS["table"])
+        (size,) = struct.unpack_from("<Q", row, start)
+        slots = start + 8 + size + 16
+        row[slots + 8 : slots + 16] = row[slots : slots + 8]
+
+    for change, name in ((one_value, "table"), (_repeat_the_first("pair"), "pair")):
+        codec, message = _message(_MANY, change)
+        view = codec.decoder(Many)(message)
+        with pytest.raises(DecodeError, match=rf"Many\.{name}.* holds parts that overlap"):
+            materialize(view)
+        with pytest.raises(DecodeError, match=rf"Many\.{name}.* holds parts that overlap"):
+            list(getattr(view, name).items() if name == "table" else view.pair)
+
+
+def test_fields_that_overlap_are_refused_before_any_is_read() -> None:
+    def both_sides_are_one(row: bytearray) -> None:
+        row[16:24] = row[8:16]
+
+    codec, message = _message(Node("t", Node("l"), Node("r")), both_sides_are_one)
+    with pytest.raises(DecodeError, match="Node holds parts that overlap, or are not in the order of their slots"):
+        codec.decoder(Node)(message)
+
+
+def test_a_small_row_does_not_become_a_huge_value() -> None:
+    """Thirty levels of two fields that are one another would be a billion nodes."""
+    node = Node("x" * 100)
+    for _ in range(30):
+        node = Node("t", node)
+    codec = codec_of(Node)
+    head, row = parts(codec.encoder(Node)(node))
+    work = bytearray(row)
+    start = 0
+    while True:
+        work[start] &= ~2 & 0xFF  # the right one is none no more,
+        work[start + 16 : start + 24] = work[start + 8 : start + 16]  # but the left one again
+        if work[start] & 1:
+            break
+        start, _ = _region(work, start, start + 8)
+    began = time.process_time()
+    with pytest.raises(DecodeError, match="overlap"):
+        materialize(codec.decoder(Node)(head + bytes(work)))
+    assert time.process_time() - began < 1  # a billion would take an hour
+
+
+# Memory
+
+
+@pytest.mark.parametrize("size", [1_000, 64 * 1024])
+def test_a_row_takes_at_most_twice_its_size_and_a_mebibyte(size: int) -> None:
+    """Of rows up to 64 KiB, whatever is in them: the values that take the most room for their bytes are tried, whole and spoilt."""
+    values: list[Any] = [
+        Many([""] * (size // 8)),
+        Many(lists=[[]] * (size // 16)),
+        Many(nodes=[Node()] * (size // 40)),
+        Many(table={str(number): "" for number in range(size // 24)}),
+    ]
+    random_ = random.Random(size)
+    for value in values:
+        codec = codec_of(Many)
+        decode = codec.decoder(Many)
+        head, row = parts(codec.encoder(Many)(value))
+        decode(head + row)  # which binds the schema
+        for message in (head + row, *(head + spoilt(row, random_) for _ in range(20))):
+            tracemalloc.start()
+            try:
+                materialize(decode(message))
+            except DecodeError:
+                pass
+            finally:
+                _, peak = tracemalloc.get_traced_memory()
+                tracemalloc.stop()
+            assert peak < 2 * len(message) + 2**20
+
+
+def test_a_count_that_nothing_stands_for_takes_no_memory() -> None:
+    for count in (2**31, 2**40, 2**63, 2**64 - 1):
+
+        def claim(row: bytearray, count: int = count) -> None:
+            start, _ = _array(row, "texts")
+            row[start : start + 8] = struct.pack("<Q", count)
+
+        codec, message = _message(_MANY, claim)
+        view = codec.decoder(Many)(message)
+        with pytest.raises(DecodeError, match=rf"Many\.texts has {count} elements, which do not fit in its \d+ bytes"):
+            _ = view.texts
+
+
+# Hashes
+
+
+@dataclass(frozen=True)
+class Key:
+    span: datetime.timedelta
+    amount: decimal.Decimal
+
+
+@dataclass
+class Keyed:
+    ids: set[uuid.UUID] = field(default_factory=set[uuid.UUID])
+    keys: dict[Key, int] = field(default_factory=dict[Key, int])
+
+
+def _look_at_keys(view: Any) -> object:
+    return view.ids, list(view.keys)
+
+
+def test_a_flood_of_equal_hashes_is_a_decode_error() -> None:
+    prime = 2**61 - 1
+    same = [uuid.UUID(int=prime * number) for number in range(1, MAX_COLLISIONS + 3)]
+    amounts = [Key(datetime.timedelta(), decimal.Decimal(prime * number)) for number in range(1, MAX_COLLISIONS + 3)]
+    codec = codec_of(Keyed)
+    for value in (Keyed(ids=set(same)), Keyed(keys=dict.fromkeys(amounts, 1))):
+        view = codec.decoder(Keyed)(codec.encoder(Keyed)(value))
+        for read in (materialize, walked, _look_at_keys):
+            with pytest.raises(DecodeError, match=f"more than {MAX_COLLISIONS} different values have the same hash"):
+                read(view)
+    few = Keyed(ids=set(same[:-1]), keys=dict.fromkeys(amounts[:-1], 1))
+    assert materialize(codec.decoder(Keyed)(codec.encoder(Keyed)(few))) == few
+
+
+def test_two_equal_keys_are_a_decode_error() -> None:
+    def same_key(row: bytearray) -> None:
+        at = row.index(b"k\0\0\0\0\0\0\0l\0\0\0")
+        row[at + 8] = ord("k")
+
+    codec, message = _message(_MANY, same_key)
+    view = codec.decoder(Many)(message)
+    assert len(view.table) == 2
+    reads: list[Callable[[], object]] = [lambda: materialize(view), lambda: view.table["k"], lambda: list(view.table)]
+    for read in reads:
+        with pytest.raises(DecodeError, match=r"Many\.table has two keys that are equal"):
+            read()
+
+
+# Single values
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+_WORD = struct.Struct("<Q").pack
+
+
+def _one(hint: Any) -> tuple[RowCodec, type[Any]]:
+    cls = dataclasses.make_dataclass("One", [("f", hint)])
+    tags: dict[type, str] = {cls: "tests/One"}
+    return cast("RowCodec", make_codec(ROW, tags)), cls
+
+
+@pytest.mark.parametrize(
+    ("hint", "good", "bad", "text"),
+    [
+        (bool, True, _WORD(2), "is no bool that can be read: it is 2"),
+        (datetime.date, datetime.date(2000, 1, 1), struct.pack("<ii", 2**31 - 1, 0), "is no date that can be read"),
+        (datetime.date, datetime.date(2000, 1, 1), struct.pack("<ii", -(2**31), 0), "is no date that can be read"),
+        (datetime.datetime, datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC), struct.pack("<q", -(2**63)), "is no datetime that can be read"),
+        (datetime.datetime, datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC), struct.pack("<q", 2**58), "is no datetime that can be read"),
+        (datetime.datetime, datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC), struct.pack("<q", 2**63 - 1), "is no datetime that can be read"),
+        (datetime.time, datetime.time(1), struct.pack("<q", 2 * 86_400_000_000), "is no time that can be read: hour must be in 0..23"),
+        (datetime.time, datetime.time(1), struct.pack("<q", -1), "is no time that can be read"),
+        (Literal[1, 2], 1, _WORD(3), "must be one of 1, 2, not 3"),
+        (Literal["a"], "a", b"b", "must be one of 'a', not 'b'"),
+        (str, "a", b"\xff", "is no str that can be read"),
+        (Color, Color.RED, b"BLU", "is no Color that can be read: it has no member b'BLU'"),
+        (uuid.UUID, uuid.UUID(int=7), None, "is no UUID that can be read"),
+        (decimal.Decimal, decimal.Decimal(123), b"1_0", "is no Decimal that can be read: its text is none"),
+        (decimal.Decimal, decimal.Decimal(123), b"NaN", "is no Decimal that can be read: its text is none"),
+        (decimal.Decimal, decimal.Decimal(123), b" 12", "is no Decimal that can be read: its text is none"),
+        (decimal.Decimal, decimal.Decimal("1E+5"), b"1E+9", None),
+        (decimal.Decimal, decimal.Decimal("1E+10000"), b"1E+90000", "is no Decimal that can be read: has too many digits or too large an exponent"),
+    ],
+)
+def test_a_value_that_its_type_does_not_have_is_a_decode_error(hint: Any, good: Any, bad: bytes | None, text: str | None) -> None:
+    codec, cls = _one(hint)
+    head, row = parts(codec.encoder(cls)(cls(good)))
+    work = bytearray(row)
+    if bad is None:
+        work[8:12] = struct.pack("<I", 15)  # its size
+    else:
+        at = 8 if len(row) == 16 else 16
+        work[at : at + len(bad)] = bad
+    view = codec.decoder(cls)(head + bytes(work))
+    if text is None:
+        assert view.f == decimal.Decimal("1E+9")
+        return
+    for read in (lambda: view.f, lambda: materialize(view)):
+        with pytest.raises(DecodeError, match=f"the peer sent something that is not a One: One.f {text}"):
+            read()
+
+
+@pytest.mark.parametrize("hint", [int, str, list[int], tuple[int, str], Color, bool | int])
+def test_a_null_is_refused_where_none_may_be(hint: Any) -> None:
+    codec, cls = _one(hint)
+    values: dict[Any, Any] = {int: 1, str: "", Color: Color.RED, tuple[int, str]: (1, "")}
+    head, row = parts(codec.encoder(cls)(cls(values.get(hint, [] if hint == list[int] else 1))))
+    view = codec.decoder(cls)(head + b"\x01" + row[1:])
+    for read in (lambda: view.f, lambda: materialize(view)):
+        with pytest.raises(DecodeError, match=r"One\.f is null, and must be "):
+            read()
+
+
+def test_a_null_element_is_refused_where_none_may_be() -> None:
+    codec, cls = _one(list[int])
+    head, row = parts(codec.encoder(cls)(cls([1, 2])))
+    work = bytearray(row)
+    work[16 + 8] = 2
+    view = codec.decoder(cls)(head + bytes(work))
+    assert view.f[0] == 1
+    with pytest.raises(DecodeError, match=r"One.f\[1\] is null, and must be int"):
+        _ = view.f[1]
+    for read in (lambda: list(view.f), lambda: materialize(view)):
+        with pytest.raises(DecodeError, match=r"One.f has a null element, and must have int only"):
+            read()
+
+
+@pytest.mark.parametrize(("nulls", "members"), [(0, 2), (3, 0)])
+def test_a_union_has_one_member(nulls: int, members: int) -> None:
+    codec, cls = _one(int | bool)
+    head, row = parts(codec.encoder(cls)(cls(1)))
+    work = bytearray(row)
+    work[16] = nulls
+    view = codec.decoder(cls)(head + bytes(work))
+    with pytest.raises(DecodeError, match=f"One.f must have one member of its union, not {members}"):
+        _ = view.f
+
+
+# Depth
+
+
+@pytest.mark.parametrize("sideways", [False, True])
+def test_what_is_nested_too_deeply_is_refused_when_it_becomes_plain(sideways: bool) -> None:
+    generous = codec_of_deeper_trees(ROW)
+    codec = make_codec(ROW, tags_of(Tree))
+    view = codec.decoder(Tree)(generous.encoder(Tree)(nested(MAX_NESTING + 1, sideways=sideways)))
+    assert view.name == "node"
+    with pytest.raises(DecodeError, match=f"is nested more than {MAX_NESTING} deep"):
+        materialize(view)
+    assert "unreadable Tree" in repr(view)

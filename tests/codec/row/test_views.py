@@ -1,0 +1,378 @@
+"""A received row reads as its dataclass: attributes by name, lists and dicts as such, equal to what was sent, and real once it is asked to be."""
+
+from __future__ import annotations
+
+import abc
+import copy
+import dataclasses
+import enum
+import functools
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from aster.codec import buffer_of, materialize
+from aster.codec.row import RowList, RowMap
+from aster.errors import DecodeError
+from aster.types import SerializationMode
+from tests.codec.helpers import decoded
+from tests.codec.models import CODECS, MESSAGES, MODES, Checked, CheckedMany, Containers, Label, Point, Tree
+from tests.codec.row.rows import codec_of, view_of, walked
+from tests.codec.schemas import schemas, values_in
+from tests.codec.values import identical, values_of
+
+ROW = SerializationMode.ROW
+
+
+@dataclass
+class Line:
+    sku: str
+    count: int = 1
+
+
+@dataclass
+class Order:
+    number: int
+    lines: list[Line] = field(default_factory=list[Line])
+    notes: dict[str, Line] = field(default_factory=dict[str, Line])
+    pair: tuple[int, Line] = (0, Line("none"))
+    path: tuple[str, ...] = ()
+    blob: bytes = b""
+    either: Line | int | None = None
+
+    def total(self) -> int:
+        return sum(line.count for line in self.lines)
+
+    @functools.cached_property
+    def doubled(self) -> int:
+        return 2 * self.number
+
+
+ORDER = Order(7, [Line("a", 1), Line("b", 2), Line("c", 3)], {"x": Line("n", 9)}, (4, Line("p")), ("s", "t"), b"0123456789", Line("e"))
+
+
+# Any value
+
+
+@pytest.mark.parametrize("cls", MESSAGES, ids=lambda cls: cls.__name__)
+def test_every_value_is_read_piece_by_piece_as_it_was_sent(cls: type) -> None:
+    @given(value=values_of(cls))
+    def check(value: Any) -> None:
+        view = view_of(value, CODECS[ROW])  # pyright: ignore[reportArgumentType]
+        assert isinstance(view, cls)
+        assert identical(walked(view), value)
+        assert identical(materialize(view), value)
+
+    check()
+
+
+@given(data=st.data())
+def test_a_view_equals_its_value_from_both_sides_and_so_do_its_parts(data: st.DataObject) -> None:
+    schema = data.draw(schemas())
+    codec = schema.codec(ROW)
+    value = data.draw(values_in(schema))
+    view = codec.decoder(schema.root)(codec.encoder(schema.root)(value))
+    assume("nan" not in repr(value))  # which equals nothing but the very same object
+    assert view == value
+    assert value == view
+    assert (view != value) is False
+    for each in dataclasses.fields(value):
+        mine, its = getattr(view, each.name), getattr(value, each.name)
+        assert mine == its
+        assert its == mine
+        assert (mine != its) is False
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+@pytest.mark.parametrize("cls", MESSAGES, ids=lambda cls: cls.__name__)
+def test_a_view_and_its_parts_are_sent_again_in_any_mode(cls: type[Any], mode: SerializationMode) -> None:
+    @given(value=values_of(cls))
+    def check(value: Any) -> None:
+        view = view_of(value, CODECS[ROW])  # pyright: ignore[reportArgumentType]
+        codec = CODECS[mode]
+        assert identical(decoded(codec, cls, codec.encoder(cls)(view)), decoded(codec, cls, codec.encoder(cls)(value)))
+        with_views = object.__new__(cls)  # an instance whose parts are views
+        for each in dataclasses.fields(value):
+            object.__setattr__(with_views, each.name, getattr(view, each.name))
+        assert identical(decoded(codec, cls, codec.encoder(cls)(with_views)), decoded(codec, cls, codec.encoder(cls)(value)))
+
+    check()
+
+
+# A dataclass
+
+
+def test_attributes_methods_and_patterns_work() -> None:
+    view = view_of(ORDER)
+    assert isinstance(view, Order)
+    assert (view.number, view.lines[1].sku, view.notes["x"].count, view.pair[1].sku, view.either) == (7, "b", 9, "p", Line("e"))
+    assert (view.total(), view.doubled, view.doubled) == (6, 14, 14)
+    match view:
+        case Order(number=7, lines=[_, Line(sku=sku), _]):
+            assert sku == "b"
+        case _:
+            pytest.fail("a view is not matched as its class is")
+
+
+def test_it_looks_like_its_class_and_says_what_it_is_when_it_is_changed() -> None:
+    view = view_of(ORDER)
+    assert type(view).__name__ == "Order"
+    assert repr(view) == repr(ORDER)
+    with pytest.raises(AttributeError, match=r"cannot set 'number': this Order is a view of a received row; change the copy that aster.materialize"):
+        view.number = 8
+    with pytest.raises(AttributeError, match="cannot delete 'number'"):
+        del view.number
+    with pytest.raises(AttributeError, match="'Order' object has no attribute 'nmber': it is a view of a received row"):
+        _ = view.nmber
+    assert not hasattr(view, "_private")
+
+
+def test_what_is_made_from_it_is_plain() -> None:
+    view = view_of(ORDER)
+    made = [
+        dataclasses.replace(view, number=8),
+        copy.copy(view),
+        copy.deepcopy(view),
+        pickle.loads(pickle.dumps(view)),  # our own bytes
+        Order(**{each.name: getattr(view, each.name) for each in dataclasses.fields(view)}),
+        type(view)(7, []),
+    ]
+    assert [type(each) for each in made] == [Order] * len(made)
+    assert made[0] == dataclasses.replace(ORDER, number=8)
+    assert made[1] == made[2] == made[3] == made[4] == ORDER
+    assert dataclasses.asdict(materialize(view)) == dataclasses.asdict(ORDER)
+    assert [type(each) for each in (copy.copy(view.lines), copy.deepcopy(view.notes))] == [list, dict]
+
+
+@dataclass(order=True, frozen=True)
+class Ranked:
+    rank: int
+    name: str
+
+
+@dataclass(eq=False)
+class Thing:
+    name: str
+
+
+def test_comparisons_and_hashes_are_those_of_the_class() -> None:
+    low, high = view_of(Ranked(1, "a")), view_of(Ranked(2, "a"))
+    assert low < high and low <= Ranked(1, "a") and Ranked(3, "") > high and high >= low  # noqa: PT018  # one order
+    assert sorted([high, Ranked(0, "z"), low]) == [Ranked(0, "z"), low, high]
+    assert hash(low) == hash(Ranked(1, "a"))
+    assert {low, Ranked(1, "a")} == {low}
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(view_of(ORDER))
+    thing = view_of(Thing("a"))
+    assert thing == thing and thing != Thing("a") and len({thing, thing}) == 1  # noqa: PT018  # identity
+    assert view_of(Line("a")) != view_of(Ranked(1, "a"))
+    assert view_of(Line("a")) != "a"
+
+
+@dataclass(weakref_slot=True, slots=True)
+class Slotted:
+    name: str = "default"
+    more: list[int] = field(default_factory=list[int])
+
+
+class Registering(type(abc.ABC)):
+    made: list[str] = []  # noqa: RUF012  # what it counts
+
+    def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], /) -> Registering:
+        cls.made.append(name)
+        return super().__new__(cls, name, bases, namespace)
+
+
+@dataclass
+class Watched(metaclass=Registering):
+    name: str = "default"
+
+    def __init_subclass__(cls) -> None:
+        raise AssertionError("no subclass was asked for")
+
+
+@dataclass(kw_only=True)
+class Older(Line):
+    age: int = 3
+
+
+@dataclass
+class Guarded:
+    """Does as it likes about attributes, constructors and leftovers."""
+
+    name: str = "default"
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Guarded:
+        del args, kwargs
+        return super().__new__(cls)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AssertionError("nothing is set on a view")
+
+    def __init__(self, name: str = "default") -> None:
+        object.__setattr__(self, "name", name)
+
+    def __getattr__(self, name: str) -> str:
+        return f"no {name}"
+
+
+@pytest.mark.parametrize("value", [Slotted("x", [1]), Ranked(1, "x"), Watched("x"), Older(sku="x", age=9), Guarded("x"), Label("x"), Tree("x", [Tree("y")])])
+def test_classes_of_all_kinds_have_views(value: Any) -> None:
+    before = list(Registering.made)
+    view = view_of(value)
+    assert Registering.made == before
+    assert view == value
+    assert type(materialize(view)) is type(value)
+    name = dataclasses.fields(value)[-1].name
+    assert getattr(view, name) == getattr(value, name)
+    if isinstance(value, Guarded):
+        assert view.other == "no other"
+
+
+def test_post_init_runs_when_a_view_becomes_plain_and_not_before() -> None:
+    good = view_of(Checked(1, 2))
+    assert (good.low, good.high) == (1, 2)
+    assert materialize(good).total == 3
+    bad_value = Checked(1, 2)
+    bad_value.low = 5
+    bad = view_of(bad_value)
+    assert bad.low == 5
+    with pytest.raises(DecodeError, match="low 5 is above high 2"):
+        materialize(bad)
+    assert "unreadable Checked: low 5 is above high 2" in repr(bad)
+    many = CheckedMany([Checked(1, 2), bad_value], {})
+    with pytest.raises(DecodeError, match="low 5 is above high 2"):
+        materialize(view_of(many))
+
+
+# Lists and tuples
+
+
+def test_lists_and_tuples_are_sequences() -> None:
+    view = view_of(ORDER)
+    lines = view.lines
+    assert {RowList, Sequence} <= set(type(lines).__mro__)
+    assert (len(lines), lines[0], lines[-1], lines[1:], lines[::-1]) == (3, Line("a", 1), Line("c", 3), ORDER.lines[1:], ORDER.lines[::-1])
+    assert list(lines) == ORDER.lines
+    assert list(reversed(lines)) == ORDER.lines[::-1]
+    assert Line("b", 2) in lines
+    assert (lines.index(Line("b", 2)), lines.count(Line("b", 2)), lines.index(Line("c", 3), 1)) == (1, 1, 2)
+    for index in (3, -4, 2**80):
+        with pytest.raises(IndexError, match="list index out of range"):
+            lines[index]
+    with pytest.raises(TypeError):
+        lines["a"]
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(lines)
+    assert repr(lines) == repr(ORDER.lines)
+    assert materialize(lines) == ORDER.lines
+    assert type(materialize(lines)[0]) is Line
+
+
+def test_a_list_equals_lists_and_a_tuple_equals_tuples() -> None:
+    @dataclass
+    class Both:
+        many: list[int]
+        path: tuple[int, ...]
+
+    view = view_of(Both([1, 2], (1, 2)), codec_of(Both))
+    assert view.many == [1, 2] == view.many
+    assert view.path == (1, 2) == view.path
+    assert view.many != (1, 2)
+    assert view.path != [1, 2]
+    assert view.many != view.path
+    assert view.many != [1, 2, 3]
+    assert view.many != [2, 1]
+    assert view.many != "12"
+    assert (type(materialize(view.many)), type(materialize(view.path))) == (list, tuple)
+
+
+# Dicts
+
+
+def test_dicts_are_mappings() -> None:
+    view = view_of(dataclasses.replace(ORDER, notes={"x": Line("n", 9), "y": Line("m", 8)}))
+    notes = view.notes
+    assert {RowMap, Mapping} <= set(type(notes).__mro__)
+    assert (len(notes), notes["y"].sku, notes.get("z"), "x" in notes, "z" in notes) == (2, "m", None, True, False)
+    assert list(notes) == ["x", "y"]
+    assert dict(notes.items()) == {"x": Line("n", 9), "y": Line("m", 8)}
+    assert [line.count for line in notes.values()] == [9, 8]
+    assert notes == {"y": Line("m", 8), "x": Line("n", 9)} == notes
+    assert notes != {"x": Line("n", 9)}
+    assert notes != []
+    with pytest.raises(KeyError, match="'z'"):
+        notes["z"]
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(notes)
+    assert repr(notes) == "{'x': Line(sku='n', count=9), 'y': Line(sku='m', count=8)}"
+    assert type(materialize(notes)) is dict
+
+
+def test_keys_may_be_dataclasses_and_views_of_them() -> None:
+    table = {Point(1, 2): Label("a"), Point(3, 4): Label("b")}
+    view = view_of(Containers([], set(), frozenset(), {}, (), (1, ""), [Point(1, 2)], table, set(), {}, [], {}, set(), {}, []))
+    assert view.by_point[Point(3, 4)].key == "b"
+    assert view.by_point[view.points[0]].key == "a"
+    assert view.points[0] in view.by_point
+
+
+# Bytes
+
+
+def test_bytes_are_had_without_a_copy() -> None:
+    @dataclass
+    class Blobs:
+        blob: bytes
+        maybe: bytes | None
+        none: bytes | None
+        many: list[bytes]
+        table: dict[str, bytes]
+        text: str = ""
+
+    big = bytes(range(256)) * 4096
+    message = codec_of(Blobs).encoder(Blobs)(Blobs(big, b"m", None, [b"x", b"", b"yz"], {"k": b"v"}))
+    view = codec_of(Blobs).decoder(Blobs)(message)
+    found = buffer_of(view, "blob")
+    assert found == big
+    assert found.readonly
+    assert found.obj is message
+    assert [bytes(buffer_of(view.many, index)) for index in (0, 1, -1)] == [b"x", b"", b"yz"]
+    assert bytes(buffer_of(view.table, "k")) == b"v"
+    assert bytes(buffer_of(view, "maybe")) == b"m"
+    with pytest.raises(ValueError, match="'none' is None, which has no bytes"):
+        buffer_of(view, "none")
+    with pytest.raises(TypeError, match="buffer_of is for bytes, and 'text' is declared as str"):
+        buffer_of(view, "text")
+    with pytest.raises(AttributeError, match="no attribute 'other'"):
+        buffer_of(view, "other")
+    with pytest.raises(IndexError):
+        buffer_of(view.many, 3)
+    with pytest.raises(KeyError):
+        buffer_of(view.table, "z")
+    for plain in (Blobs(b"", None, None, [], {}), [b""], b""):
+        with pytest.raises(TypeError, match="buffer_of takes a received row, or a list or dict in one"):
+            buffer_of(plain, "blob")
+
+
+def test_what_is_plain_is_its_own_plain_value() -> None:
+    for plain in (ORDER, [1], {"a": 1}, None, "x"):
+        assert materialize(plain) is plain
+
+
+class Shade(enum.Enum):
+    DARK = 1
+    BLACK = DARK  # an alias
+
+
+def test_an_alias_of_an_enum_goes_as_what_it_stands_for() -> None:
+    @dataclass
+    class Painted:
+        shade: Shade
+
+    assert view_of(Painted(Shade.BLACK), codec_of(Painted)).shade is Shade.DARK
