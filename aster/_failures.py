@@ -7,7 +7,10 @@ from typing import cast
 
 import anyio
 
-__all__ = ["alone", "parted", "told_apart"]
+__all__ = ["alone", "parted", "shown", "told_apart"]
+
+_SHOWN_TEXT_LIMIT = 4_096
+"""Characters of a bug's text that ``debug`` shows to the caller: enough to find it in the log, and far below the limit of a trailer."""
 
 
 def parted(exc: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
@@ -23,6 +26,19 @@ def alone(exc: BaseException) -> BaseException:
         return exc
     group = cast("BaseExceptionGroup[BaseException]", exc)
     return alone(group.exceptions[0]) if len(group.exceptions) == 1 else group
+
+
+def shown(exc: BaseException) -> str:
+    """A bug as ``debug`` shows it to the caller."""
+    return f"{type(exc).__name__}: {_text_of(exc)}"
+
+
+def _text_of(exc: BaseException) -> str:
+    try:
+        text = str(exc)
+    except Exception as failure:
+        return f"(its text cannot be had: {type(failure).__name__})"
+    return text if len(text) <= _SHOWN_TEXT_LIMIT else f"{text[:_SHOWN_TEXT_LIMIT]} ... ({len(text)} characters; the server's log has all of them)"
 
 
 def told_apart(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:

@@ -43,11 +43,13 @@ class Gate:
     Args:
         limit: how many at a time.
         label: how messages to people name the service.
+        kind: what comes in, in the plural.
     """
 
-    def __init__(self, limit: int, label: str) -> None:
+    def __init__(self, limit: int, label: str, kind: str = "calls") -> None:
         self._limit = limit
         self._label = label
+        self._kind = kind
         self._inside = 0
         self._waiting = 0
         self._queues: dict[str, deque[Place]] = {}  # by peer, in the order of their turns; none is empty
@@ -75,7 +77,7 @@ class Gate:
         if place.refused:
             raise RpcError(
                 StatusCode.RESOURCE_EXHAUSTED,
-                f"{self._label} serves {self._limit} calls at a time, and {MAX_WAITING} wait already; make fewer at a time, or try again later",
+                f"{self._label} serves {self._limit} {self._kind} at a time, and {MAX_WAITING} wait already; make fewer at a time, or try again later",
             )
 
     def leave(self, place: Place) -> None:

@@ -43,8 +43,10 @@ class HostedMethod:
 
     def for_one_call(self) -> HostedMethod:
         """The same for the messages of one call: of a stream of rows the first alone has the schema with it."""
+        if not isinstance(self.decode, RowDecoder):
+            return self
         method = self
-        if isinstance(self.decode, RowDecoder) and self.info.pattern.streams_requests:
+        if self.info.pattern.streams_requests:
             method = replace(method, decode=self.decode.for_stream())
         if isinstance(self.encode, RowEncoder) and self.info.pattern.streams_responses:
             encode = self.encode.for_stream()

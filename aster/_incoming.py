@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from aster._call import CURRENT_CALL, CallDriver
-from aster._failures import alone, told_apart
+from aster._failures import alone, shown, told_apart
 from aster._gate import Place
 from aster._hosted import HostedMethod
 from aster._protocol.call import CallLimits, ServerCall
@@ -30,9 +30,6 @@ __all__ = ["IncomingCall", "IncomingOwner", "RequestStream"]
 logger = logging.getLogger("aster")
 
 T = TypeVar("T")
-
-_DEBUG_TEXT_LIMIT = 4_096
-"""Characters of a bug's text that ``debug`` shows to the caller: enough to find it in the log, and far below the limit of a trailer."""
 
 
 class IncomingOwner(Protocol):
@@ -233,7 +230,7 @@ class IncomingCall(CallDriver):
 
     def _is_admitted(self, header: Header) -> bool:
         try:
-            self.method = self._owner.admit(self, header)
+            self.method = self._owner.admit(self, header).for_one_call()
         except RpcError as exc:
             self.fail(Trailer(exc.code, TrailerOrigin.REFUSED, exc.message))
             return False
@@ -354,7 +351,7 @@ class IncomingCall(CallDriver):
         wrapped = self.method is not None and self.method.interceptors
         text = "the handler of %s, or an interceptor around it, raised %s" if wrapped else "the handler of %s raised %s"
         logger.error(text, self.label, type(exc).__name__, exc_info=exc)
-        message = f"{type(exc).__name__}: {_text_of(exc)}" if self._owner.debug else "the handler failed; the server's log has the reason"
+        message = shown(exc) if self._owner.debug else "the handler failed; the server's log has the reason"
         return Trailer(StatusCode.INTERNAL, TrailerOrigin.HANDLER, message)
 
     async def _invoke(self, method: HostedMethod, state: CallState | None) -> None:
@@ -424,12 +421,21 @@ class IncomingCall(CallDriver):
                 if self.checkpoint_is_due:
                     await self.checkpoint()
 
+    def check_answer(self, response: Any, method: HostedMethod) -> None:
+        """Refuse what cannot be sent as a response."""
+        payload = method.encode(response)
+        if len(payload) > self._owner.peer_message_limit:
+            raise self._too_large(payload, method)
+
+    def _too_large(self, payload: bytes, method: HostedMethod) -> RpcError:
+        return RpcError(
+            StatusCode.RESOURCE_EXHAUSTED,
+            f"a response of {method.label} takes {len(payload)} bytes; the client's limit is {self._owner.peer_message_limit} bytes",
+        )
+
     async def _send(self, payload: bytes, method: HostedMethod) -> None:
         if len(payload) > self._owner.peer_message_limit:
-            raise RpcError(
-                StatusCode.RESOURCE_EXHAUSTED,
-                f"a response of {method.label} takes {len(payload)} bytes; the client's limit is {self._owner.peer_message_limit} bytes",
-            )
+            raise self._too_large(payload, method)
         if not self._interrupted and (self._outbound.ready or await self.wait_credit()):
             self.stream.write(self._protocol.send_message(payload))
             if method.sent is not None:
@@ -508,6 +514,7 @@ class _Interception(CallState):
     def __init__(self, call: IncomingCall, method: HostedMethod, context: CallContext) -> None:
         super().__init__(method.interceptors, method, context.peer)
         self._call = call
+        self._hosted = method
         self._context = context
 
     @property
@@ -530,6 +537,9 @@ class _Interception(CallState):
 
     def add_trailer(self, key: str, value: MetadataValue) -> None:
         self._context.add_trailer(key, value)
+
+    def check_answer(self, response: Any) -> None:
+        self._call.check_answer(response, self._hosted)
 
 
 class _MetadataSender:
@@ -571,11 +581,3 @@ class RequestStream(AsyncIterator[T], Generic[T]):
 
     async def aclose(self) -> None:
         """Nothing to release: the call ends with its handler. Present so that a handler may treat its requests as any async generator."""
-
-
-def _text_of(exc: BaseException) -> str:
-    try:
-        text = str(exc)
-    except Exception as failure:
-        return f"(its text cannot be had: {type(failure).__name__})"
-    return text if len(text) <= _DEBUG_TEXT_LIMIT else f"{text[:_DEBUG_TEXT_LIMIT]} ... ({len(text)} characters; the server's log has all of them)"

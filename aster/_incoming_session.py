@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from aster._failures import alone, parted, told_apart
+from aster._failures import alone, parted, shown, told_apart
 from aster._gate import Gate, Place
 from aster._hosted import HostedMethod
 from aster._incoming import IncomingCall
@@ -413,9 +413,13 @@ class IncomingSession:
             # Made anew: it may have been tampered with, or made without RpcError.__init__, and then it is a bug like any other.
             with contextlib.suppress(Exception):
                 checked = RpcError(exc.code, exc.message)
+                if exc.details:
+                    # A session has no codec: which mode its calls will have is not known yet.
+                    logger.error("%s was refused with details, which are left out: they travel with the errors of calls alone", self.label, exc_info=exc)
                 return Trailer(checked.code, TrailerOrigin.HANDLER, checked.message)
         logger.error("an instance of %s cannot be made: %s", hosted.service.name, type(exc).__name__, exc_info=exc)
-        return Trailer(StatusCode.INTERNAL, TrailerOrigin.HANDLER, "the session's instance cannot be made; the server's log has the reason")
+        message = shown(exc) if self.debug else "the session's instance cannot be made; the server's log has the reason"
+        return Trailer(StatusCode.INTERNAL, TrailerOrigin.HANDLER, message)
 
     def _passing(self, exc: BaseException) -> BaseException | None:
         """Sort what came out of the task group: what failed is logged and ends the session, what is not the session's own is given back."""

@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -89,9 +89,14 @@ class _Interception(CallState):
         """The method with messages passing through the hooks; a request that stands alone has passed already."""
         method = self._remote
         seen = replace(method, decode=composed(self.response, method.decode))
-        if method.info.pattern.streams_requests:
-            seen = replace(seen, encode=composed(method.encode, self.request))
+        if method.info.pattern.streams_requests and self.has_request_hooks:
+            seen = replace(seen, encode=self._encoded)
         return seen
+
+    def _encoded(self, request: Any) -> bytes:
+        """One of many requests, once it has passed the hooks. What is wrong with it is its caller's to know ahead of that, and blamed on no hook."""
+        self._remote.encode(request)
+        return self._remote.encode(self.request(request))
 
     @property
     def settings(self) -> CallSettings:
@@ -130,14 +135,14 @@ async def client_stream_call(channel: CallChannel, method: RemoteMethod, request
         return await call_client_stream(channel, state.remote, requests, state.settings, state.began)
 
     try:
-        return await _single(state, call)
+        response = await _single(state, call)
     except BaseException as exc:
         if not began:
             await close_requests(requests, method.label, exc)
         raise
-    finally:
-        if not began and state.answered is not None:
-            await close_requests(requests, method.label)
+    if not began:
+        await close_requests(requests, method.label)
+    return response
 
 
 async def _single(state: _Interception, call: Callable[[], Any]) -> Any:
@@ -158,11 +163,16 @@ async def _single(state: _Interception, call: Callable[[], Any]) -> Any:
                 await anyio.lowlevel.checkpoint()
             state.let_go()
         return responses[0] if state.answered is None else state.answered[0]
-    raise _overdue(state.method.label) if responses else expired(state.method.label)
+    raise _overdue(state) if responses else _expired(state)
 
 
-def _overdue(label: str) -> RpcError:
-    return RpcError(StatusCode.DEADLINE_EXCEEDED, f"the call of {label} did not end within its timeout: its interceptors took too long")
+def _overdue(state: _Interception) -> RpcError:
+    return RpcError(StatusCode.DEADLINE_EXCEEDED, f"the call of {state.method.label} did not end within its timeout: its interceptors took too long")
+
+
+def _expired(state: _Interception) -> RpcError:
+    """Of a call that has not begun: they have not come to it, or have answered it and went on."""
+    return expired(state.method.label) if state.answered is None else _overdue(state)
 
 
 # Streams
@@ -211,7 +221,7 @@ class _Around:
             raise
         if scope.cancelled_caught:
             await self.abandon()
-            raise expired(self.state.method.label)
+            raise _expired(self.state)
         if self._over.is_set():
             self._take_verdict(self._cancelled())
 
@@ -244,8 +254,12 @@ class _Around:
             self.state.let_go()
         return True
 
-    async def conclude(self, outcome: Exception | None) -> None:
+    async def conclude(self, outcome: Exception | None, *, is_late: bool = False) -> None:
         """Tell them how the call has ended, and wait for what they make of it: ``answers``, or nothing to add. Cancellation loses nothing: conclude again.
+
+        Args:
+            outcome: what it has failed with.
+            is_late: its time is over by now, which is no fault of theirs.
 
         Raises:
             BaseException: what they made of it, also when this is asked again.
@@ -254,12 +268,12 @@ class _Around:
             self._outcome = outcome
             self._outcome_known.set()
         # What failed is late as it is; but a call that went well has not ended within its time if they take longer.
-        with anyio.CancelScope(deadline=self.state.expires if outcome is None else math.inf) as scope:
+        with anyio.CancelScope(deadline=self.state.expires if outcome is None and not is_late else math.inf) as scope:
             await self._over.wait()
         if scope.cancelled_caught:
             self.cancel()
             await outlast(self._over)
-            self._raised = _overdue(self.state.method.label)
+            self._raised = _overdue(self.state)
         self._take_verdict(outcome)
 
     def _cancelled(self) -> RpcError:
@@ -375,13 +389,7 @@ class _InterceptedStream(CallStream[Res]):
             try:
                 await _refuse_after_the_end(self._channel)
                 self._around = around = _Around(self._channel, self._method, self._settings)
-                await around.enter()
-                if not self._closed:
-                    await self._begin(around)
-                if self._closed:
-                    # Another task closed the stream meanwhile.
-                    await self.aclose()
-                    raise anyio.ClosedResourceError
+                await self._enter(around)
             except BaseException as exc:
                 # One object is one call at the most: what could not begin has had its outcome.
                 self._closed = True
@@ -390,6 +398,20 @@ class _InterceptedStream(CallStream[Res]):
             finally:
                 self._starting = False
         return self._around
+
+    async def _enter(self, around: _Around) -> None:
+        try:
+            await around.enter()
+            if not self._closed:
+                await self._begin(around)
+        except Exception as exc:
+            # What comes of it where another task has closed the stream meanwhile is no outcome of a call.
+            if self._closed:
+                raise anyio.ClosedResourceError from exc
+            raise
+        if self._closed:
+            await self.aclose()
+            raise anyio.ClosedResourceError
 
     async def _begin(self, around: _Around) -> None:
         state = around.state
@@ -412,7 +434,11 @@ class _InterceptedStream(CallStream[Res]):
         around = await self._start()
         try:
             return await around.next_response(self._receive, StopAsyncIteration)
-        except Exception:
+        except (StopAsyncIteration, anyio.ClosedResourceError):
+            raise
+        except Exception as exc:
+            if self._closed:  # by another task, as in _enter
+                raise anyio.ClosedResourceError from exc
             raise
         except BaseException:
             # Cancellation, or an interrupt of the program: no outcome of the call.
@@ -470,7 +496,10 @@ def open_interactive_call(channel: CallChannel, method: RemoteMethod, settings: 
 class _InterceptedInteractiveCall(InteractiveCall[Req, Res]):
     """The same with interceptors around it."""
 
-    _around: _Around | None = None
+    def __init__(self, channel: CallChannel, method: RemoteMethod, settings: CallSettings) -> None:
+        super().__init__(channel, method, settings)
+        self._encode = method.encode
+        self._around: _Around | None = None
 
     async def __aenter__(self) -> Self:
         self._enter_once()
@@ -479,47 +508,75 @@ class _InterceptedInteractiveCall(InteractiveCall[Req, Res]):
         await around.enter()
         if around.state.answered is not None:
             return self
-        # The requests pass their hooks on their way in here, of which one may answer.
-        self._settings, self._method = around.state.settings, replace(around.state.remote, encode=self._method.encode)
+        # The requests pass their hooks on their way in here, of which one may answer; from here on they are bytes.
+        self._settings, self._method = around.state.settings, replace(around.state.remote, encode=bytes)
         await around.begin(self._begin)
         return self
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._begun is not None:
-            await super().__aexit__(exc_type, exc, traceback)
-        if self._around is not None:
-            await self._around.abandon()
+        around, call = self._inside()
+        try:
+            if exc is None and call is not None and call.is_completed and not around.has_verdict:
+                # Who has a single response knows the outcome, and need not ask for it; nor need the block end in the call's time.
+                await around.conclude(None, is_late=anyio.current_time() >= around.state.expires)
+        finally:
+            if call is not None:
+                await super().__aexit__(exc_type, exc, traceback)
+            await around.abandon()
+
+    def _inside(self) -> tuple[_Around, OutgoingCall | None]:
+        """The interceptors, and the call unless they have answered it.
+
+        Raises:
+            RuntimeError: the block was not entered.
+        """
+        begun = self._begun
+        if self._around is None or (begun is None and self._around.state.answered is None):
+            self._refuse_outside()
+        return self._around, begun.call if begun is not None else None
 
     async def send(self, request: Req) -> None:
-        if self._around is None:
-            self._refuse_outside()
-        if self._around.has_verdict:
+        around, call = self._inside()
+        payload = self._encode(request)  # what is wrong with it is its caller's to know, and no interceptor hears of it
+        if call is not None and call.requests_ended:
+            self._refuse_ended()
+        if call is None or around.state.answered is not None or around.has_verdict:
             raise anyio.BrokenResourceError
         outcome: Exception | None = None
         try:
-            passed = self._around.state.request(request)
+            if around.state.has_request_hooks:
+                payload = self._passed(around.state, request)
         except Exception as exc:
             outcome = exc
         else:
-            if self._around.state.answered is None:
-                await super().send(passed)
+            if around.state.answered is None:
+                await super().send(cast("Req", payload))
                 return
-        self._call.cancel(ResetCode.CANCELLED)
-        await self._around.conclude(outcome)
+        call.cancel(ResetCode.CANCELLED)
+        await around.conclude(outcome)
+
+    def _passed(self, state: _Interception, request: Req) -> bytes:
+        """What the hooks make of a request. Also one that comes back may have been changed."""
+        passed = state.request(request)
+        return self._encode(passed) if state.answered is None else b""
 
     async def receive(self) -> Res:
-        if self._around is None:
-            self._refuse_outside()
-        return await self._around.next_response(super().receive, anyio.EndOfStream)
+        around, _ = self._inside()
+        return await around.next_response(super().receive, anyio.EndOfStream)
 
     async def end(self) -> None:
-        if self._begun is not None:
+        _, call = self._inside()
+        if call is None:
+            await anyio.lowlevel.checkpoint()
+        else:
             await super().end()
 
     @property
     def metadata(self) -> Metadata:
-        return super().metadata if self._begun is not None else Metadata()
+        _, call = self._inside()
+        return Metadata() if call is None else call.metadata
 
     @property
     def trailers(self) -> Metadata:
-        return super().trailers if self._begun is not None else Metadata()
+        _, call = self._inside()
+        return Metadata() if call is None else call.trailers

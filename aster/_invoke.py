@@ -383,13 +383,16 @@ class InteractiveCall(Generic[Req, Res]):
         call = self._call
         payload = self._method.encode(request)
         if call.requests_ended:
-            raise RuntimeError(f"the requests of {self._method.label} were ended: nothing can be sent after that")
+            self._refuse_ended()
         if not await call.send(payload):
             assert self._begun is not None
             await self._begun.conclude()
             raise anyio.BrokenResourceError
         if not self._method.info.pattern.streams_requests:
             call.end_requests()
+
+    def _refuse_ended(self) -> NoReturn:
+        raise RuntimeError(f"the requests of {self._method.label} were ended: nothing can be sent after that")
 
     async def receive(self) -> Res:
         """The next response; a single response comes by this too.

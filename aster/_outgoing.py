@@ -50,8 +50,10 @@ class RemoteMethod:
 
     def for_one_call(self) -> RemoteMethod:
         """The same for the messages of one call: of a stream of rows the first alone has the schema with it."""
+        if not isinstance(self.encode, RowEncoder):
+            return self
         method = self
-        if isinstance(self.encode, RowEncoder) and self.info.pattern.streams_requests:
+        if self.info.pattern.streams_requests:
             encode = self.encode.for_stream()
             method = replace(method, encode=encode, sent=encode.sent)
         if isinstance(self.decode, RowDecoder) and self.info.pattern.streams_responses:
@@ -291,6 +293,11 @@ class OutgoingCall(CallDriver):
         if self.error is not None:
             self._raise(self.error)
         return self.decode(self._inbound.take())
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether it went well, and all its responses were taken: there is nothing more to hear of it."""
+        return self.done and self.error is None and not self._inbound.inbox
 
     def _raise(self, error: RpcError) -> NoReturn:
         """Raise a copy: by its traceback a raised exception leads to the frames of the caller, and this call, which keeps its error, would keep all of them."""

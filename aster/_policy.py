@@ -116,6 +116,8 @@ def _held(roles: object, where: str) -> frozenset[str]:
         return frozenset()
     if isinstance(roles, str):
         roles = (roles,)
+    if isinstance(roles, Mapping):
+        raise TypeError(f"{where} must give a role or a list of roles, not a mapping, all of whose keys would be granted: {roles!r}")
     if not isinstance(roles, Iterable):
         raise TypeError(f"{where} must give a role or a list of roles, not {roles!r}")
     held = tuple(cast("Iterable[object]", roles))

@@ -113,7 +113,8 @@ class _HostedService:
         check_implementation(given)
         self.given = given
         limit = self.info.max_concurrent_streams
-        gate = None if limit is None else Gate(limit, f"service {self.info.name!r}")
+        kind = "sessions" if self.info.scoped == "stream" else "calls"
+        gate = None if limit is None else Gate(limit, f"service {self.info.name!r}", kind)
         self.session = HostedSession(self.info, gate, given, self.find) if self.info.scoped == "stream" else None
         self._gate = gate if self.session is None else None
         self.class_name = class_of(given).__name__
@@ -149,7 +150,7 @@ class _HostedService:
                 f"{hosted.label} has the pattern {hosted.info.pattern.name} here, the client takes it for {pattern.name}: "
                 "the two have different versions of the service: update the older side",
             )
-        return hosted.for_one_call() if mode is SerializationMode.ROW else hosted
+        return hosted
 
     def _missing(self, name: str, mode: SerializationMode) -> str:
         where = f"service {self.info.name!r} version {self.info.version}"

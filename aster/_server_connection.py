@@ -254,8 +254,9 @@ class ServerConnection(PeerConnection):
     def _control_frame(self, kind: int, payload: bytes) -> None:
         assert self._control is not None
         if kind == FrameKind.DESCRIBE:
-            if self.hello is None:
-                raise RemoteProtocolError("the client's first frame was not its HELLO")
+            if not self._entrance.is_open:
+                # Who is not admitted, or not yet, is told nothing of what is served here.
+                raise RemoteProtocolError("the client asked for a contract before the server's HELLO")
             self._control.write(self._contracts.answer(payload))
             return
         hello = self._receive_hello(payload)

@@ -44,9 +44,11 @@ class SessionBlock(Generic[S]):
     its connection is lost, the instance is gone, and calls fail with UNAVAILABLE.
 
     Raises:
-        RpcError: on entering, there is no session: UNIMPLEMENTED, the server has no such service or version, or has it without sessions; UNAVAILABLE, there was
-            no connection within ``connect_timeout`` seconds; RESOURCE_EXHAUSTED, the connection had as many sessions as the server allows for as long as that;
-            INTERNAL, the instance could not be made; or, with any code, what the instance's ``__init__`` raised.
+        RpcError: on entering, there is no session: UNIMPLEMENTED, the server has no such service or version; FAILED_PRECONDITION, it has the service without
+            sessions, or in a version that does not fit; PERMISSION_DENIED, this client was not granted what the service requires; UNAVAILABLE, there was no
+            connection within ``connect_timeout`` seconds; RESOURCE_EXHAUSTED, the connection had as many sessions as the server allows for as long as that, or
+            too many calls and sessions wait for the service; INTERNAL, the instance could not be made; or, with any code, what the instance's ``__init__``
+            raised, without its details.
         RuntimeError: the block is entered twice.
 
     Cancellation while it is entered leaves no instance behind; while it is left, it comes out once that is done, unless the block raised something of its own.

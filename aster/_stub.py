@@ -18,7 +18,7 @@ from aster._invoke import CallSettings, InteractiveCall, check_requests
 from aster._outgoing import RemoteMethod
 from aster._signatures import request_parameter
 from aster._streams import ResponseStream, refuse_function
-from aster.codec import make_codec, materialize
+from aster.codec import is_exactly, make_codec
 from aster.codec.tags import described
 from aster.types import Metadata, MethodInfo, RpcPattern, SerializationMode, ServiceInfo
 
@@ -209,10 +209,8 @@ class _Argument:
             raise TypeError(f"{self._where}() takes exactly one request, {self._parameter}; {got}{self._advice(args, kwargs)}")
         if self._streams:
             refuse_function(argument, self._where)
-        elif type(argument) is not self._expected:
-            argument = materialize(argument)
-            if type(argument) is not self._expected:
-                self._refuse(argument)
+        elif not is_exactly(argument, self._expected):
+            self._refuse(argument)
         return argument
 
     def _advice(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -85,7 +85,7 @@ class AsterServer:
         debug: whether callers see the type and text of a handler's unexpected exception.
 
     ``admit`` and then ``authorize`` are asked once a connection, when its client's key is proved and before the client hears anything: a change holds from the
-    client's next connection. The functions may be async, and must not block the loop. One that raises, returns something else, or takes more than 10 s, turns
+    client's next connection. The functions may be async, and must not block the loop. One that raises, returns something else, or takes more than 5 s, turns
     the client away, and the log says why at ERROR. An async one is cancelled when its client has gone or the server's block is left.
 
     Raises:

@@ -1,11 +1,11 @@
 """The example service of the guide, imports and names as the guide writes them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import AsyncIterator  # noqa: UP035 (as the guide writes it)
 
 from aster.codec import wire_type
 from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
-from aster.types import SerializationMode  # noqa: F401  # pyright: ignore[reportUnusedImport] (among the imports of the guide)
+from aster.types import SerializationMode
 
 
 @wire_type("example.tasks/TaskRequest")
@@ -130,3 +130,23 @@ class ChatRoomService:
     async def on_session_close(self) -> None:
         """Called when the session stream ends."""
         print(f"Session closed for {self.nickname}: {len(self.messages)} messages")
+
+
+@wire_type("example.analytics/QueryRequest")
+@dataclass
+class QueryRequest:
+    text: str = ""
+
+
+@wire_type("example.analytics/QueryResult")
+@dataclass
+class QueryResult:
+    columns: list[str] = field(default_factory=list[str])
+    rows: list[list[float]] = field(default_factory=list[list[float]])
+
+
+@service(serialization=[SerializationMode.XLANG, SerializationMode.NATIVE])
+class AnalyticsService:
+    @rpc(serialization=SerializationMode.ROW)
+    async def query(self, req: QueryRequest) -> QueryResult:
+        return QueryResult(req.text.split(","), [[1.5, 2.5], [3.5, 4.5]])

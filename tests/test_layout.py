@@ -42,6 +42,7 @@ _FLOORS = {
     "_slots": 2,
     "_tasks": 2,
     "_details": 2,
+    "arrow": 2,
     "_call": 3,
     "_channel": 3,
     "_client_connection": 3,
@@ -108,6 +109,7 @@ _NEIGHBOURS = {
     ("_intercepted", "_pump"),
     ("_options", "interceptors"),
     ("interceptors", "_failures"),
+    ("interceptors", "codec"),
     ("_stub", "_outgoing"),
     ("testing", ""),
     ("cli", ""),
@@ -126,7 +128,7 @@ _NEIGHBOURS = {
 }
 
 # Third-party package -> the only part of Aster that may import it.
-_OWNERS = {"pyfory": "aster.codec", "aioquic": "aster.transports.quic"}
+_OWNERS = {"pyfory": "aster.codec", "aioquic": "aster.transports.quic", "pyarrow": "aster.arrow"}
 
 # The protocol core does no I/O and reads no clock.
 _NOT_IN_PROTOCOL = {"aioquic", "anyio", "asyncio", "datetime", "pyfory", "socket", "threading", "time", "trio"}

@@ -17,6 +17,8 @@ from aster._entrance import DECISION_TIME
 from aster._protocol import frames
 from aster.codec import engine as codec_engine
 from aster.codec import fields, fory, hints, serializers, walk
+from aster.codec.row import codec as row_codec
+from aster.codec.row import schema
 from aster.transports.base import ConnectionOptions
 from aster.transports.quic import admission, bounds, turns
 
@@ -63,6 +65,9 @@ _NUMBERS: Mapping[str, str] = {
     "type definitions that only peers have": f"{fory.MAX_FOREIGN_DEFINITIONS}",
     "bytes of a frame with a part of a message": _size(frames.CHUNK_SIZE),
     "an error's message and details": _size(frames.TRAILER_LIMIT),
+    "a schema of rows, in [ROW](rows.md)": _size(schema.MAX_SCHEMA_BYTES),
+    "types inside each other in a field of such a schema": f"{schema.MAX_TYPE_DEPTH}",
+    "schemas of peers that are remembered, for each type of message": f"{row_codec.MAX_BINDINGS}",
     "details of an error": f"{frames.MAX_DETAILS}",
     "why a client leaves a session, in its own words": _size(frames.CHUNK_SIZE),
     "calls and sessions that wait for one service": f"{_gate.MAX_WAITING:,}",
@@ -100,6 +105,12 @@ _NUMBERS: Mapping[str, str] = {
 
 def test_the_page_of_limits_has_the_numbers_of_the_code() -> None:
     assert {row: text for row, text in _LIMITS.items() if not row.startswith("`") and row != "Limit"} == _NUMBERS
+
+
+def test_the_time_for_a_policys_answer_is_everywhere_that_of_the_code() -> None:
+    trust = " ".join((_DOCS / "topics/trust.md").read_text("utf-8").split())
+    assert f"one that takes more than {DECISION_TIME:g} seconds" in trust
+    assert f"takes more than {DECISION_TIME:g} s, turns" in " ".join(inspect.cleandoc(aster.AsterServer.__doc__ or "").split())
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,8 @@ class InterceptedCall:
         self._state.add_trailer(key, value)
 
     def on_request(self, hook: Callable[[Any], Any]) -> None:
-        """Have each request pass through ``hook``, which returns it, or another one of its type. What the hook raises fails the call.
+        """Have each request pass through ``hook``, which returns it, or another one of its type. What the hook raises fails the call: also where the handler,
+        to which it comes while it reads its requests, catches it, and then at its next response or its end.
 
         Raises:
             RuntimeError: the call has begun.
@@ -119,6 +120,7 @@ class InterceptedCall:
         Raises:
             RuntimeError: the call has been answered, or this is another moment.
             TypeError: the method has one response, and it was not exactly one that was given; or one is of another type.
+            TypeError, ValueError, RpcError: on a server, one cannot be sent, or is above the client's limit (RESOURCE_EXHAUSTED).
         """
         self._state.answer(self._level, responses)
 

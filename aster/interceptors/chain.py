@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import anyio
 
 from aster._failures import alone
+from aster.codec import is_exactly
 from aster.interceptors.base import InterceptedCall, Interceptor
 from aster.types import Metadata, MetadataValue, MethodInfo, Peer, ServiceInfo
 
@@ -49,6 +50,7 @@ class CallState(ABC):
         self._response_hooks: list[_Hook] = []
         self.inside = False
         self._may_answer = True
+        self._refusal: Exception | None = None
 
     @property
     @abstractmethod
@@ -83,6 +85,11 @@ class CallState(ABC):
         """Have responses pass through it before those of the interceptors further out."""
         insort(self._response_hooks, (level, self._checked(hook, "on_response")), key=_level)
 
+    @property
+    def has_request_hooks(self) -> bool:
+        """Whether requests pass any; once the call is ``inside``, that does not change."""
+        return bool(self._request_hooks)
+
     def _checked(self, hook: Callable[[Any], Any], method: str) -> Callable[[Any], Any]:
         if self.inside:
             raise RuntimeError(f"the call of {self.method.label} has begun, and a hook might miss messages: use {method} ahead of the yield")
@@ -92,15 +99,25 @@ class CallState(ABC):
 
     def request(self, message: Any) -> Any:
         """A request on its way in."""
-        self._may_answer = not self.method.info.pattern.streams_requests
-        for _, hook in self._request_hooks:
-            if self.answered is None:
-                message = self._passed(hook, message, "request")
-        self._may_answer = False
+        # Of many each may come at any time, also while an interceptor makes up its mind about what the call has failed with.
+        is_only = not self.method.info.pattern.streams_requests
+        if is_only:
+            self._may_answer = True
+        try:
+            for _, hook in self._request_hooks:
+                if self.answered is None:
+                    message = self._passed(hook, message, "request")
+        except Exception as exc:
+            if self._refusal is None:
+                self._refusal = exc
+            raise
+        if is_only:
+            self._may_answer = False
         return message
 
     def response(self, message: Any) -> Any:
         """A response on its way out."""
+        self._raise_refusal()
         return self._responded(message, math.inf) if self._response_hooks else message
 
     def _responded(self, message: Any, inside: float) -> Any:
@@ -112,7 +129,7 @@ class CallState(ABC):
     def _passed(self, hook: Callable[[Any], Any], message: Any, kind: str) -> Any:
         passed = hook(message)
         expected = self.method.info.request_type if kind == "request" else self.method.info.response_type
-        if type(passed) is not expected:
+        if not is_exactly(passed, expected):
             got = "None" if passed is None else f"a {type(passed).__name__}"
             raise TypeError(
                 f"a {kind} hook of {self.method.label} returned {got} in place of a {expected.__name__}: return the message, or another one of its type"
@@ -130,22 +147,31 @@ class CallState(ABC):
         if not self.method.info.pattern.streams_responses and len(responses) != 1:
             raise TypeError(f"{self.method.label} has exactly one response, and answer() was given {len(responses)}")
         expected = self.method.info.response_type
-        wrong = next((response for response in responses if type(response) is not expected), None)
+        wrong = next((response for response in responses if not is_exactly(response, expected)), None)
         if wrong is not None:
             raise TypeError(f"{self.method.label} responds with a {expected.__name__}, and answer() was given a {type(wrong).__name__}")
-        self.answered = [self._responded(response, level) for response in responses]
+        answered = [self._responded(response, level) for response in responses]
+        for response in answered:
+            self.check_answer(response)
+        self.answered = answered
+
+    def check_answer(self, response: Any) -> None:  # noqa: B027 (at a client nothing further is done with it)
+        """Refuse what cannot be given as a response, while the interceptor that answers can still hear of it."""
 
     # The onion
 
     async def run(self, call: Callable[[], Awaitable[None]]) -> None:
         """Run a call inside all of the interceptors; unless ``answered``, it has its outcome then."""
-        await self._run(0, call)
+        try:
+            await self._run(0, call)
+        finally:
+            self._refusal = None  # by its traceback it leads back here
 
     async def _run(self, level: int, call: Callable[[], Awaitable[None]]) -> None:
         if level == len(self._interceptors):
             self._may_answer, self.inside = False, True
             try:
-                await call()
+                await self._innermost(call)
             except BaseException:
                 self._may_answer = True
                 raise
@@ -164,6 +190,19 @@ class CallState(ABC):
             await self._throw(level, steps, exc)
         else:
             await self._end(level, steps)
+
+    async def _innermost(self, call: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await call()
+        except Exception:
+            self._raise_refusal()
+            raise
+        self._raise_refusal()
+
+    def _raise_refusal(self) -> None:
+        """A request that a hook has refused is what the call fails with, whatever a handler makes of that: it reads the requests, and may have caught it."""
+        if self._refusal is not None:
+            raise self._refusal
 
     async def _end(self, level: int, steps: AsyncIterator[None]) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import secrets
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from contextvars import ContextVar
 
 import anyio
 
+from aster._failures import alone, parted
 from aster.errors import RpcError, StatusCode
 from aster.interceptors.base import InterceptedCall, Interceptor
 from aster.types import Metadata
@@ -40,16 +42,24 @@ class LoggingInterceptor(Interceptor):
     that id over if it is sound (1 to 64 letters, digits, ``.``, ``_``, ``:`` and ``-``), and binds it for the handler: ``request_id()`` gives it there, and
     calls that the handler makes carry it on.
 
+    The code is the one that the caller gets, with two exceptions. What is no ``RpcError``, as an exception of the caller's own, is ``INTERNAL``. And a call
+    that was cancelled is ``CANCELLED``, also where its server cancelled it because it drains, or because the session has ended: its caller gets
+    ``UNAVAILABLE`` or ``ABORTED``, which the server's interceptors do not hear of.
+
     Args:
         logger: where to log; ``aster.calls`` by default.
         level: of the line.
 
     Raises:
-        TypeError: they are something else, such as the name of a logger.
+        TypeError: they are something else, such as the name of a logger, or a ``LoggerAdapter``, which would put its own attributes in the place of these.
     """
 
     def __init__(self, logger: logging.Logger | None = None, level: int = logging.INFO) -> None:
-        if not isinstance(logger, logging.Logger | logging.LoggerAdapter | None):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
+        if isinstance(logger, logging.LoggerAdapter):
+            raise TypeError(
+                "logger must be a logging.Logger, not a LoggerAdapter, which drops the line's attributes: give its logger, and add yours by a Filter"
+            )
+        if not isinstance(logger, logging.Logger | None):  # pyright: ignore[reportUnnecessaryIsInstance] (callers without a type checker)
             raise TypeError(f"logger must be a logging.Logger, not {logger!r}: write logging.getLogger(...)")
         if not isinstance(level, int):  # pyright: ignore[reportUnnecessaryIsInstance] (as above)
             raise TypeError(f"level must be a number such as logging.INFO, not {level!r}")
@@ -113,8 +123,13 @@ def _bound_id(call: InterceptedCall) -> str:
 
 
 def _code_of(exc: BaseException, call: InterceptedCall) -> StatusCode:
-    if isinstance(exc, RpcError):
-        return exc.code
-    if isinstance(exc, anyio.get_cancelled_exc_class()):
+    if parted(exc, anyio.get_cancelled_exc_class())[0] is not None and not _is_by_hand(call):
         return StatusCode.DEADLINE_EXCEEDED if anyio.current_time() >= call.deadline else StatusCode.CANCELLED
-    return StatusCode.INTERNAL
+    error = alone(exc)
+    return error.code if isinstance(error, RpcError) else StatusCode.INTERNAL
+
+
+def _is_by_hand(call: InterceptedCall) -> bool:
+    """Whether cancellation in a handler was raised where nothing is cancelled, which is a bug of the handler's. A caller's task may be cancelled by asyncio's
+    own means, which no scope knows of."""
+    return call.side == "server" and anyio.current_effective_deadline() > -math.inf

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 import aster
+from aster._hosted import HostedMethod
+from aster._incoming import IncomingCall
+from aster._protocol.events import Header
+from aster._server_connection import ServerConnection
+from aster.errors import RpcError, StatusCode
 from aster.transports.base import Transport
 from aster.transports.memory import MemoryTransport
 from aster.transports.quic import QuicTransport
+
+_ADMIT = ServerConnection.admit
 
 Running = Callable[..., AbstractAsyncContextManager[tuple[aster.AsterServer, aster.AsterClient]]]
 
@@ -43,3 +51,31 @@ def native(request: pytest.FixtureRequest, anyio_backend: tuple[str, dict[str, A
     if request.param and anyio_backend[0] != "asyncio":
         pytest.skip("trio has scopes only")
     return request.param
+
+
+@dataclass
+class Refusals:
+    """How often the server refuses a call before a handler sees it; the refusals that it gave are counted."""
+
+    left: int = 0
+    given: int = 0
+
+    def admit(self, connection: ServerConnection, call: IncomingCall, header: Header) -> HostedMethod:
+        """What stands before the connection's own decision."""
+        if self.left:
+            self.left -= 1
+            self.given += 1
+            raise RpcError(StatusCode.UNAVAILABLE, "refused")
+        return _ADMIT(connection, call, header)
+
+
+@pytest.fixture
+def refusals(monkeypatch: pytest.MonkeyPatch) -> Refusals:
+    """Set how many there are to be."""
+    refusals = Refusals()
+
+    def admit(connection: ServerConnection, call: IncomingCall, header: Header) -> HostedMethod:
+        return refusals.admit(connection, call, header)
+
+    monkeypatch.setattr(ServerConnection, "admit", admit)
+    return refusals

@@ -14,8 +14,8 @@ import pytest
 import aster
 from aster import Identity, RefusedError, StatusCode
 from aster._entrance import DECISION_TIME
-from aster._protocol.events import CloseCode, GoAway
-from aster._protocol.frames import FrameKind, decode_go_away
+from aster._protocol.events import CloseCode, Describe, GoAway
+from aster._protocol.frames import FrameKind, decode_go_away, encode_describe
 from aster.decorators import rpc, service
 from aster.testing import Link, SimulatedNetwork, assert_no_orphans, live_connections, virtual_time_backend
 from aster.transports.base import Connection, Stream, Transport
@@ -28,7 +28,7 @@ from tests.rpc.raw import END, HELLO, RawOwner, RawStream, header_of, raw, raw_l
 pytestmark = pytest.mark.anyio
 
 HANDSHAKE_TIMEOUT = 10.0
-"""Seconds that a policy may take."""
+"""Seconds that a client may take for its hello, and to acknowledge a refusal."""
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -49,6 +49,11 @@ def _sync(peer: Peer) -> bool:
 async def _async(peer: Peer) -> bool:
     await anyio.lowlevel.checkpoint()
     return _sync(peer)
+
+
+async def _async_everyone(peer: Peer) -> bool:
+    await anyio.lowlevel.checkpoint()
+    return True
 
 
 @service("Whoami")
@@ -236,6 +241,10 @@ async def _say_nonsense_later(peer: Peer) -> Any:
     return 5
 
 
+def _say_a_mapping(peer: Peer) -> Any:
+    return {"admin": False}
+
+
 def _say_halfway(peer: Peer) -> Any:
     def roles() -> Any:
         yield "reader"
@@ -246,7 +255,9 @@ def _say_halfway(peer: Peer) -> Any:
 
 @_IN_MEMORY
 @pytest.mark.parametrize("option", ["admit", "authorize"])
-@pytest.mark.parametrize("function", [_raise, _raise_together, _raise_at_once, _raise_cancellation, _say_nonsense, _say_nonsense_later, _say_halfway])
+@pytest.mark.parametrize(
+    "function", [_raise, _raise_together, _raise_at_once, _raise_cancellation, _say_nonsense, _say_nonsense_later, _say_a_mapping, _say_halfway]
+)
 async def test_a_function_that_fails_admits_nobody_and_tells_the_log_alone(
     transport: Transport, option: str, function: Callable[[Peer], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -419,6 +430,39 @@ async def test_a_call_that_comes_with_the_hello_reaches_no_handler_either(transp
         await early.lost.wait()
         assert not sink.received
     assert endless.witness.began == 0
+
+
+_QUESTION = encode_describe(Describe("Echo", 1))
+
+
+async def test_a_client_that_asks_for_a_contract_before_the_answer_gets_nothing_of_it(transport: Transport) -> None:
+    asked = Asked()
+    async with assert_no_orphans(), aster.serve([Echo()], transport=transport, admit=asked) as server, raw(server, transport) as early:
+        await until(lambda: asked.peers)
+        early.control.write(_QUESTION)
+        await early.lost.wait()
+        assert "the client asked for a contract before the server's HELLO" in early.why
+        assert not early.heard.received
+        await until(lambda: asked.witness.cancelled)
+
+
+async def test_a_client_that_asks_for_a_contract_with_its_hello_or_after_its_refusal_gets_nothing_of_it_either(transport: Transport) -> None:
+    async with assert_no_orphans(), aster.serve([Echo()], transport=transport, admit=[]) as server:
+        async with raw(server, transport, HELLO + _QUESTION) as early:
+            await early.lost.wait()
+            assert not early.heard.received
+        async with raw(server, transport) as refused:
+            refused.heard.on_data = lambda: refused.control.write(_QUESTION)
+            await refused.lost.wait()
+            assert [kind for kind, _ in refused.heard.frames()] == [FrameKind.GO_AWAY]
+
+
+async def test_a_client_that_is_admitted_asks_after_the_hello(transport: Transport) -> None:
+    async with aster.serve([Echo()], transport=transport, admit=_async_everyone) as server, raw(server, transport) as peer:
+        await peer.said_hello()
+        peer.control.write(_QUESTION)
+        await until(lambda: len(peer.heard.frames()) == 2)
+        assert [kind for kind, _ in peer.heard.frames()] == [FrameKind.HELLO, FrameKind.CONTRACT]
 
 
 async def test_a_drain_before_the_answer_is_told_after_the_hello(transport: Transport) -> None:

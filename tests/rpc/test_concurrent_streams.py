@@ -250,7 +250,7 @@ async def test_sessions_above_the_number_that_may_wait_are_refused(running: Runn
                 group.start_soon(_note, session(number), number, refused)
             await until(lambda: refused)
             assert served == []
-    assert list(refused.values()) == ["service 'Single' serves 1 calls at a time, and 5 wait already; make fewer at a time, or try again later"]
+    assert list(refused.values()) == ["service 'Single' serves 1 sessions at a time, and 5 wait already; make fewer at a time, or try again later"]
     assert sorted([*served, *refused]) == [0, 1, 2, 3, 4, 5]
     assert Single.made == made + 6, "what was refused has made no instance"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import anyio
 import pytest
 
 import aster
+from aster.codec import make_codec, wire_type
 from aster.decorators import rpc, service
 from aster.errors import AutoTagWarning
 from aster.transports.base import Transport
@@ -222,3 +224,52 @@ async def test_the_full_example_is_hosted_with_aster_server_and_consumed_with_as
         aster.AsterClient(server.address, transport=transport) as client,
     ):
         await _call_all(await client.client(TaskService))
+
+
+# Rows
+
+
+@wire_type("tests.promises/Scan")
+@dataclass
+class Scan:
+    name: str
+    points: list[int]
+    image: bytes
+
+
+@service(serialization=SerializationMode.ROW)
+class Scanner:
+    @rpc
+    async def same(self, scan: Scan) -> Scan:
+        return scan
+
+
+async def test_rows_are_read_at_random_and_without_copies(running: Running) -> None:
+    async with running(Scanner()) as (_, client):
+        scan = await (await client.client(Scanner)).same(Scan("a", list(range(1000)), b"\7" * 100_000))
+        assert (scan.points[999], scan.name, scan.points[-2], scan.points[0]) == (999, "a", 998, 0)
+        image = aster.buffer_of(scan, "image")
+        assert image == b"\7" * 100_000
+        # The bytes are those of the message itself, which holds the rest as well.
+        assert isinstance(image.obj, bytes)
+        assert len(image.obj) > 108_000
+
+
+async def test_what_is_read_of_a_large_row_takes_no_memory_for_the_rest(running: Running) -> None:
+    async with running(Scanner(), max_message_size=2**24) as (_, client):
+        scan = await (await client.client(Scanner)).same(Scan("a", list(range(100_000)), bytes(2**20)))
+        tracemalloc.start()
+        try:
+            assert (scan.name, scan.points[50_000], len(scan.points), len(aster.buffer_of(scan, "image"))) == ("a", 50_000, 100_000, 2**20)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 100_000  # of 1.8 MB
+
+
+def test_a_message_in_native_takes_no_more_bytes_than_in_xlang() -> None:
+    tags: dict[type, str] = {LogEntry: "example.tasks/LogEntry", TaskResult: "example.tasks/TaskResult"}
+    xlang, native = make_codec(SerializationMode.XLANG, tags), make_codec(SerializationMode.NATIVE, tags)
+    for value in (LogEntry("a line"), LogEntry(""), TaskResult("1", "running")):
+        cls = type(value)
+        assert len(native.encoder(cls)(value)) <= len(xlang.encoder(cls)(value))

@@ -15,11 +15,11 @@ import pytest
 
 import aster
 from aster import StatusCode
-from aster.decorators import rpc, server_stream, service
+from aster.decorators import bidi_stream, client_stream, rpc, server_stream, service
 from aster.testing import assert_no_orphans
 from aster.transports.base import Transport
 from tests.rpc.conftest import Running
-from tests.rpc.echo import Echo, Item, Nothing, numbers_of
+from tests.rpc.echo import Echo, Item, Nothing, Requests, numbers_of
 from tests.rpc.probes import CALLS, Endless, cancelled_at_every_step, error_of, kept_cancellation, server_record, until
 from tests.rpc.rooms import Lobby, Room
 
@@ -359,6 +359,9 @@ def test_what_is_no_interceptor_is_refused() -> None:
     name: Any = "INFO"
     with pytest.raises(TypeError, match=r"logger must be a logging\.Logger, not 'INFO': write logging\.getLogger"):
         aster.LoggingInterceptor(name)
+    adapter: Any = logging.LoggerAdapter(logging.getLogger("aster.calls"), {"app": "mine"})
+    with pytest.raises(TypeError, match=r"logger must be a logging\.Logger, not a LoggerAdapter, which drops the line's attributes"):
+        aster.LoggingInterceptor(adapter)
     with pytest.raises(TypeError, match=r"level must be a number such as logging\.INFO, not 'INFO'"):
         aster.LoggingInterceptor(level=name)
 
@@ -638,14 +641,65 @@ async def test_a_stream_that_is_closed_while_its_interceptors_begin_makes_no_cal
         stream = (await client.client(Echo)).count(Item())
 
         async def read() -> None:
-            with pytest.raises((anyio.ClosedResourceError, aster.RpcError)):
+            with pytest.raises(anyio.ClosedResourceError):
                 await anext(stream)
+            log.append("closed")
 
         group.start_soon(read)
         await until(lambda: log == ["in"])
         await stream.aclose()
-        assert log == ["in", "out"]
+        assert log[:2] == ["in", "out"]
+        await until(lambda: "closed" in log)
     assert hosted.witness.began == 0
+
+
+async def test_a_stream_that_is_closed_at_whatever_step_of_its_beginning_is_closed_for_its_reader(running: Running) -> None:
+    """Whatever its interceptors do when they are cancelled."""
+
+    async def stumbling(call: aster.InterceptedCall) -> AsyncGenerator[None]:
+        try:
+            await anyio.lowlevel.checkpoint()
+            yield
+        except anyio.get_cancelled_exc_class():
+            raise LookupError from None
+
+    closed = 0
+
+    async def read(stream: aster.ResponseStream[Item]) -> None:
+        nonlocal closed
+        try:
+            assert await numbers_of(stream) == [0, 1, 2]
+        except anyio.ClosedResourceError:
+            closed += 1
+
+    async with running(Echo(), client={"interceptors": [By(stumbling)]}) as (_, client):
+        echo = await client.client(Echo)
+        for steps in range(30):
+            stream = echo.count(Item(3))
+            async with anyio.create_task_group() as group:
+                group.start_soon(read, stream)
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                await stream.aclose()
+    assert closed > 3
+
+
+async def test_a_stream_that_is_closed_while_its_call_waits_for_its_turn_is_closed_for_its_reader(running: Running) -> None:
+    hosted = Endless(3)
+    async with running(hosted, max_concurrent_calls=1, client={"interceptors": [Noting("client", [])]}) as (_, client):
+        echo = await client.client(Echo)
+        async with echo.count(Item()) as running_one, anyio.create_task_group() as group:
+            await anext(running_one)
+            waiting = echo.count(Item())
+
+            async def read() -> None:
+                with pytest.raises(anyio.ClosedResourceError):
+                    await anext(waiting)
+
+            group.start_soon(read)
+            await anyio.wait_all_tasks_blocked()
+            await waiting.aclose()
+    assert hosted.witness.began == 1
 
 
 async def test_a_request_iterable_that_fails_while_it_is_closed_leaves_no_interceptor_behind(running: Running) -> None:
@@ -801,3 +855,412 @@ async def test_a_task_group_across_the_yield_leaves_a_failure_as_it_is(running: 
 
     async with running(Echo(), interceptors=[Refusing], client={"interceptors": [By(group), By(group)]}) as (_, client):
         assert (await error_of(call(await client.client(Echo)))).code is StatusCode.NOT_FOUND
+
+
+# By hand
+
+
+@pytest.mark.parametrize("name", ["same", "total"])
+async def test_who_takes_a_single_response_by_hand_and_leaves_has_had_a_success(running: Running, name: str) -> None:
+    log: list[str] = []
+
+    async def late(call: aster.InterceptedCall) -> AsyncGenerator[None]:
+        yield
+        call.add_trailer("over", "yes")
+
+    async with running(Echo(), interceptors=[By(late)], client={"interceptors": [Noting("client", log)]}) as (_, client):
+        echo = await client.client(Echo)
+        for timeout in (None, 0.2):
+            async with aster.open_call(getattr(aster.with_options(echo, timeout=timeout), name)) as opened:
+                await opened.send(Item(1))
+                await opened.end()
+                assert await opened.receive() == Item(1)
+                await until(lambda: len(opened.trailers))
+                # The block may last for longer than the call.
+                await anyio.sleep(0 if timeout is None else timeout)
+            assert log[-1] == "client out"
+        async with aster.open_call(getattr(echo, name)):
+            pass
+        assert log[-1] == "client cancelled"
+
+
+async def test_what_an_interceptor_makes_of_a_success_comes_out_once_of_the_block_or_of_the_end(running: Running) -> None:
+    async def late(call: aster.InterceptedCall) -> AsyncGenerator[None]:
+        yield
+        call.add_trailer("over", "yes")
+
+    async def fail(call: aster.InterceptedCall) -> AsyncGenerator[None]:
+        yield
+        raise LookupError
+
+    async def use(echo: Echo, *, to_its_end: bool) -> None:
+        async with aster.open_call(echo.same) as opened:
+            await opened.send(Item(1))
+            assert await opened.receive() == Item(1)
+            await until(lambda: len(opened.trailers))
+            if to_its_end:
+                with pytest.raises(LookupError):
+                    await opened.receive()
+
+    async with running(Echo(), interceptors=[By(late)], client={"interceptors": [By(fail)]}) as (_, client):
+        echo = await client.client(Echo)
+        with pytest.raises(LookupError):
+            await use(echo, to_its_end=False)
+        await use(echo, to_its_end=True)
+
+
+async def test_a_wrong_request_is_its_callers_alone_and_passes_no_hook(running: Running) -> None:
+    log: list[str] = []
+    async with running(Echo(), client={"interceptors": [Noting("client", log)]}) as (_, client):
+        echo = await client.client(Echo)
+        no_item: Any = "text"
+        no_number: Any = Item(number=no_item)
+        async with aster.open_call(echo.chat) as opened:
+            for wrong in (no_item, no_number):
+                with pytest.raises(TypeError, match="Item"):
+                    await opened.send(wrong)
+            assert log == ["client in"]
+            await opened.send(Item(1))
+            assert await opened.receive() == Item(1)
+            await opened.end()
+            with pytest.raises(RuntimeError, match=r"the requests of Echo\.chat were ended"):
+                await opened.send(Item(2))
+            with pytest.raises(anyio.EndOfStream):
+                await opened.receive()
+        assert log == ["client in", "client request", "client response", "client out"]
+        async with aster.open_call(echo.same) as single:
+            with pytest.raises(TypeError, match="this call expects a Item, not a str"):
+                await single.send(no_item)
+            await single.send(Item(1))
+            assert await single.receive() == Item(1)
+        for wrong in (no_item, no_number):
+            log.clear()
+            with pytest.raises(TypeError, match=r"this call expects|Item\.number"):
+                await echo.total([wrong])
+            with pytest.raises(TypeError, match=r"this call expects|Item\.number"):
+                await numbers_of(echo.chat([wrong]))
+            assert "client request" not in log
+
+
+async def test_a_request_that_a_hook_changes_in_place_or_spoils_is_what_it_made_of_it(running: Running) -> None:
+    outcomes: list[str] = []
+
+    async def change(call: aster.InterceptedCall) -> AsyncGenerator[None]:
+        def hook(item: Item) -> Item:
+            item.number = item.number + 1 if item.number >= 0 else "spoiled"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+            return item
+
+        call.on_request(hook)
+        try:
+            yield
+        except TypeError:
+            outcomes.append(call.method)
+            raise
+
+    async with running(Echo(), client={"interceptors": [By(change)]}) as (_, client):
+        echo = await client.client(Echo)
+        assert await numbers_of(echo.chat([Item(1), Item(2)])) == [2, 3]
+        with pytest.raises(TypeError, match=r"Item\.number"):
+            await echo.total([Item(-1)])
+        async with aster.open_call(echo.chat) as opened:
+            await opened.send(Item(1))
+            assert await opened.receive() == Item(2)
+            for step in (functools.partial(opened.send, Item(-1)), opened.receive):
+                with pytest.raises(TypeError, match=r"Item\.number"):
+                    await step()
+            with pytest.raises(anyio.BrokenResourceError):
+                await opened.send(Item(1))
+    assert outcomes == ["total", "chat"]
+
+
+async def test_a_call_is_used_inside_its_block_whatever_wraps_it(running: Running) -> None:
+    async def answer_or_refuse(call: aster.InterceptedCall) -> AsyncGenerator[None]:
+        if call.method == "same":
+            raise aster.RpcError(StatusCode.PERMISSION_DENIED, "not you")
+        if call.method == "count":
+            call.answer(Item(1))
+        yield
+
+    async def refuses(opened: Any) -> None:
+        for step in (functools.partial(opened.send, Item()), opened.receive, opened.end):
+            with pytest.raises(RuntimeError, match="the call has not begun: use it inside"):
+                await step()
+        for name in ("metadata", "trailers"):
+            with pytest.raises(RuntimeError, match="the call has not begun: use it inside"):
+                getattr(opened, name)
+
+    async with running(Echo(), client={"interceptors": [By(answer_or_refuse)]}) as (_, client):
+        echo = await client.client(Echo)
+        opened = aster.open_call(echo.chat)
+        await refuses(opened)
+        async with opened:
+            assert (len(opened.metadata), len(opened.trailers)) == (0, 0)
+        refused = aster.open_call(echo.same)
+        with pytest.raises(aster.RpcError, match="not you"):
+            await refused.__aenter__()
+        await refuses(refused)
+        async with aster.open_call(echo.count) as answered:
+            await answered.end()
+            assert (len(answered.metadata), len(answered.trailers)) == (0, 0)
+            with pytest.raises(anyio.BrokenResourceError):
+                await answered.send(Item(1))
+            assert [item.number async for item in answered] == [1]
+
+
+async def test_a_request_that_comes_while_an_interceptor_makes_up_its_mind_keeps_it_from_nothing(running: Running) -> None:
+    heard, go_on = anyio.Event(), anyio.Event()
+
+    async def fall_back(call: aster.InterceptedCall) -> AsyncGenerator[None]:
+        call.on_request(lambda item: item)
+        try:
+            yield
+        except aster.RpcError:
+            heard.set()
+            await go_on.wait()
+            call.answer(Item(99))
+
+    class Failing(Echo):
+        async def chat(self, items: AsyncIterator[Item]) -> AsyncIterator[Item]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+            yield await anext(items)
+            raise aster.RpcError(StatusCode.NOT_FOUND)
+
+    got: list[int] = []
+    async with running(Failing(), client={"interceptors": [By(fall_back)]}) as (_, client):
+        echo = await client.client(Echo)
+        async with aster.open_call(echo.chat) as opened, anyio.create_task_group() as group:
+
+            async def receive() -> None:
+                got.extend([item.number async for item in opened])
+
+            await opened.send(Item(1))
+            group.start_soon(receive)
+            await heard.wait()
+            with pytest.raises(anyio.BrokenResourceError):
+                await opened.send(Item(2))
+            go_on.set()
+    assert got == [1, 99]
+
+
+# On the server
+
+
+@service("Careless")
+class Careless:
+    """Handlers that go on whatever comes of reading their requests."""
+
+    @client_stream
+    async def total(self, items: AsyncIterator[Item]) -> Item:
+        total = Item()
+        while True:
+            try:
+                total.number += (await anext(items)).number
+            except StopAsyncIteration:
+                return total
+            except Exception:
+                total.text += "!"
+
+    @bidi_stream
+    async def chat(self, items: AsyncIterator[Item]) -> AsyncIterator[Item]:
+        last = Item()
+        while True:
+            try:
+                item = await anext(items)
+            except StopAsyncIteration:
+                return
+            except Exception as exc:
+                if last.text:
+                    raise ValueError from exc
+                item = Item(-1)
+            yield (last := item)
+
+
+class RefusingTwos(aster.Interceptor):
+    """Refuses a request, and says what the call has failed with."""
+
+    def __init__(self, outcomes: list[str]) -> None:
+        self._outcomes = outcomes
+
+    async def intercept(self, call: aster.InterceptedCall) -> AsyncIterator[None]:
+        def look(item: Item) -> Item:
+            if item.number == 2:
+                raise aster.RpcError(StatusCode.PERMISSION_DENIED, "no twos")
+            return item
+
+        call.on_request(look)
+        try:
+            yield
+        except Exception as exc:
+            self._outcomes.append(str(exc))
+            raise
+
+
+@pytest.mark.parametrize("text", ["", "raises something else"])
+async def test_what_a_hook_refuses_is_refused_whatever_the_handler_makes_of_it(running: Running, text: str) -> None:
+    outcomes: list[str] = []
+    async with running(Careless(), interceptors=[RefusingTwos(outcomes)]) as (_, client):
+        careless = await client.client(Careless)
+        assert (await careless.total([Item(1), Item(3)])).number == 4
+        got: list[int] = []
+        for call in (careless.total([Item(1), Item(2), Item(3)]), numbers_of(careless.chat([Item(1, text), Item(2), Item(3)]), got)):
+            error = await error_of(call)
+            assert (error.code, error.message) == (StatusCode.PERMISSION_DENIED, "no twos")
+        assert got == [1]
+    assert outcomes == ["PERMISSION_DENIED: no twos"] * 2
+
+
+class Answering(aster.Interceptor):
+    """Gives an answer ahead of the call, or in place of its failure."""
+
+    def __init__(self, *answers: Item, late: bool = False) -> None:
+        self._answers = answers
+        self._late = late
+
+    async def intercept(self, call: aster.InterceptedCall) -> AsyncIterator[None]:
+        if not self._late:
+            call.answer(*self._answers)
+        try:
+            yield
+        except aster.RpcError:
+            call.answer(*self._answers)
+
+
+class Failed(Echo):
+    @rpc
+    async def same(self, item: Item) -> Item:
+        raise aster.RpcError(StatusCode.NOT_FOUND)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["ahead", "in place of a failure"])
+async def test_an_answer_that_cannot_be_sent_is_no_success_for_those_around(running: Running, caplog: pytest.LogCaptureFixture, late: bool) -> None:
+    caplog.set_level(logging.INFO, "aster.calls")
+    no_number: Any = "no number"
+    for answer, code in ((Item(number=no_number), StatusCode.INTERNAL), (Item(data=bytes(5_000)), StatusCode.RESOURCE_EXHAUSTED)):
+        caplog.clear()
+        interceptors = [aster.LoggingInterceptor, Answering(answer, late=late)]
+        async with running(Failed(), interceptors=interceptors, client={"max_message_size": 1_000}) as (_, client):
+            assert (await error_of((await client.client(Echo)).same(Item(1)))).code is code
+        (line,) = (record for record in caplog.records if record.name == "aster.calls")
+        assert vars(line)["code"] == code.name
+
+
+async def test_an_interceptor_that_hears_of_its_answer_may_give_another(running: Running) -> None:
+    async def try_twice(call: aster.InterceptedCall) -> AsyncGenerator[None]:
+        no_number: Any = "no number"
+        with pytest.raises(TypeError, match=r"Item\.number"):
+            call.answer(Item(number=no_number))
+        call.answer(Item(7))
+        yield
+
+    async with running(Echo(), interceptors=[By(try_twice)]) as (_, client):
+        assert await (await client.client(Echo)).same(Item(1)) == Item(7)
+
+
+# The code in the log
+
+
+@service("Ending")
+class Ending:
+    """Handlers that end in ways of their own."""
+
+    def __init__(self) -> None:
+        self.begun = anyio.Event()
+
+    @rpc
+    async def together(self, item: Item) -> Item:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._fail)
+        return item
+
+    async def _fail(self) -> None:
+        raise aster.RpcError(StatusCode.NOT_FOUND, "in a group")
+
+    @rpc
+    async def by_hand(self, item: Item) -> Item:
+        raise await kept_cancellation()
+
+    @rpc
+    async def forever(self, item: Item) -> Item:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever)
+            group.start_soon(anyio.sleep_forever)
+            self.begun.set()
+            await anyio.sleep_forever()
+        return item
+
+
+async def test_the_code_in_the_log_is_the_callers_unless_its_server_has_cancelled_the_call(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "aster.calls")
+    logs: dict[str, Any] = {"interceptors": [aster.LoggingInterceptor], "client": {"interceptors": [aster.LoggingInterceptor]}}
+    hosted, codes = Ending(), list[StatusCode]()
+    async with running(hosted, drain_grace=0, **logs) as (server, client):
+        ending = await client.client(Ending)
+        for call in (ending.together(Item()), ending.by_hand(Item()), aster.with_options(ending, timeout=0.1).forever(Item())):
+            codes.append((await error_of(call)).code)
+        await until(lambda: len([record for record in caplog.records if record.name == "aster.calls"]) == 6)
+        hosted.begun = anyio.Event()
+        async with anyio.create_task_group() as group:
+
+            async def go() -> None:
+                codes.append((await error_of(ending.forever(Item()))).code)
+
+            group.start_soon(go)
+            await hosted.begun.wait()
+            await server.drain(0)
+    logged = {side: [vars(record)["code"] for record in caplog.records if vars(record).get("side") == side] for side in ("client", "server")}
+    assert [code.name for code in codes] == ["NOT_FOUND", "INTERNAL", "DEADLINE_EXCEEDED", "UNAVAILABLE"]
+    assert logged["client"] == [code.name for code in codes]
+    assert logged["server"] == ["NOT_FOUND", "INTERNAL", "DEADLINE_EXCEEDED", "CANCELLED"]
+
+
+async def test_two_logs_around_one_call_have_one_id(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "aster.calls")
+    async with running(Echo(), interceptors=[aster.LoggingInterceptor(), aster.LoggingInterceptor()]) as (_, client):
+        await (await client.client(Echo)).same(Item(1))
+    ids = [vars(record)["request_id"] for record in caplog.records if record.name == "aster.calls"]
+    assert (len(ids), len(set(ids))) == (2, 1)
+
+
+# Answered, and then
+
+
+@pytest.mark.parametrize("how", ["ahead of the yield", "from a hook"])
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_interceptors_that_linger_after_their_answer_are_told_of_as_what_took_too_long(
+    running: Running, how: str, call: Callable[[Echo], Awaitable[None]]
+) -> None:
+    async def answer(call: aster.InterceptedCall) -> AsyncGenerator[None]:
+        def from_hook(item: Item) -> Item:
+            call.answer(Item(1))
+            return item
+
+        if how == "from a hook" and not call.pattern.streams_requests:
+            call.on_request(from_hook)
+        else:
+            call.answer(Item(1))
+        yield
+        await anyio.sleep_forever()
+
+    async with running(Echo(), client={"interceptors": [By(answer)]}) as (_, client):
+        error = await error_of(call(aster.with_options(await client.client(Echo), timeout=0.02)))
+        assert error.code is StatusCode.DEADLINE_EXCEEDED
+        assert error.message.endswith("did not end within its timeout: its interceptors took too long")
+
+
+@pytest.mark.parametrize("name", ["total", "chat"])
+@pytest.mark.parametrize("raises", [False, True])
+async def test_the_requests_of_a_call_that_was_answered_are_closed_once(running: Running, name: str, raises: bool) -> None:
+    async def answer(call: aster.InterceptedCall) -> AsyncGenerator[None]:
+        call.answer(Item(7))
+        yield
+        if raises:
+            raise LookupError
+
+    requests = Requests(1, 2)
+    async with running(Echo(), client={"interceptors": [By(answer)]}) as (_, client):
+        echo = await client.client(Echo)
+        with pytest.raises(LookupError) if raises else contextlib.nullcontext():
+            if name == "total":
+                assert await echo.total(requests) == Item(7)
+            else:
+                assert await numbers_of(echo.chat(requests)) == [7]
+    assert requests.closings == 1

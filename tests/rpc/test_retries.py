@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 import anyio
@@ -25,7 +24,7 @@ from aster.errors import RpcError, StatusCode
 from aster.testing import assert_no_orphans, live_connections
 from aster.transports.base import Stream, Transport
 from aster.transports.memory import MemoryTransport
-from tests.rpc.conftest import Running
+from tests.rpc.conftest import Refusals, Running
 from tests.rpc.echo import Echo, Item, encode_item, numbers_of
 from tests.rpc.probes import CALLS, backend_for, error_of, until
 from tests.rpc.raw import manifest_of, raw_server
@@ -91,34 +90,6 @@ class Flaky:
     @property
     def attempts(self) -> int:
         return len(self.times)
-
-
-@dataclass
-class Refusals:
-    """How often the server refuses a call before a handler sees it; the refusals that it gave are counted."""
-
-    left: int = 0
-    given: int = 0
-
-    def admit(self, connection: ServerConnection, call: IncomingCall, header: Header) -> HostedMethod:
-        """What stands before the connection's own decision."""
-        if self.left:
-            self.left -= 1
-            self.given += 1
-            raise RpcError(StatusCode.UNAVAILABLE, "refused")
-        return _ADMIT(connection, call, header)
-
-
-@pytest.fixture
-def refusals(monkeypatch: pytest.MonkeyPatch) -> Refusals:
-    """Set how many there are to be."""
-    refusals = Refusals()
-
-    def admit(connection: ServerConnection, call: IncomingCall, header: Header) -> HostedMethod:
-        return refusals.admit(connection, call, header)
-
-    monkeypatch.setattr(ServerConnection, "admit", admit)
-    return refusals
 
 
 # What no handler saw

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 import aster
-from aster import AddressError, CallContext, Identity, IdentityError, RpcError, SerializationMode, StatusCode, UnreachableError, role
+from aster import AddressError, CallContext, Identity, IdentityError, RpcError, StatusCode, UnreachableError, role
 from aster._endpoint import EndpointOptions
 from aster.decorators import rpc, server_stream, service
 from aster.transports.base import Transport
@@ -70,33 +70,6 @@ class GuardedMethodAgain(GuardedMethod):
     @rpc
     async def same(self, item: Item) -> Item:
         return item
-
-
-@service(serialization=[SerializationMode.XLANG, SerializationMode.ROW])
-class Rows:
-    @rpc
-    async def same(self, item: Item) -> Item:
-        return item
-
-
-@service
-class RowMethod:
-    @rpc(serialization=SerializationMode.ROW)
-    async def same(self, item: Item) -> Item:
-        return item
-
-
-@pytest.mark.parametrize(
-    ("make", "option"),
-    [
-        (Rows, "SerializationMode.ROW"),
-        (RowMethod, "method 'same' of service 'RowMethod' uses SerializationMode.ROW"),
-    ],
-)
-def test_an_option_that_would_not_be_enforced_is_refused_by_name(make: Callable[[], object], option: str) -> None:
-    with pytest.raises(ValueError, match="does not carry out yet") as caught:
-        aster.serve([Echo(), make()])
-    assert option in str(caught.value)
 
 
 def test_an_instance_is_refused_where_sessions_need_the_class() -> None:

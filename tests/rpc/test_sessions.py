@@ -259,6 +259,33 @@ async def test_an_instance_may_refuse_its_session(running: Running) -> None:
     assert lobby.closed == [0], "what was not made is not closed"
 
 
+async def test_the_details_of_a_refusal_do_not_travel_and_the_log_says_so(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    def make(room: Room) -> None:
+        raise aster.RpcError(StatusCode.NOT_FOUND, "gone", details=[Item(7)])
+
+    async with running(Lobby(make=make).service) as (_, client):
+        with pytest.raises(aster.RpcError) as caught:
+            async with client.session(Room):
+                raise AssertionError
+    assert (caught.value.code, caught.value.message, caught.value.details) == (StatusCode.NOT_FOUND, "gone", ())
+    (record,) = [record for record in caplog.records if record.levelno > logging.INFO]
+    assert (record.levelno, record.exc_info is not None) == (logging.ERROR, True)
+    assert record.message == "the session of Room was refused with details, which are left out: they travel with the errors of calls alone"
+
+
+async def test_debug_shows_why_an_instance_cannot_be_made(running: Running) -> None:
+    def make(room: Room) -> None:
+        raise ZeroDivisionError("no" * 5_000)
+
+    async with running(Lobby(make=make).service, debug=True) as (_, client):
+        with pytest.raises(aster.RpcError) as caught:
+            async with client.session(Room):
+                raise AssertionError
+    assert caught.value.code is StatusCode.INTERNAL
+    text = "no" * 2_048
+    assert caught.value.message == f"ZeroDivisionError: {text} ... (10000 characters; the server's log has all of them)"
+
+
 @pytest.mark.parametrize("kind", ["exception", "exit", "cancellation"])
 async def test_an_instance_that_cannot_be_made_is_a_bug_of_the_server(running: Running, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     raised = {"exception": ZeroDivisionError("secret"), "exit": SystemExit(3), "cancellation": await kept_cancellation()}[kind]

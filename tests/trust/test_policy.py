@@ -126,7 +126,7 @@ async def test_a_function_may_return_an_iterator() -> None:
 
 
 @_BY
-@pytest.mark.parametrize("answer", [1, True, b"admin", ["admin", 1], [None], [""], "", [["admin"]], object()])
+@pytest.mark.parametrize("answer", [1, True, b"admin", ["admin", 1], [None], [""], "", [["admin"]], {"admin": False}, {}, object()])
 async def test_what_is_no_role_is_granted_to_nobody(by: Any, answer: object) -> None:
     with pytest.raises((TypeError, ValueError), match=rf"authorize for {_ID} "):
         await Policy(None, by(answer)).capabilities_of(_PEER)
@@ -185,6 +185,7 @@ def test_an_admission_that_could_admit_nobody_is_refused(admit: Any, error: type
         ({3: "admin"}, TypeError, "authorize: an endpoint id must be a str"),
         ({_ID: 3}, TypeError, f"authorize for {_ID} must give a role or a list of roles, not 3"),
         ({_ID: None}, TypeError, "not None"),
+        ({_ID: {"admin": False}}, TypeError, "must give a role or a list of roles, not a mapping, all of whose keys would be granted: {'admin': False}"),
         ({_ID: iter(["admin"])}, TypeError, "must give a role or a list of roles"),
         ({_ID: ["admin", 3]}, TypeError, "must give roles as str, not 3"),
         ({_ID: [""]}, ValueError, "gives an empty role"),

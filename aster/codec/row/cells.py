@@ -8,7 +8,7 @@ the regions within come one behind the other: what overlaps could be read again 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -97,45 +97,41 @@ def is_null(buffer: bytes, bits: int, place: int) -> int:
 
 
 def layout_check(fields: int, variable: Sequence[int]) -> CheckRegion:
-    """A function that accepts the region of a row: so many fields, of which those in these places have regions of their own.
-
-    It is generated, since it runs for each row that is looked at. One expression settles rows without nulls: for two variable fields it reads ::
-
-        def check(buffer, start, stop):
-            size = stop - start
-            if size < 32: too_short(size, 32)
-            z0, o0, z2, o2 = unpack(buffer, start)
-            if o0 >= 32 and o2 >= o0 + z0 and size >= o2 + z2: return
-            refuse_unless_in_order(buffer, start, ((0, o0, z0), (2, o2, z2)), 32, size)
-    """
+    """A function that accepts the region of a row: so many fields, of which those in these places have regions of their own."""
     fixed = bitmap_bytes(fields) + 8 * fields
-    lines = ["def check(buffer, start, stop):", " size = stop - start", f" if size < {fixed}: too_short(size, {fixed})"]
-    namespace: dict[str, Any] = {"too_short": _too_short, "refuse_unless_in_order": _refuse_unless_in_order}
-    if variable:
-        chosen = sorted(variable)
-        layout = "<" + f"{bitmap_bytes(fields)}x" + "".join("II" if place in variable else "8x" for place in range(fields))
-        namespace["unpack"] = struct.Struct(layout).unpack_from
-        ends = [str(fixed), *(f"o{place} + z{place}" for place in chosen)]
-        starts = [*(f"o{place}" for place in chosen), "size"]
-        in_order = " and ".join(f"{start} >= {end}" for start, end in zip(starts, ends, strict=True))
-        lines += [
-            f" {', '.join(f'z{place}, o{place}' for place in chosen)} = unpack(buffer, start)",
-            f" if {in_order}: return",
-            f" refuse_unless_in_order(buffer, start, ({''.join(f'({place}, o{place}, z{place}), ' for place in chosen)}), {fixed}, size)",
-        ]
-    exec(compile("\n".join(lines), "<aster row check>", "exec"), namespace)  # the source holds numbers only
-    return namespace["check"]
+    chosen = set(variable)
+    layout = f"<{bitmap_bytes(fields)}x" + "".join("II" if place in chosen else "8x" for place in range(fields))
+    unpack = struct.Struct(layout).unpack_from
+
+    def check(buffer: bytes, start: int, stop: int) -> None:
+        length = stop - start
+        if length < fixed:
+            _too_short(length, fixed)
+        end = fixed
+        numbers = iter(unpack(buffer, start))
+        for size, offset in zip(numbers, numbers, strict=True):
+            if offset >= end:
+                end = offset + size
+            elif offset or size:
+                _refuse_unless_null(buffer, start, stop, fixed, variable, unpack)
+                return
+        if end > length:
+            _refuse_unless_null(buffer, start, stop, fixed, variable, unpack)
+
+    return check
 
 
-def _refuse_unless_in_order(buffer: bytes, start: int, regions: Iterable[tuple[int, int, int]], fixed: int, size: int) -> None:
+def _refuse_unless_null(buffer: bytes, start: int, stop: int, fixed: int, variable: Sequence[int], unpack: Callable[[bytes, int], tuple[int, ...]]) -> None:
+    """The same for rows whose nulls have slots that hold anything, as some of Fory's writers leave them."""
     end = fixed
-    for place, at, length in regions:
-        if not is_null(buffer, start, place):  # the slots of nulls hold anything
-            if at < end:
+    numbers = iter(unpack(buffer, start))
+    for place, size, offset in zip(variable, numbers, numbers, strict=True):
+        if not is_null(buffer, start, place):
+            if offset < end:
                 _overlap()
-            end = at + length
-    if end > size:
-        _beyond(end - size)
+            end = offset + size
+    if start + end > stop:
+        _beyond(start + end - stop)
 
 
 def _too_short(size: int, fixed: int) -> NoReturn:

@@ -29,7 +29,8 @@ __all__ = [
 ]
 
 MAX_SCHEMA_BYTES = 64 * 1024
-"""The longest schema of a message, in bytes: some 2,000 fields. A peer's is read in one piece, in 10 ms at the most (measured)."""
+"""The longest schema of a message, in bytes: some 2,000 fields. A peer's is read in one piece, and bound to a class: the worst that was found takes
+60 ms (measured)."""
 
 MAX_TYPE_DEPTH = 32
 """How many types a field of a peer's may have inside each other; as of its contract."""
@@ -216,7 +217,7 @@ def _type(form: Any, structs: int, depth: int) -> RowType:
     if isinstance(form, str) and form in _SCALARS:
         return RowType(form)
     if depth == 0:
-        raise MalformedSchemaError(f"a field has more than {MAX_TYPE_DEPTH} types inside each other")
+        raise MalformedSchemaError(f"it has more than {MAX_TYPE_DEPTH} types inside each other")
     match _list_of(form, "a type"):
         case ["struct", int(place)] if 0 <= place < structs and not isinstance(place, bool):
             return RowType("struct", struct=place)

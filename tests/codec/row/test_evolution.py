@@ -206,7 +206,7 @@ _MALFORMED: list[tuple[Any, str]] = [
     ([["tests.One", [["a", ["struct", True]]]]], "is no type"),
     ([["tests.One", [["a", ["struct", -1]]]]], "is no type"),
     ([["tests.One", [["a", ["enum", 5]]]]], "5 is no name"),
-    (_nested(MAX_TYPE_DEPTH + 1), f"a field has more than {MAX_TYPE_DEPTH} types inside each other"),
+    (_nested(MAX_TYPE_DEPTH + 1), f"it has more than {MAX_TYPE_DEPTH} types inside each other"),
     (b" " * (MAX_SCHEMA_BYTES + 1), f"it takes {MAX_SCHEMA_BYTES + 1} bytes, and the limit is {MAX_SCHEMA_BYTES}"),
 ]
 
