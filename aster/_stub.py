@@ -209,7 +209,7 @@ class _Argument:
             raise TypeError(f"{self._where}() takes exactly one request, {self._parameter}; {got}{self._advice(args, kwargs)}")
         if self._streams:
             refuse_function(argument, self._where)
-        elif not is_exactly(argument, self._expected):
+        elif type(argument) is not self._expected and not is_exactly(argument, self._expected):
             self._refuse(argument)
         return argument
 

@@ -94,12 +94,7 @@ class ForyReading(Reading):
     def _dynamic(self, writes: Form, reads: Form) -> None:
         """A form whose values bring their types, so that each is judged by itself."""
         writes, reads = self._without_none(writes, reads)
-        if writes.kind == "union":
-            for member in writes.inside:
-                self._dynamic(member, reads)
-            return
-        if reads.kind == "union":
-            self._some_member(writes, reads)
+        if self._by_members(writes, reads, self._dynamic):
             return
         writes = self._without_literal(writes, reads)
         match writes.kind, reads.kind:
@@ -119,18 +114,6 @@ class ForyReading(Reading):
                 pass
             case _:
                 raise Difference
-
-    def _some_member(self, writes: Form, reads: Form) -> None:
-        """Of a union's members no two look the same, so at most one of them can fit."""
-        why = Difference()
-        for member in reads.inside:
-            try:
-                self._dynamic(writes, member)
-            except Difference as difference:
-                why = difference if str(difference) else why
-            else:
-                return
-        raise why
 
     def _members(self, name: str) -> dict[str, str]:
         """How the members of an Enum are called at the reader."""

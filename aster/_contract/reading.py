@@ -140,6 +140,27 @@ class Reading(ABC):
             writes = writes.inside[0]
         return writes, reads.inside[0] if reads.kind == "optional" else reads
 
+    def _by_members(self, writes: Form, reads: Form, compare: Callable[[Form, Form], None]) -> bool:
+        """Compare unions member by member; false when neither is one.
+
+        Of the reader's members no two look the same, so at most one of them can fit one of the writer's.
+        """
+        if writes.kind == "union":
+            for member in writes.inside:
+                compare(member, reads)
+            return True
+        if reads.kind != "union":
+            return False
+        why = Difference()
+        for member in reads.inside:
+            try:
+                compare(writes, member)
+            except Difference as difference:
+                why = difference if str(difference) else why
+            else:
+                return True
+        raise why
+
     def _without_literal(self, writes: Form, reads: Form) -> Form:
         """What is sent, if it can be any of its type. If both are literals, they are compared here."""
         if writes.kind == "literal" and reads.kind == "literal":

@@ -16,12 +16,7 @@ class RowReading(Reading):
 
     def _read(self, writes: Form, reads: Form) -> None:
         writes, reads = self._without_none(writes, reads)
-        if writes.kind == "union":
-            for member in writes.inside:
-                self._read(member, reads)
-            return
-        if reads.kind == "union":
-            self._some_member(writes, reads)
+        if self._by_members(writes, reads, self._read):
             return
         writes = self._without_literal(writes, reads)
         match writes.kind, reads.kind:
@@ -36,18 +31,6 @@ class RowReading(Reading):
                 pass
             case _:
                 raise Difference
-
-    def _some_member(self, writes: Form, reads: Form) -> None:
-        """Of a union's members no two look the same, so at most one of them can fit."""
-        why = Difference()
-        for member in reads.inside:
-            try:
-                self._read(writes, member)
-            except Difference as difference:
-                why = difference if str(difference) else why
-            else:
-                return
-        raise why
 
     def _members(self, name: str) -> dict[str, str]:
         """Rows have the names of members, whatever their numbers are."""

@@ -26,7 +26,7 @@ from aster.types import SerializationMode
 __all__ = ["MAX_BINDINGS", "RowCodec", "RowDecoder", "RowEncoder", "RowStreamDecoder", "RowStreamEncoder"]
 
 MAX_BINDINGS = 16
-"""Schemas of peers that are remembered for each class, the last used ones. Of honest peers there are as many as versions of the class in use."""
+"""Schemas of peers that are remembered for each class, those that came last. Of honest peers there are as many as versions of the class in use."""
 
 _SIZE = struct.Struct("<Q")
 _KNOWN = _SIZE.pack(0)

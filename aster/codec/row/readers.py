@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
@@ -35,7 +36,7 @@ def checked(convert: Callable[[Any], Any] | None, own: Shape) -> Callable[[Any],
         except (ValueError, OverflowError) as exc:
             raise Mismatch(ValueError, f"is no {own} that can be read: {exc}") from None
         if allowed is not None and value not in allowed:
-            malformed(f"must be {own}, not {value!r}")
+            malformed(f"must be {own}, not {reprlib.repr(value)}")
         return value
 
     return run
