@@ -103,6 +103,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def rows(session: nox.Session) -> None:
+    """Measure what reading a part of a message costs in ROW, beside a whole decode in XLANG; ``-- --plot docs/topics/rows.svg`` draws it."""
+    session.install("-e", ".", "matplotlib>=3.10,<4")
+    session.run("python", "-m", "tests.benchmark.rows", *session.posargs)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Make a hundred thousand calls and ten thousand that fail on each backend, over QUIC and over memory, and show that nothing of them stays."""
     session.install("-e", ".[test]")

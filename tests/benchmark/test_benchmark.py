@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 
 import pytest
 
-from tests.benchmark import cancel, idle_sessions
+from tests.benchmark import cancel, idle_sessions, rows
 from tests.benchmark.__main__ import main
 from tests.benchmark.measure import contenders
 from tests.benchmark.workloads import WORKLOADS
@@ -80,3 +81,10 @@ def test_idle_sessions_and_interceptors_are_measured_beside_plain_calls(capsys: 
     _, *lines = capsys.readouterr().out.splitlines()
     assert len(lines) % 5 == 0
     assert all(float(line.split()[-1]) > 0 for line in lines)
+
+
+def test_rows_are_compared_with_whole_decodes(capsys: pytest.CaptureFixture[str]) -> None:
+    rows.main(["--rounds", "1", "--seconds", "0.0001"])
+    table = re.findall(r"^\| (.*) \| ([0-9.e+]+) \|$", capsys.readouterr().out, re.MULTILINE)
+    assert len(table) > 8
+    assert all(float(ratio) > 0 for _, ratio in table)

@@ -13,7 +13,10 @@ For ``Order(id: str, amount: float)`` it reads, with the fields in the order of 
         s1 = end << 32 | size
         p1 = ZEROS[-size & 7]
         ...
-        return b"".join((prefix, pack(nulls, s0, s1), d1, p1))
+        head = pack(nulls, s0, s1)
+        if not prefix:
+            return head + d1 + p1
+        return b"".join((prefix, head, d1, p1))
 
 What a value's types are is checked before; what does not fit in its place raises ``struct.error`` or ValueError here.
 """
@@ -219,6 +222,9 @@ def _compiled(own: RowStruct, fields: list[tuple[str, RowType, FixedScalar | _To
     namespace["pack"] = struct.Struct(layout).pack
     bitmap = ["nulls"] if words == 1 else [f"nulls >> {64 * word} & {2**64 - 1}" for word in range(words)]
     numbers = ", ".join([*bitmap, *(f"s{place}" for place in range(len(fields)))])
-    lines.append(f' return b"".join(({", ".join(["prefix", f"pack({numbers})", *parts])}))')
+    lines.append(f" head = pack({numbers})")
+    if len(parts) <= 4:  # up to here adding is faster than joining, where no megabytes are copied once more by it
+        lines += [" if not prefix:", f"  return {' + '.join(['head', *parts])}"]
+    lines.append(f' return b"".join(({", ".join(["prefix", "head", *parts])}))')
     exec(compile("\n".join(lines), f"<aster row of {own.name}>", "exec"), namespace)  # of identifiers and numbers only, and of field names, which are ASCII
     return namespace["write"]
