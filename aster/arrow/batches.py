@@ -101,6 +101,8 @@ class RecordBatches(AsyncIterator[Any]):
         with self._guard:
             if not self._ended and self._failure is None:
                 await self._fill()
+            if self._closed:
+                raise anyio.ClosedResourceError
             rows, self._waiting = self._waiting, []
             if rows:
                 self._given += len(rows)
@@ -121,10 +123,7 @@ class RecordBatches(AsyncIterator[Any]):
         except (anyio.BusyResourceError, anyio.ClosedResourceError):
             raise
         except Exception as exc:
-            # Without the frame of this function, by which the exception would hold the stream until the garbage collector comes.
-            self._failure = exc.with_traceback(exc.__traceback__ and exc.__traceback__.tb_next)
-        if self._closed:
-            raise anyio.ClosedResourceError
+            self._failure = exc  # to be raised once the rows before it are given
 
     async def aclose(self) -> None:
         """Close the stream, as its own ``aclose`` does, if it has one. Closing again does nothing.
@@ -138,7 +137,8 @@ class RecordBatches(AsyncIterator[Any]):
             await close()
 
     def _close(self) -> None:
-        self._closed, self._ended, self._failure = True, False, None
+        self._closed = True
+        self._failure = None  # whose traceback knows this object
         self._waiting.clear()
 
     async def __aenter__(self) -> Self:

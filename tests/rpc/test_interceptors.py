@@ -870,7 +870,7 @@ async def test_who_takes_a_single_response_by_hand_and_leaves_has_had_a_success(
 
     async with running(Echo(), interceptors=[By(late)], client={"interceptors": [Noting("client", log)]}) as (_, client):
         echo = await client.client(Echo)
-        for timeout in (None, 0.2):
+        for timeout in (None, 0.5) if name == "same" else (None,):
             async with aster.open_call(getattr(aster.with_options(echo, timeout=timeout), name)) as opened:
                 await opened.send(Item(1))
                 await opened.end()
@@ -1020,7 +1020,7 @@ async def test_a_request_that_comes_while_an_interceptor_makes_up_its_mind_keeps
             call.answer(Item(99))
 
     class Failing(Echo):
-        async def chat(self, items: AsyncIterator[Item]) -> AsyncIterator[Item]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+        async def chat(self, items: Any) -> AsyncIterator[Item]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
             yield await anext(items)
             raise aster.RpcError(StatusCode.NOT_FOUND)
 
@@ -1194,7 +1194,7 @@ async def test_the_code_in_the_log_is_the_callers_unless_its_server_has_cancelle
     hosted, codes = Ending(), list[StatusCode]()
     async with running(hosted, drain_grace=0, **logs) as (server, client):
         ending = await client.client(Ending)
-        for call in (ending.together(Item()), ending.by_hand(Item()), aster.with_options(ending, timeout=0.1).forever(Item())):
+        for call in (ending.together(Item()), ending.by_hand(Item()), aster.with_options(ending, timeout=0.3).forever(Item())):
             codes.append((await error_of(call)).code)
         await until(lambda: len([record for record in caplog.records if record.name == "aster.calls"]) == 6)
         hosted.begun = anyio.Event()
@@ -1241,7 +1241,7 @@ async def test_interceptors_that_linger_after_their_answer_are_told_of_as_what_t
         await anyio.sleep_forever()
 
     async with running(Echo(), client={"interceptors": [By(answer)]}) as (_, client):
-        error = await error_of(call(aster.with_options(await client.client(Echo), timeout=0.02)))
+        error = await error_of(call(aster.with_options(await client.client(Echo), timeout=0.1)))
         assert error.code is StatusCode.DEADLINE_EXCEEDED
         assert error.message.endswith("did not end within its timeout: its interceptors took too long")
 

@@ -259,7 +259,8 @@ async def test_a_request_that_cannot_be_read_is_its_senders_fault_whenever_that_
         async def counted(self, order: Order) -> Line:
             return Line("".join(line.sku for line in order.lines))
 
-    async with running(Reading()) as (server, client), raw_client(server.address, transport) as raw:
+    caplog.set_level("INFO")
+    async with running(Reading(), interceptors=[aster.LoggingInterceptor]) as (server, client), raw_client(server.address, transport) as raw:
         pattern = RpcPattern.SERVER_STREAM if method == "each" else RpcPattern.UNARY
         trailer = await raw.outcome_of(target_of(method, service="Shop", pattern=pattern, mode=ROW), encode_message(_broken(ORDER)) + END)
         assert trailer.status is StatusCode.INVALID_ARGUMENT
@@ -267,6 +268,7 @@ async def test_a_request_that_cannot_be_read_is_its_senders_fault_whenever_that_
         assert ".sku is no str that can be read" in trailer.message
         assert (await (await client.client(Reading)).counted(ORDER)).sku == "abc"
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [vars(record)["code"] for record in caplog.records if "code" in vars(record)] == ["INVALID_ARGUMENT", "OK"]
 
 
 async def test_a_response_that_cannot_be_read_raises_where_it_is_read(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
