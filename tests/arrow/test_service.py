@@ -64,6 +64,11 @@ class Readings:
             self.endings += 1
             self.ended.set()
 
+    @aster.bidi_stream
+    async def same(self, readings: AsyncIterator[Reading]) -> AsyncIterator[Reading]:
+        async for reading in readings:
+            yield reading
+
 
 def _reading(number: int) -> Reading:
     at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number)
@@ -157,6 +162,28 @@ async def test_the_rows_before_a_failure_come_first(running: Running) -> None:
             await gather(record_batches(readings.read(Order(25, "failure")), Reading, size=10), got)
         sizes = [batch.num_rows for batch in got]
         assert (sizes, caught.value.code, caught.value.message) == ([10, 10, 5], aster.StatusCode.DATA_LOSS, "no more")
+
+
+async def test_the_error_of_the_body_comes_out_and_not_that_of_a_request_iterable_which_it_closes(running: Running) -> None:
+    class Body(Exception):
+        pass
+
+    async def requests() -> AsyncIterator[Reading]:
+        try:
+            for number in range(10):
+                yield _reading(number)
+            await anyio.sleep_forever()
+        finally:
+            raise ValueError("of the requests")
+
+    async def body(readings: Readings) -> None:
+        async with record_batches(readings.same(requests()), Reading, size=10) as batches:
+            assert (await anext(batches)).num_rows == 10
+            raise Body
+
+    async with running(Readings()) as (_, client):
+        with pytest.raises(Body):
+            await body(await client.client(Readings))
 
 
 async def test_a_refusal_of_arguments_makes_no_call(running: Running) -> None:
