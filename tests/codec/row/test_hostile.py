@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aster.codec import make_codec, materialize
+from aster.codec import buffer_of, make_codec, materialize
 from aster.codec.row import RowCodec
 from aster.codec.serializers import MAX_COLLISIONS
 from aster.codec.walk import MAX_NESTING, Mismatch
@@ -275,6 +275,58 @@ def test_a_count_that_nothing_stands_for_takes_no_memory() -> None:
         view = codec.decoder(Many)(message)
         with pytest.raises(DecodeError, match=rf"Many\.texts has {count} elements, which do not fit in its \d+ bytes"):
             _ = view.texts
+
+
+@dataclass
+class Neighbours:
+    first: list[int] = field(default_factory=list[int])
+    second: bytes = b""
+
+
+@pytest.mark.parametrize("values", [[], [1], [1, 2, 3]])
+def test_a_list_of_one_element_more_than_it_has_is_refused_and_shows_nothing_of_what_is_behind_it(values: list[int]) -> None:
+    def one_more(row: bytearray) -> None:
+        start, _ = _region(row, 0, 8)
+        row[start : start + 8] = struct.pack("<Q", len(values) + 1)
+
+    codec, message = _message(Neighbours(values, b"secret! of another"), one_more)
+    view = codec.decoder(Neighbours)(message)
+    with pytest.raises(DecodeError, match=rf"Neighbours\.first has {len(values) + 1} elements, which do not fit"):
+        _ = view.first
+
+
+@pytest.mark.parametrize("more", [1, 8, 2**31])
+def test_an_element_that_ends_outside_of_its_list_is_refused_alone_too(more: int) -> None:
+    def longer(row: bytearray) -> None:
+        _, slots = _array(row, "texts")
+        row[slots + 16 : slots + 20] = struct.pack("<I", 8 + more)  # "c" and its padding, and more
+
+    codec, message = _message(_MANY, longer)
+    view = codec.decoder(Many)(message)
+    assert view.texts[1] == "b"
+    for read in (lambda: view.texts[2], lambda: view.texts[-1], lambda: view.texts[2:], lambda: list(view.texts), lambda: materialize(view)):
+        with pytest.raises(DecodeError, match=rf"Many\.texts\[2\] holds a part that ends {more} bytes behind it"):
+            read()
+
+
+@dataclass
+class Blobs:
+    many: list[bytes] = field(default_factory=list[bytes])
+    none: bytes = b""
+
+
+def test_the_bytes_of_an_element_that_ends_outside_of_its_list_are_not_shown() -> None:
+    def longer(row: bytearray) -> None:
+        start, _ = _region(row, 0, 8)
+        row[start + 16 : start + 20] = struct.pack("<I", 9)
+
+    codec, message = _message(Blobs([b"x"], b"secret"), longer)
+    view = codec.decoder(Blobs)(message)
+    with pytest.raises(DecodeError, match="ends outside of its row at 0"):
+        buffer_of(view.many, 0)
+    codec, message = _message(Blobs([b"x"], b"secret"), lambda row: row.__setitem__(0, 2))
+    with pytest.raises(DecodeError, match="is null at 'none', and must be bytes"):
+        buffer_of(codec.decoder(Blobs)(message), "none")
 
 
 # Hashes
