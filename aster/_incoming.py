@@ -330,6 +330,7 @@ class IncomingCall(CallDriver):
     def _failed(self, exc: BaseException) -> Trailer:
         error = alone(exc)
         if isinstance(error, DecodeError) and error.is_request:  # of a row, which is read by the handler
+            logger.info("%s could not read its request", self.label, exc_info=error)
             error = self._undecodable(error)
         if isinstance(error, RpcError):
             try:

@@ -67,7 +67,7 @@ _NUMBERS: Mapping[str, str] = {
     "an error's message and details": _size(frames.TRAILER_LIMIT),
     "a schema of rows, in [ROW](rows.md)": _size(schema.MAX_SCHEMA_BYTES),
     "types inside each other in a field of such a schema": f"{schema.MAX_TYPE_DEPTH}",
-    "schemas of peers that are remembered, for each type of message": f"{row_codec.MAX_BINDINGS}",
+    "schemas of peers that are remembered, for each type of message": _size(row_codec.MAX_REMEMBERED),
     "details of an error": f"{frames.MAX_DETAILS}",
     "why a client leaves a session, in its own words": _size(frames.CHUNK_SIZE),
     "calls and sessions that wait for one service": f"{_gate.MAX_WAITING:,}",

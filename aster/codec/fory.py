@@ -10,7 +10,7 @@ from aster.codec.checks import Check, generate_checks
 from aster.codec.contract import Codec
 from aster.codec.engine import MAX_GRAPH_BYTES, Engine, build_engine, plan_engine, reader_classes, wrap
 from aster.codec.fields import field_shapes, wire_types
-from aster.codec.lazy import materialize
+from aster.codec.lazy import plain
 from aster.codec.post_init import PostInit, post_inits
 from aster.codec.row import RowCodec
 from aster.codec.tags import auto_tag, described, registered_names, short_name, wire_tag
@@ -136,7 +136,7 @@ def _encoder(cls: type[T], pool: _Pool, check: Check, walk: Walk) -> Callable[[T
 
 def _checked(cls: type[T], value: T, walk: Walk) -> T:
     """The value with its conversions made; raises TypeError or ValueError, naming the field."""
-    value = materialize(value)
+    value = plain(value)
     if type(value) is not cls:
         raise TypeError(f"this call expects a {short_name(cls)}, not {described(value, cls)}")
     try:

@@ -1,4 +1,4 @@
-"""Subclasses of the user's dataclasses that stand in for them, without the user's code seeing that they exist."""
+"""Subclasses of the user's dataclasses that stand in for them, without any of the user's code running when they are made."""
 
 from __future__ import annotations
 

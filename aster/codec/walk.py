@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import Any, NoReturn
 
-from aster.codec.lazy import materialize
+from aster.codec.lazy import plain
 from aster.codec.shapes import DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, runtime_types
 from aster.codec.tags import short_name
 
@@ -102,7 +102,7 @@ class Walk:
         return target
 
     def _value(self, shape: Shape, value: Any, depth: int) -> Any:
-        value = materialize(value)
+        value = plain(value)
         match shape:
             case Scalar(type_):
                 return self._scalar(type_, value)

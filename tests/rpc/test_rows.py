@@ -271,6 +271,42 @@ async def test_a_request_that_cannot_be_read_is_its_senders_fault_whenever_that_
     assert [vars(record)["code"] for record in caplog.records if "code" in vars(record)] == ["INVALID_ARGUMENT", "OK"]
 
 
+@wire_type("tests.rows/Strict")
+@dataclass
+class Strict:
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        if self.number < 0:
+            raise ValueError("a number must not be negative")
+
+
+@service("Strictly", serialization=ROW)
+class Strictly:
+    @rpc
+    async def same(self, strict: Strict) -> Strict:
+        return strict
+
+    @rpc
+    async def read(self, strict: Strict) -> Strict:
+        return aster.materialize(strict)
+
+    @rpc
+    async def compared(self, strict: Strict) -> Strict:
+        return Strict(int(strict == Strict(7)))
+
+
+@pytest.mark.parametrize("method", ["same", "read", "compared"])
+async def test_a_request_that_its_class_refuses_is_its_senders_fault(running: Running, caplog: pytest.LogCaptureFixture, method: str) -> None:
+    wrong = Strict(7)
+    wrong.number = -1
+    async with running(Strictly()) as (_, client):
+        error = await error_of(getattr(await client.client(Strictly), method)(wrong))
+        assert error.code is StatusCode.INVALID_ARGUMENT
+        assert "cannot be decoded: a number must not be negative" in error.message
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_a_response_that_cannot_be_read_raises_where_it_is_read(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     encode = RowEncoder.encode
 

@@ -6,9 +6,10 @@ refused here, by its name, before any row is read.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aster.codec.fields import default_of
@@ -25,6 +26,10 @@ from aster.errors import DecodeError
 
 __all__ = ["Classes", "StructReader", "bind"]
 
+_LONGEST_TYPE = 200
+"""Characters of a peer's type that a message repeats."""
+
+_SEQUENCES = ("list", "tuple")
 _MADE: Mapping[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
@@ -74,6 +79,8 @@ class StructReader:
     fields: tuple[ReadRegion, ...] = ()
     slots: Mapping[str, tuple[int, int, Cell]] = dataclasses.field(default_factory=dict[str, tuple[int, int, Cell]])
     steps: tuple[tuple[str, ReadRegion], ...] = ()
+    made: tuple[int, ...] = ()
+    """The places of fields that the peer does not send and whose defaults are made by factories."""
     post_init: Callable[[Any], None] | None = None
 
     def read(self, buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
@@ -81,7 +88,7 @@ class StructReader:
         self.check(buffer, start, stop)
         if depth is None:
             view = object.__new__(self.view)
-            self.show(view, (buffer, start, stop, self))
+            self.show(view, (buffer, start, stop, self if not self.made else self._for_one_view()))
             return view
         if depth > MAX_NESTING:
             malformed(f"is nested more than {MAX_NESTING} deep")
@@ -93,8 +100,34 @@ class StructReader:
             try:
                 self.post_init(value)
             except (TypeError, ValueError) as exc:  # how a class refuses a value; anything else is a bug of its own, and not the peer's fault
-                raise DecodeError(str(exc)) from exc
+                error = DecodeError(str(exc))
+                error.is_request = self.origin.is_request
+                raise error from exc
         return value
+
+    def _for_one_view(self) -> StructReader:
+        """The same with what factories make made once, and kept: else a view that has an id by default, say, would not equal itself."""
+        fields, steps = list(self.fields), list(self.steps)
+        for place in self.made:
+            fields[place] = kept = _kept(fields[place])
+            steps[place] = steps[place][0], _copied(kept)
+        return replace(self, fields=tuple(fields), steps=tuple(steps))
+
+
+def _kept(read: ReadRegion) -> ReadRegion:
+    found: list[Any] = []
+
+    def run(buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
+        if not found:
+            found.append(read(buffer, start, stop, depth))
+        return found[0]
+
+    return run
+
+
+def _copied(read: ReadRegion) -> ReadRegion:
+    """For plain values, which are their owner's: two of them share no list."""
+    return lambda buffer, start, stop, depth: copy.deepcopy(read(buffer, start, stop, depth))
 
 
 class _Binding:
@@ -131,6 +164,7 @@ class _Binding:
         own = {field.name: field for field in dataclasses.fields(cls)}
         slots: dict[str, tuple[int, int, Cell]] = {}
         steps: list[tuple[str, ReadRegion]] = []
+        made: list[int] = []
         for field in self._classes.fields[cls]:
             if field.name in sent:
                 place, type_ = sent[field.name]
@@ -138,7 +172,9 @@ class _Binding:
                 steps.append((field.name, field_reader(f".{field.name}", *slots[field.name])))
             else:
                 steps.append((field.name, _default_reader(cls, own[field.name], field.shape)))
-        reader.slots, reader.steps, reader.fields = slots, tuple(steps), tuple(read for _, read in steps)
+                if own[field.name].default_factory is not dataclasses.MISSING:
+                    made.append(len(steps) - 1)
+        reader.slots, reader.steps, reader.fields, reader.made = slots, tuple(steps), tuple(read for _, read in steps), tuple(made)
         reader.post_init = getattr(cls, "__post_init__", None)
 
     def _field(self, cls: type, field: FieldShape, theirs: RowType) -> Cell:
@@ -147,6 +183,7 @@ class _Binding:
             return self._cell(theirs, field.shape)
         except _Changed:
             said = self._schema.structs[theirs.struct].name if theirs.kind == "struct" else str(theirs)
+            said = said if len(said) <= _LONGEST_TYPE else f"{said[:_LONGEST_TYPE]}..."
             where = f"{short_name(cls)}.{field.name}"
             raise DecodeError(f"the peer's rows have {said} for {where}, which is {field.shape} here: give both ends one type") from None
 
@@ -159,7 +196,8 @@ class _Binding:
         if isinstance(own, UnionOf) and theirs.kind != "union":
             return self._member(theirs, own, nullable)
         if theirs.kind in FIXED:
-            _check_kind(theirs, own)
+            if not _is_kind(theirs, own):
+                raise _Changed
             fixed = FIXED[theirs.kind]
             return FixedCell(fixed.code, fixed.width, checked(fixed.from_number, own), nullable, str(own))
         return VariableCell(self._variable(theirs, own), nullable, str(own), is_bytes=theirs.kind == "bytes")
@@ -167,11 +205,27 @@ class _Binding:
     def _member(self, theirs: RowType, union: UnionOf, nullable: bool) -> Cell:
         """The member of a union of ours that the peer's type is. No two of them look the same, so that at most one is."""
         for member in union.members:
-            try:
+            if self._looks_like(theirs, member):
                 return self._cell(RowType("optional", (theirs,)) if nullable else theirs, Optional(member))
-            except _Changed:
-                continue
         raise _Changed
+
+    def _looks_like(self, theirs: RowType, member: Shape) -> bool:
+        """Whether the two are of one kind, whatever is inside of them."""
+        match member:
+            case Scalar() | LiteralOf(Scalar()):
+                return _is_kind(theirs, member)
+            case EnumOf(cls) | LiteralOf(EnumOf(cls), _):
+                return theirs.kind == "enum" and theirs.name == self._classes.names[cls]
+            case Message(cls):
+                return theirs.kind == "struct" and self._schema.structs[theirs.struct].name == self._classes.names[cls]
+            case Values(kind, _):
+                return theirs.kind in _SEQUENCES if kind in _SEQUENCES else theirs.kind == "set"
+            case FixedTuple():
+                return theirs.kind == "items"
+            case DictOf():
+                return theirs.kind == "dict"
+            case _:
+                return False
 
     def _variable(self, theirs: RowType, own: Shape) -> ReadRegion:
         if theirs.kind == "union":
@@ -179,13 +233,14 @@ class _Binding:
             return union_reader([self._cell(RowType("optional", (_base(inside),)), Optional(own)) for inside in theirs.inside])
         match own:
             case Scalar() | LiteralOf(Scalar(), _):
-                _check_kind(theirs, own)
+                if not _is_kind(theirs, own):
+                    raise _Changed
                 if own == Scalar(str):
                     return read_text
                 scalar = VARIABLE[theirs.kind]
                 return bytes_reader(checked(None if own == Scalar(bytes) else scalar.from_bytes, own))
             case EnumOf(cls) | LiteralOf(EnumOf(cls), _):
-                if theirs.kind != "enum" or theirs.name != self._classes.names[cls]:
+                if not self._looks_like(theirs, own):
                     raise _Changed
                 return bytes_reader(checked(member_named(cls), own))
             case Message(cls):
@@ -200,16 +255,17 @@ class _Binding:
                 raise _Changed
 
     def _message(self, theirs: RowType, cls: type) -> ReadRegion:
-        if theirs.kind != "struct" or self._schema.structs[theirs.struct].name != self._classes.names[cls]:
+        if not self._looks_like(theirs, Message(cls)):
             raise _Changed
         reader = self.struct(theirs.struct, cls)
         return lambda buffer, start, stop, depth: reader.read(buffer, start, stop, None if depth is None else depth + 1)
 
     def _values(self, theirs: RowType, kind: str, item: Shape) -> ReadRegion:
-        made, is_sequence = _MADE[kind], kind in ("list", "tuple")
-        if theirs.kind not in (("list", "tuple") if is_sequence else ("set",)):
+        made, is_sequence = _MADE[kind], kind in _SEQUENCES
+        if not (theirs.kind in _SEQUENCES if is_sequence else theirs.kind == "set"):
             raise _Changed
-        cell, origin = self._cell(theirs.inside[0], item), self._origin
+        origin = self._origin
+        cell = self._inside(theirs.inside[0], item)
 
         def read_sequence(buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
             array = array_of(buffer, start, stop, cell)
@@ -220,6 +276,14 @@ class _Binding:
 
         return read_sequence if is_sequence else read_set
 
+    def _inside(self, theirs: RowType, own: Shape) -> Cell:
+        """What an element holds. A list in it says in its messages that it is in something, without saying in which element."""
+        outer, self._origin = self._origin, replace(self._origin, field=f"{self._origin.field}[…]")
+        try:
+            return self._cell(theirs, own)
+        finally:
+            self._origin = outer
+
     def _tuple(self, theirs: RowType, items: tuple[Shape, ...]) -> ReadRegion:
         if theirs.kind != "items" or len(theirs.inside) != len(items):
             raise _Changed
@@ -229,7 +293,8 @@ class _Binding:
     def _dict(self, theirs: RowType, key: Shape, value: Shape) -> ReadRegion:
         if theirs.kind != "dict":
             raise _Changed
-        keys, values, origin = self._cell(theirs.inside[0], key), self._cell(theirs.inside[1], value), self._origin
+        origin = self._origin
+        keys, values = self._inside(theirs.inside[0], key), self._inside(theirs.inside[1], value)
 
         def read(buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
             parts = map_parts(buffer, start, stop, keys, values)
@@ -242,10 +307,9 @@ def _base(type_: RowType) -> RowType:
     return type_.inside[0] if type_.kind == "optional" else type_
 
 
-def _check_kind(theirs: RowType, own: Shape) -> None:
+def _is_kind(theirs: RowType, own: Shape) -> bool:
     base = own.base if isinstance(own, LiteralOf) else own
-    if not isinstance(base, Scalar) or base.type.__name__.lower() != theirs.kind:
-        raise _Changed
+    return isinstance(base, Scalar) and base.type.__name__.lower() == theirs.kind
 
 
 def _default_reader(cls: type, field: dataclasses.Field[Any], shape: Shape) -> ReadRegion:

@@ -12,6 +12,15 @@ from aster.codec.walk import Mismatch
 __all__ = ["buffer_of"]
 
 
+def _default(value: object, key: str) -> memoryview:
+    """Of a field that the peer does not send."""
+    if value is None:
+        raise ValueError(f"{key!r} is None, which has no bytes; look at the value first")
+    if type(value) is not bytes:
+        raise TypeError(f"buffer_of is for bytes, and {key!r} is a {type(value).__name__}")
+    return memoryview(value)
+
+
 def buffer_of(view: Any, key: Any) -> memoryview:
     """The bytes of a ``bytes`` field or element where they are, in the received message, without a copy.
 
@@ -36,7 +45,7 @@ def buffer_of(view: Any, key: Any) -> memoryview:
         reader: RowReader
         buffer, start, stop, reader = getattr(view, ROW)
         if key not in reader.slots:
-            return memoryview(getattr(view, key))  # the default of a field that the peer does not send
+            return _default(getattr(view, key), key)
         place, slot, cell = reader.slots[key]
         bits, slot, origin = start, start + slot, reader.origin
     else:

@@ -1,4 +1,4 @@
-"""Where things are in a row, and that they are inside of it: the only module that turns a peer's numbers into positions.
+"""Where things are in a row, and that they are inside of it. Whoever reads at a place has let this module look at it first.
 
 A row or an array is a *region* of a buffer, from ``start`` to ``stop``. What is inside is found by slots: numbers themselves, or the place of a smaller
 region (``offset << 32 | size``, from the start of the region around; in memory the size comes first). A region is accepted when its fixed part fits, and when

@@ -6,6 +6,7 @@ By itself a message has its schema with it. In a stream only the first has, and 
 from __future__ import annotations
 
 import struct
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
@@ -13,9 +14,9 @@ from typing import Any
 
 from aster.codec.checks import Check, generate_checks
 from aster.codec.fields import field_shapes
-from aster.codec.lazy import materialize
+from aster.codec.lazy import plain
 from aster.codec.row.binding import Classes, StructReader, bind
-from aster.codec.row.schema import MalformedSchemaError, RowSchema, decode_schema, encode_schema, schema_of
+from aster.codec.row.schema import MAX_SCHEMA_BYTES, MalformedSchemaError, RowSchema, decode_schema, encode_schema, schema_of
 from aster.codec.row.views import view_class
 from aster.codec.row.writer import WriteRow, write_functions
 from aster.codec.tags import described, short_name
@@ -23,10 +24,11 @@ from aster.codec.walk import Direction, Mismatch, Walk
 from aster.errors import DecodeError
 from aster.types import SerializationMode
 
-__all__ = ["MAX_BINDINGS", "RowCodec", "RowDecoder", "RowEncoder", "RowStreamDecoder", "RowStreamEncoder"]
+__all__ = ["MAX_REMEMBERED", "RowCodec", "RowDecoder", "RowEncoder", "RowStreamDecoder", "RowStreamEncoder"]
 
-MAX_BINDINGS = 16
-"""Schemas of peers that are remembered for each class, those that came last. Of honest peers there are as many as versions of the class in use."""
+MAX_REMEMBERED = MAX_SCHEMA_BYTES
+"""Bytes of schemas of peers that are remembered for each type of message, those that came last: what they are bound to takes a hundred times as many. Of honest
+peers there are as many schemas as versions of the class in use."""
 
 _SIZE = struct.Struct("<Q")
 _KNOWN = _SIZE.pack(0)
@@ -116,7 +118,7 @@ class RowEncoder:
             raise ValueError(f"no row can hold this {short_name(self._cls)}: {exc}") from exc
 
     def _checked(self, value: Any) -> Any:
-        value = materialize(value)
+        value = plain(value)
         if type(value) is not self._cls:
             raise TypeError(f"this call expects a {short_name(self._cls)}, not {described(value, self._cls)}")
         try:
@@ -147,6 +149,8 @@ class RowDecoder:
         self._cls = cls
         self._bind = bind
         self._bound: OrderedDict[bytes, StructReader] = OrderedDict()
+        self._remembered = 0
+        self._lock = threading.Lock()
 
     def __call__(self, data: bytes) -> Any:
         return self.decode(data, None)[0]
@@ -184,9 +188,11 @@ class RowDecoder:
             reader = self._bind(decode_schema(schema))
         except MalformedSchemaError as exc:
             raise DecodeError(f"the schema that came with a {short_name(self._cls)} cannot be read: {exc}") from exc
-        self._bound[schema] = reader
-        if len(self._bound) > MAX_BINDINGS:
-            self._bound.popitem(last=False)
+        with self._lock:
+            self._remembered += len(schema)
+            while self._remembered > MAX_REMEMBERED:
+                self._remembered -= len(self._bound.popitem(last=False)[0])
+            self._bound[schema] = reader
         return reader
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import operator
 from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
 from typing import Any, TypeVar, cast, overload
 
 from aster.codec.lazy import materialize
-from aster.codec.row.cells import ArrayCell, array_items, item_at
+from aster.codec.row.cells import ArrayCell, array_items, check_order, item_at
 from aster.codec.row.views import Origin, copied
 from aster.codec.serializers import HashTally
 from aster.codec.walk import Mismatch
@@ -16,6 +17,9 @@ from aster.errors import DecodeError
 __all__ = ["RowList", "RowMap", "hashable", "plain_map"]
 
 T = TypeVar("T")
+
+_FEW_ALIKE = frozenset({str, bytes, bool, int, float, datetime.date})
+"""Types of which no peer has many values with one hash: Python salts it, or it is a number's remainder, which some dozens of 64 bits share at the most."""
 
 # Lists and tuples
 
@@ -53,7 +57,6 @@ class RowList(_Located, Sequence[T]):
     """
 
     __slots__ = ("_array", "_kind")
-    __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __init__(self, array: ArrayCell, kind: type, origin: Origin) -> None:
         self._array = array
@@ -71,13 +74,21 @@ class RowList(_Located, Sequence[T]):
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return self._kind(self[place] for place in range(*index.indices(self._array.count)))
+            return self._slice(range(*index.indices(self._array.count)))
         place = operator.index(index)
         if place < 0:
             place += self._array.count
         if not 0 <= place < self._array.count:
             raise IndexError(f"{self._kind.__name__} index out of range")
         return self._read(place)
+
+    def _slice(self, places: range) -> Any:
+        try:
+            if len(places) > 1:
+                check_order(self._array)
+            return self._kind(item_at(self._array, place) for place in places)
+        except Mismatch as exc:
+            raise self.origin.refused(exc) from None
 
     def _read(self, place: int) -> Any:
         try:
@@ -104,6 +115,9 @@ class RowList(_Located, Sequence[T]):
         if getattr(others, "_kind", self._kind) is not self._kind or len(self) != len(others):
             return False
         return all(mine == its for mine, its in zip(self, others, strict=True))
+
+    def __hash__(self) -> int:
+        return hash(self.__aster_materialize__() if self._kind is tuple else list[Any]())  # which says that lists have none
 
     def _plain(self, depth: int) -> Any:
         return self._kind(array_items(self._array, depth))
@@ -212,7 +226,7 @@ def hashable(items: Iterator[T]) -> Iterator[T]:
     """The items, which a set or dict is to be made of, unless too many have one hash."""
     tally = HashTally()
     for place, item in enumerate(items):
-        if type(item) is not str:  # whose hash is salted
+        if type(item) not in _FEW_ALIKE:
             try:
                 tally.add(item, hash(item))
             except ValueError as exc:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from aster.codec.lazy import MATERIALIZE, materialize
 from aster.codec.row.cells import Cell, ReadRegion
@@ -22,7 +22,7 @@ __all__ = ["ROW", "Origin", "RowReader", "copied", "view_class", "view_setter"]
 
 T = TypeVar("T")
 
-ROW = "_aster_row"
+ROW = "__aster_row__"
 """The attribute of a view that has the buffer, the region, and who reads it."""
 
 _COMPARISONS = ("__lt__", "__le__", "__gt__", "__ge__")
@@ -77,7 +77,10 @@ def view_class(cls: type[Any]) -> type[Any]:
     """The class of the views of a dataclass."""
 
     def __new__(_view_class: type, /, *args: Any, **kwargs: Any) -> Any:
-        return cls(*args, **kwargs)  # for dataclasses.replace and its like: what is made from a view is a value of its own
+        # For dataclasses.replace and its like: what is made from a view is a value of its own.
+        if not (args or kwargs):
+            return _empty(cls)
+        return cls(*map(materialize, args), **{name: materialize(value) for name, value in kwargs.items()})
 
     def __setattr__(self: object, name: str, value: object) -> NoReturn:
         raise AttributeError(f"cannot set {name!r}: this {short_name(cls)} is a view of a received row; change the copy that aster.materialize(...) makes")
@@ -97,6 +100,8 @@ def view_class(cls: type[Any]) -> type[Any]:
         "__reduce_ex__": _reduce,
         MATERIALIZE: _materialize,
     }
+    if cls.__dictoffset__:
+        namespace["__dict__"] = property(_dict_of)
     if getattr(cls, "__getattr__", None) is None:
         namespace["__getattr__"] = _no_field
     for name in _COMPARISONS:
@@ -107,9 +112,32 @@ def view_class(cls: type[Any]) -> type[Any]:
     return stand_in(cls, namespace)
 
 
+def _empty(cls: type[Any]) -> Any:
+    """What ``type(view)()`` gives, and ``__new__`` to those who then fill it in."""
+    try:
+        return cls()
+    except TypeError:
+        return object.__new__(cls)
+
+
+def _dict_of(self: Any) -> dict[str, Any]:
+    """The instance's own dict, in which cached properties are kept, with the fields in it for those who look for them there."""
+    cls = self.__aster_row__[3].origin.cls
+    own: dict[str, Any] = _found(cls, "__dict__").__get__(self)
+    for field in dataclasses.fields(cls):
+        if field.name not in own:
+            own[field.name] = getattr(self, field.name)
+    return own
+
+
+def _found(cls: type[Any], name: str) -> Any:
+    """What stands under a name in a class or its bases, as it stands there."""
+    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+
+
 def _field(place: int, name: str) -> property:
     def read(self: Any) -> Any:
-        buffer, start, stop, reader = self._aster_row
+        buffer, start, stop, reader = self.__aster_row__
         try:
             return reader.fields[place](buffer, start, stop, None)
         except Mismatch as exc:
@@ -120,7 +148,7 @@ def _field(place: int, name: str) -> property:
 
 
 def _materialize(self: Any) -> Any:
-    buffer, start, stop, reader = self._aster_row
+    buffer, start, stop, reader = self.__aster_row__
     try:
         return reader.read(buffer, start, stop, 0)
     except Mismatch as exc:
@@ -148,7 +176,7 @@ def _repr_of(self: Any) -> str:
     try:
         return repr(_materialize(self))
     except DecodeError as exc:  # debuggers and logs are to show the rest of what they show
-        return f"<unreadable {short_name(self._aster_row[3].origin.cls)}: {exc}>"
+        return f"<unreadable {short_name(self.__aster_row__[3].origin.cls)}: {exc}>"
 
 
 def _reduce(self: Any, _protocol: object) -> Any:
@@ -161,6 +189,9 @@ def copied(value: T) -> T:
 
 
 def _no_field(self: Any, name: str) -> NoReturn:
-    cls = short_name(self._aster_row[3].origin.cls)
+    described = _found(cast("type[Any]", type(self)), name)
+    if hasattr(described, "__get__"):  # a property whose own AttributeError has led here: once more, to show that one
+        described.__get__(self, type(self))
+    cls = short_name(self.__aster_row__[3].origin.cls)
     hint = "" if name.startswith("__") else "; what __post_init__ adds is in the copy that aster.materialize(...) makes"
     raise AttributeError(f"{cls!r} object has no attribute {name!r}: it is a view of a received row, which has the fields of its class{hint}")

@@ -50,7 +50,7 @@ def walked(value: Any) -> Any:
         return {walked(key): walked(item) for key, item in cast("RowMap[Any]", value).items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
-        plain = cls if "_aster_row" not in vars(cls) else cast("type[Any]", cls.__base__)
+        plain = cls if "__aster_row__" not in vars(cls) else cast("type[Any]", cls.__base__)
         made = object.__new__(plain)
         for field in dataclasses.fields(value):
             object.__setattr__(made, field.name, walked(getattr(value, field.name)))

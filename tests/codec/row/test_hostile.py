@@ -167,10 +167,12 @@ _MANY = Many(["abcdefgh", "b", "c"], [Node("x"), Node("y")], [["p"], ["q"]], {"k
 _READ_ALL: dict[str, Callable[[Any], object]] = {
     "list": list,
     "materialize": materialize,
-    "equality": lambda items: items == list(items[:1]) * len(items),
+    "equality": lambda items: items == [items[0]] * len(items),
     "reversed": lambda items: list(reversed(items)),
     "count": lambda items: items.count(None),
     "index": lambda items: items.index(None),
+    "slice": lambda items: items[:2],
+    "reversed slice": lambda items: items[::-1],
 }
 
 

@@ -160,6 +160,62 @@ class Thing:
     name: str
 
 
+def test_what_is_made_from_it_is_plain_all_the_way_down() -> None:
+    view = view_of(ORDER)
+    replaced = dataclasses.replace(view, number=8)
+    assert [type(replaced.lines), type(replaced.lines[0]), type(replaced.notes)] == [list, Line, dict]
+    assert [type(each) for each in materialize(view.pair)] == [int, Line]
+    assert [type(each) for each in materialize(view.lines[1:])] == [Line, Line]
+
+
+@dataclass
+class Cloning:
+    """Makes copies of itself by hand, as much code does."""
+
+    number: int = 0
+    many: list[int] = field(default_factory=list[int])
+
+    def clone(self) -> Cloning:
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Cloning:
+        made = type(self).__new__(type(self))
+        for name, value in self.__dict__.items():
+            setattr(made, name, copy.deepcopy(value, memo))
+        return made
+
+    @functools.cached_property
+    def counted(self) -> int:
+        return len(self.many)
+
+
+def test_code_that_looks_into_the_dict_of_an_instance_finds_the_fields() -> None:
+    view = view_of(Cloning(7, [1, 2]))
+    assert vars(view) == {"number": 7, "many": [1, 2]}
+    assert view.counted == 2
+    assert vars(view)["counted"] == 2  # kept there, as it is in an instance
+    for made in (view.clone(), copy.deepcopy(view), type(view)()):
+        assert type(made) is Cloning
+    assert view.clone() == copy.deepcopy(view) == Cloning(7, [1, 2])
+    assert not hasattr(view_of(Slotted("x", [1])), "__dict__")
+
+
+@dataclass
+class Failing:
+    number: int = 0
+
+    @property
+    def broken(self) -> int:
+        return self._made_later  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+
+
+def test_an_attribute_that_a_property_misses_is_the_one_that_is_named() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute '_made_later'.*what __post_init__ adds"):
+        _ = view_of(Failing(1)).broken
+
+
 def test_comparisons_and_hashes_are_those_of_the_class() -> None:
     low, high = view_of(Ranked(1, "a")), view_of(Ranked(2, "a"))
     assert low < high and low <= Ranked(1, "a") and Ranked(3, "") > high and high >= low  # noqa: PT018  # one order
@@ -283,6 +339,7 @@ def test_a_list_equals_lists_and_a_tuple_equals_tuples() -> None:
     view = view_of(Both([1, 2], (1, 2)), codec_of(Both))
     assert view.many == [1, 2] == view.many
     assert view.path == (1, 2) == view.path
+    assert hash(view.path) == hash((1, 2))
     assert view.many != (1, 2)
     assert view.path != [1, 2]
     assert view.many != view.path
