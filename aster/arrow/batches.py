@@ -186,10 +186,23 @@ class _BatchMaker:
         return pa.RecordBatch.from_arrays(arrays_of(self._columns, rows), schema=self.schema)
 
     def _first_refused(self, rows: Sequence[Any]) -> tuple[int, Mismatch | DecodeError] | None:
-        """The first row that is refused alone too, and why: a whole column does not tell which value it was. Slow, and so for errors only."""
-        for place, row in enumerate(rows):
-            try:
-                self._batch([row])
-            except (Mismatch, DecodeError) as exc:
-                return place, exc
+        """The first row that is refused alone too, and why: a whole column does not tell which value it was.
+
+        By halves, so that all of it makes no more rows than the batch has: a peer may send a bad row in each.
+        """
+        first, end = 0, len(rows)
+        while end - first > 1:
+            middle = (first + end) // 2
+            if self._refusal(rows[first:middle]) is None:
+                first = middle
+            else:
+                end = middle
+        fault = self._refusal(rows[first:end])
+        return None if fault is None else (first, fault)
+
+    def _refusal(self, rows: Sequence[Any]) -> Mismatch | DecodeError | None:
+        try:
+            self._batch(rows)
+        except (Mismatch, DecodeError) as exc:
+            return exc
         return None

@@ -12,9 +12,12 @@ from enum import Enum
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import aster
 from aster.arrow import arrow_schema, record_batches
+from aster.arrow.columns import arrays_of
 from aster.arrow.engine import pa
 from tests.arrow.rows import Given, all_batches, gather, views_of
 from tests.codec.models import Color, Empty, Tree
@@ -259,6 +262,35 @@ async def test_a_schema_that_allows_null_does_not_make_a_field_optional() -> Non
         await all_batches([row], Order, schema=pa.schema([("number", pa.int64())]))
 
 
+@dataclass
+class Number:
+    number: int
+
+
+@given(st.integers(1, 300), st.sets(st.integers(0, 299), min_size=1, max_size=3))
+async def test_the_first_row_that_is_refused_is_named_and_found_in_the_time_of_one_batch_more(count: int, bad: set[int]) -> None:
+    places = sorted({place % count for place in bad})
+    rows = [Number(200 if place in places else 1) for place in range(count)]
+    made: list[int] = []
+
+    def counting(columns: Any, values: Any) -> Any:
+        made.append(len(values))
+        return arrays_of(columns, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aster.arrow.batches.arrays_of", counting)
+        with pytest.raises(ValueError, match=rf"^row {places[0]} of the stream: Number\.number does not fit in a column of int8: "):
+            await all_batches(rows, Number, size=count, schema=pa.schema([("number", pa.int8())]))
+    assert sum(made) <= 2 * count + 1
+    assert len(made) <= 2 + count.bit_length()
+
+
+async def test_of_several_faults_the_one_of_the_first_row_is_told() -> None:
+    rows = [Order(), replace(Order(), note=1), replace(Order(), number="1"), Line()]
+    with pytest.raises(TypeError, match=re.escape("row 1 of the stream: Order.note must be str | None, not int")):
+        await all_batches(rows, Order)
+
+
 async def test_a_batch_that_is_too_large_for_arrow_names_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     array = pa.array
 
@@ -282,7 +314,7 @@ async def test_a_batch_that_is_too_large_for_arrow_names_its_rows(monkeypatch: p
 
 def _spoilt(view: Any) -> Any:
     """A view of a row in whose text is no UTF-8."""
-    buffer, start, stop, reader = view._aster_row
+    buffer, start, stop, reader = view.__aster_row__
     return reader.read(buffer.replace(b"spoilt", b"\xffpoilt"), start, stop, None)
 
 
