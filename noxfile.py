@@ -88,7 +88,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Feed a million hostile inputs to every layer; ``-- --coverage --target NAME`` has atheris look for new ones."""
+    """Feed 1.3 million hostile inputs to every layer; ``-- --coverage --target NAME`` has atheris look for new ones."""
     session.install("-e", ".[test]")
     if "--coverage" in session.posargs:
         session.install("atheris==3.0.0")

@@ -17,8 +17,8 @@ from aster._entrance import DECISION_TIME
 from aster._protocol import frames
 from aster.codec import engine as codec_engine
 from aster.codec import fields, fory, hints, serializers, walk
+from aster.codec.row import cells, schema
 from aster.codec.row import codec as row_codec
-from aster.codec.row import schema
 from aster.transports.base import ConnectionOptions
 from aster.transports.quic import admission, bounds, turns
 
@@ -68,6 +68,7 @@ _NUMBERS: Mapping[str, str] = {
     "a schema of rows, in [ROW](rows.md)": _size(schema.MAX_SCHEMA_BYTES),
     "types inside each other in a field of such a schema": f"{schema.MAX_TYPE_DEPTH}",
     "schemas of peers that are remembered, for each type of message": _size(row_codec.MAX_REMEMBERED),
+    "fields that `aster.materialize` fills in because the peer's rows do not have them": f"{cells.FREE_DEFAULTS:,}, and one for each 4 bytes of the row",
     "details of an error": f"{frames.MAX_DETAILS}",
     "why a client leaves a session, in its own words": _size(frames.CHUNK_SIZE),
     "calls and sessions that wait for one service": f"{_gate.MAX_WAITING:,}",

@@ -44,6 +44,7 @@ class Figures:
         warm_blocks: Python's blocks of memory after the warm-up.
         blocks: how many more there were at the end.
         level: the highest level of what was logged.
+        notes: what else the target tells.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Figures:
     warm_blocks: int = 0
     blocks: int = 0
     level: int = logging.NOTSET
+    notes: str = ""
 
 
 class _Watch(logging.Handler):
@@ -111,6 +113,7 @@ def _measure(target: Target, seed: int, inputs: range, watch: _Watch, progress: 
     figures.growth = _resident_now() - figures.warm
     figures.blocks = sys.getallocatedblocks() - figures.warm_blocks
     figures.level = watch.highest
+    figures.notes = target.notes()
     return figures
 
 

@@ -40,7 +40,8 @@ def table(targets: Sequence[Target], figures: Sequence[Figures]) -> str:
     spent = sum(shown.seconds for shown in figures)
     level = logging.getLevelName(max(shown.level for shown in figures))
     machine = f"{platform.python_implementation()} {platform.python_version()}, {platform.system()}"
-    return "\n".join([*lines, "", f"{machine}; {spent:.0f} s of processor time; the highest level of the log: {level}."])
+    notes = [f"{target.layer}: {shown.notes}." for target, shown in zip(targets, figures, strict=True) if shown.notes]
+    return "\n".join([*lines, "", f"{machine}; {spent:.0f} s of processor time; the highest level of the log: {level}.", *notes])
 
 
 def _row(layer: str, inputs: int, growth: int, blocks: int, slowest: float, outcomes: str) -> str:

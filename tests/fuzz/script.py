@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-__all__ = ["Script", "chunk", "entry"]
+__all__ = ["Script", "chunk", "entry", "long_chunk"]
 
 _MOST_STEPS = 64
 """Steps of a program. A mutation can turn the bytes of a long piece into steps that do nothing; tens of thousands of them prove nothing and take long."""
@@ -43,6 +43,12 @@ class Script:
         self._position = start + self.number()
         return self._data[start : self._position]
 
+    def long_chunk(self) -> bytes:
+        """The same with a count of three bytes."""
+        start = self._position + 3
+        self._position = start + (self.byte() << 16 | self.number())
+        return self._data[start : self._position]
+
     def rest(self) -> bytes:
         """All that is left."""
         start, self._position = self._position, len(self._data)
@@ -53,6 +59,11 @@ def chunk(data: bytes) -> bytes:
     """What ``Script.chunk`` reads as ``data``, cut to what its count can say."""
     data = data[:0xFFFF]
     return len(data).to_bytes(2, "big") + data
+
+
+def long_chunk(data: bytes) -> bytes:
+    """What ``Script.long_chunk`` reads as ``data``."""
+    return len(data).to_bytes(3, "big") + data
 
 
 def entry(name: str, names: Sequence[str]) -> bytes:

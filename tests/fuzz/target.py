@@ -33,6 +33,8 @@ class Target:
         share: its part of the inputs of a run over all targets.
         cost: milliseconds that an input takes, about; only to put what takes long first.
         batch: how many inputs one world is for: they meet what those before them have left. Whoever wants to see one of them again must repeat the batch.
+        untouched: eighths of the inputs that go as they were drawn; the others are mutated, most of them near their beginnings.
+        notes: what else is to be told of a run, by the process in which it was.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Target:
     share: int
     cost: float
     batch: int = 1 << 30
+    untouched: int = 2
+    notes: Callable[[], str] = str
 
 
 @cache
@@ -60,4 +64,4 @@ def input_of(target: Target, seed: int, index: int) -> bytes:
     chance = random.Random(f"{target.name}/{seed}/{index}")
     kind = chance.randrange(8)
     data = chance.choice(corpus) if kind == 0 and corpus else target.make(chance)
-    return data if kind in (1, 2) else mutated(data, corpus, chance)
+    return data if 1 <= kind <= target.untouched else mutated(data, corpus, chance)

@@ -1,4 +1,4 @@
-"""A little of the fuzzer at each run of the tests: the corpus, and the first inputs of one seed. ``python -m tests.fuzz`` feeds a million."""
+"""A little of the fuzzer at each run of the tests: the corpus, and the first inputs of one seed. ``python -m tests.fuzz`` feeds 1.3 million."""
 
 from __future__ import annotations
 
@@ -34,9 +34,12 @@ _INPUTS = {
     "contracts": 2_000,
     "xlang": 4_000,
     "native": 4_000,
+    "row": 1_500,
     "datagrams": 384,
     "connection": 700,
     "connection on trio": 500,
+    "live rows": 800,
+    "live rows on trio": 500,
 }
 
 
@@ -54,7 +57,7 @@ def test_every_target_has_a_corpus(name: str) -> None:
     assert corpus_of(TARGETS[name].corpus)
 
 
-@pytest.mark.parametrize("name", ["frames", "calls", "sessions", "xlang", "native"])
+@pytest.mark.parametrize("name", ["frames", "calls", "sessions", "xlang", "native", "row"])
 def test_what_an_input_took_is_given_back_at_once_and_not_by_the_garbage_collector(name: str) -> None:
     target = TARGETS[name]
     with target.open() as run:
@@ -153,13 +156,16 @@ def test_a_run_over_many_inputs_is_judged_as_a_whole(changes: dict[str, Any], fa
 
 def test_the_table_of_a_run_has_a_row_for_each_layer_and_one_for_all() -> None:
     names = ["xlang", "native"]
-    figures = [Figures(name, inputs=1_500, growth=5_000_000 * number, outcomes=Counter(value=1_500)) for number, name in enumerate(names)]
+    figures = [
+        Figures(name, inputs=1_500, growth=5_000_000 * number, outcomes=Counter(value=1_500), notes="fast" * number) for number, name in enumerate(names)
+    ]
     rows = table([TARGETS[name] for name in names], figures).splitlines()
     assert rows[2:5] == [
         "| payloads, XLANG | 1,500 | +0.0 MB | +0 | 0 ms | value 1,500 |",
         "| payloads, NATIVE | 1,500 | +5.0 MB | +0 | 0 ms | value 1,500 |",
         "| all | 3,000 | +5.0 MB | +0 | 0 ms | nothing else |",
     ]
+    assert rows[-1] == "payloads, NATIVE: fast."
 
 
 @pytest.mark.parametrize(("found", "code"), [("it went wrong", 1), ("", 0)], ids=["something", "nothing"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aster.codec.fields import default_of
-from aster.codec.row.cells import Cell, CheckRegion, FixedCell, ReadRegion, VariableCell, array_items, array_of, layout_check, malformed, map_parts
+from aster.codec.row.cells import Cell, CheckRegion, FixedCell, Making, ReadRegion, VariableCell, array_items, array_of, layout_check, malformed, map_parts
 from aster.codec.row.containers import RowList, RowMap, hashable, plain_map
 from aster.codec.row.readers import bytes_reader, checked, even_tuple, field_reader, member_named, mixed_tuple, read_text, slot_of, union_reader
 from aster.codec.row.scalars import FIXED, VARIABLE
@@ -81,21 +81,28 @@ class StructReader:
     steps: tuple[tuple[str, ReadRegion], ...] = ()
     made: tuple[int, ...] = ()
     """The places of fields that the peer does not send and whose defaults are made by factories."""
+    lacking: int = 0
+    """How many fields the peer does not send."""
     post_init: Callable[[Any], None] | None = None
 
-    def read(self, buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
+    def read(self, buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
         """What is in a region, as a view or as a plain instance."""
         self.check(buffer, start, stop)
-        if depth is None:
+        if making is None:
             view = object.__new__(self.view)
             self.show(view, (buffer, start, stop, self if not self.made else self._for_one_view()))
             return view
-        if depth > MAX_NESTING:
+        if making.depth > MAX_NESTING:
             malformed(f"is nested more than {MAX_NESTING} deep")
+        making.free -= self.lacking
+        if making.free < 0:
+            malformed("has too many fields that its peer does not send; read the view of it instead, or update the peer")
+        making.depth += 1
         value = object.__new__(self.origin.cls)
         keep = object.__setattr__  # what the class does about attributes is not for this
         for name, read in self.steps:
-            keep(value, name, read(buffer, start, stop, depth))
+            keep(value, name, read(buffer, start, stop, making))
+        making.depth -= 1
         if self.post_init is not None:
             try:
                 self.post_init(value)
@@ -117,9 +124,9 @@ class StructReader:
 def _kept(read: ReadRegion) -> ReadRegion:
     found: list[Any] = []
 
-    def run(buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
+    def run(buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
         if not found:
-            found.append(read(buffer, start, stop, depth))
+            found.append(read(buffer, start, stop, making))
         return found[0]
 
     return run
@@ -127,7 +134,7 @@ def _kept(read: ReadRegion) -> ReadRegion:
 
 def _copied(read: ReadRegion) -> ReadRegion:
     """For plain values, which are their owner's: two of them share no list."""
-    return lambda buffer, start, stop, depth: copy.deepcopy(read(buffer, start, stop, depth))
+    return lambda buffer, start, stop, making: copy.deepcopy(read(buffer, start, stop, making))
 
 
 class _Binding:
@@ -175,6 +182,7 @@ class _Binding:
                 if own[field.name].default_factory is not dataclasses.MISSING:
                     made.append(len(steps) - 1)
         reader.slots, reader.steps, reader.fields, reader.made = slots, tuple(steps), tuple(read for _, read in steps), tuple(made)
+        reader.lacking = len(steps) - len(slots)
         reader.post_init = getattr(cls, "__post_init__", None)
 
     def _field(self, cls: type, field: FieldShape, theirs: RowType) -> Cell:
@@ -258,7 +266,7 @@ class _Binding:
         if not self._looks_like(theirs, Message(cls)):
             raise _Changed
         reader = self.struct(theirs.struct, cls)
-        return lambda buffer, start, stop, depth: reader.read(buffer, start, stop, None if depth is None else depth + 1)
+        return reader.read
 
     def _values(self, theirs: RowType, kind: str, item: Shape) -> ReadRegion:
         made, is_sequence = _MADE[kind], kind in _SEQUENCES
@@ -267,12 +275,12 @@ class _Binding:
         origin = self._origin
         cell = self._inside(theirs.inside[0], item)
 
-        def read_sequence(buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
+        def read_sequence(buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
             array = array_of(buffer, start, stop, cell)
-            return RowList[Any](array, made, origin) if depth is None else made(array_items(array, depth))
+            return RowList[Any](array, made, origin) if making is None else made(array_items(array, making))
 
-        def read_set(buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
-            return made(hashable(array_items(array_of(buffer, start, stop, cell), depth or 0)))
+        def read_set(buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
+            return made(hashable(array_items(array_of(buffer, start, stop, cell), making or Making(stop - start))))
 
         return read_sequence if is_sequence else read_set
 
@@ -296,9 +304,9 @@ class _Binding:
         origin = self._origin
         keys, values = self._inside(theirs.inside[0], key), self._inside(theirs.inside[1], value)
 
-        def read(buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
+        def read(buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
             parts = map_parts(buffer, start, stop, keys, values)
-            return RowMap[Any](*parts, origin) if depth is None else plain_map(*parts, depth)
+            return RowMap[Any](*parts, origin) if making is None else plain_map(*parts, making)
 
         return read
 
@@ -318,5 +326,5 @@ def _default_reader(cls: type, field: dataclasses.Field[Any], shape: Shape) -> R
     if default is None:
         if not isinstance(shape, Optional):
             raise DecodeError(f"the peer's rows have no {short_name(cls)}.{field.name}, which has no default: give it one here, or send it there")
-        return lambda _buffer, _start, _stop, _depth: None
-    return lambda _buffer, _start, _stop, _depth: default()
+        return lambda _buffer, _start, _stop, _making: None
+    return lambda _buffer, _start, _stop, _making: default()

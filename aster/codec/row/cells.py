@@ -16,10 +16,12 @@ from aster.codec.row.writer import bitmap_bytes
 from aster.codec.walk import Mismatch
 
 __all__ = [
+    "FREE_DEFAULTS",
     "ArrayCell",
     "Cell",
     "CheckRegion",
     "FixedCell",
+    "Making",
     "ReadRegion",
     "VariableCell",
     "array_items",
@@ -33,8 +35,28 @@ __all__ = [
     "read_slot",
 ]
 
-ReadRegion: TypeAlias = Callable[[bytes, int, int, int | None], Any]
-"""Called with a buffer, the start and stop of a region, and how to read it: lazily (``None``), or whole (how many dataclasses are around)."""
+FREE_DEFAULTS = 4_096
+"""Fields that a plain value may have filled in though no byte of its row stands for them, besides one for each four bytes. A peer's class may have fewer fields
+than ours, and its rows none at all: of 4 MB of these each instance of a hundred fields with defaults would take a hundred times its bytes."""
+
+
+class Making:
+    """A plain value that is being made.
+
+    Attributes:
+        depth: how many dataclasses are around.
+        free: how many fields may still be filled in that the peer does not send.
+    """
+
+    __slots__ = ("depth", "free")
+
+    def __init__(self, size: int) -> None:
+        self.depth = 0
+        self.free = FREE_DEFAULTS + size // 4
+
+
+ReadRegion: TypeAlias = Callable[[bytes, int, int, Making | None], Any]
+"""Called with a buffer, the start and stop of a region, and how to read it: lazily (``None``), or as a part of a plain value."""
 
 CheckRegion: TypeAlias = Callable[[bytes, int, int], None]
 
@@ -181,7 +203,7 @@ def array_of(buffer: bytes, start: int, stop: int, cell: Cell) -> ArrayCell:
     return ArrayCell(buffer, start, stop, count, data, cell)
 
 
-def item_at(array: ArrayCell, place: int, depth: int | None = None) -> Any:
+def item_at(array: ArrayCell, place: int, making: Making | None = None) -> Any:
     """One element; ``place`` is one of its places."""
     buffer, start, cell = array.buffer, array.start, array.cell
     try:
@@ -194,13 +216,13 @@ def item_at(array: ArrayCell, place: int, depth: int | None = None) -> Any:
         at = start + offset
         if at + size > array.stop:
             _beyond(at + size - array.stop)
-        return cell.read(buffer, at, at + size, depth)
+        return cell.read(buffer, at, at + size, making)
     except Mismatch as exc:
         exc.path.append(f"[{place}]")
         raise
 
 
-def array_items(array: ArrayCell, depth: int | None = None) -> Iterator[Any]:
+def array_items(array: ArrayCell, making: Making | None = None) -> Iterator[Any]:
     """All elements in turn."""
     cell = array.cell
     has_nulls = bool(array.buffer[array.start + 8 : array.data].strip(b"\0"))
@@ -208,8 +230,8 @@ def array_items(array: ArrayCell, depth: int | None = None) -> Iterator[Any]:
         malformed(f"has a null element, and must have {cell.expected} only")
     bits = array.start + 8 if has_nulls else None
     if isinstance(cell, FixedCell):
-        return _fixed_items(array, cell, bits, at_once=depth is not None)
-    return _variable_items(array, cell.read, bits, depth)
+        return _fixed_items(array, cell, bits, at_once=making is not None)
+    return _variable_items(array, cell.read, bits, making)
 
 
 def _fixed_items(array: ArrayCell, cell: FixedCell, bits: int | None, *, at_once: bool) -> Iterator[Any]:
@@ -240,7 +262,7 @@ def _fixed_items(array: ArrayCell, cell: FixedCell, bits: int | None, *, at_once
     return items()
 
 
-def _variable_items(array: ArrayCell, read: ReadRegion, bits: int | None, depth: int | None) -> Iterator[Any]:
+def _variable_items(array: ArrayCell, read: ReadRegion, bits: int | None, making: Making | None) -> Iterator[Any]:
     buffer, start, stop = array.buffer, array.start, array.stop
     end = array.data + 8 * array.count
     for place, (size, offset) in enumerate(struct.iter_unpack("<II", memoryview(buffer)[array.data : end])):
@@ -254,7 +276,7 @@ def _variable_items(array: ArrayCell, read: ReadRegion, bits: int | None, depth:
             end = at + size
             if end > stop:
                 _beyond(end - stop)
-            value = read(buffer, at, at + size, depth)
+            value = read(buffer, at, at + size, making)
         except Mismatch as exc:
             exc.path.append(f"[{place}]")
             raise
@@ -268,7 +290,7 @@ def check_order(array: ArrayCell) -> None:
             pass
 
 
-def _nothing(_buffer: bytes, _start: int, _stop: int, _depth: int | None) -> None:
+def _nothing(_buffer: bytes, _start: int, _stop: int, _making: Making | None) -> None:
     return None
 
 

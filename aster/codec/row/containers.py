@@ -8,7 +8,7 @@ from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
 from typing import Any, TypeVar, cast, overload
 
 from aster.codec.lazy import materialize
-from aster.codec.row.cells import ArrayCell, array_items, check_order, item_at
+from aster.codec.row.cells import ArrayCell, Making, array_items, check_order, item_at
 from aster.codec.row.views import Origin, copied
 from aster.codec.serializers import HashTally
 from aster.codec.walk import Mismatch
@@ -31,12 +31,15 @@ class _Located:
 
     origin: Origin
 
-    def _plain(self, depth: int) -> Any:
+    def _plain(self, making: Making) -> Any:
+        raise NotImplementedError
+
+    def _size(self) -> int:
         raise NotImplementedError
 
     def __aster_materialize__(self) -> Any:
         try:
-            return self._plain(0)
+            return self._plain(Making(self._size()))
         except Mismatch as exc:
             raise self.origin.refused(exc) from None
 
@@ -119,8 +122,11 @@ class RowList(_Located, Sequence[T]):
     def __hash__(self) -> int:
         return hash(self.__aster_materialize__() if self._kind is tuple else list[Any]())  # which says that lists have none
 
-    def _plain(self, depth: int) -> Any:
-        return self._kind(array_items(self._array, depth))
+    def _plain(self, making: Making) -> Any:
+        return self._kind(array_items(self._array, making))
+
+    def _size(self) -> int:
+        return self._array.stop - self._array.start
 
     def slot(self, index: int) -> tuple[ArrayCell, int]:
         """The array that an element is in, and its place there."""
@@ -149,7 +155,7 @@ class RowMap(_Located, Mapping[Any, T]):
     def _index(self) -> dict[Any, int]:
         if self._places is None:
             try:
-                keys = list(hashable(array_items(self._keys, 0)))
+                keys = list(hashable(array_items(self._keys, Making(self._size()))))
                 self._places = {key: place for place, key in enumerate(keys)}
                 _refuse_duplicates(keys, self._places)
             except Mismatch as exc:
@@ -191,8 +197,11 @@ class RowMap(_Located, Mapping[Any, T]):
             return NotImplemented
         return dict(self.in_turn()) == dict(cast("Mapping[Any, Any]", other).items())
 
-    def _plain(self, depth: int) -> Any:
-        return plain_map(self._keys, self._values, depth)
+    def _plain(self, making: Making) -> Any:
+        return plain_map(self._keys, self._values, making)
+
+    def _size(self) -> int:
+        return self._values.stop - self._keys.start
 
     def slot(self, key: Any) -> tuple[ArrayCell, int]:
         """The array that a value is in, and its place there."""
@@ -214,10 +223,10 @@ class _Values(ValuesView[Any]):
             yield value
 
 
-def plain_map(keys: ArrayCell, values: ArrayCell, depth: int) -> dict[Any, Any]:
+def plain_map(keys: ArrayCell, values: ArrayCell, making: Making) -> dict[Any, Any]:
     """The dict of a map that was found in a buffer."""
-    read = list(hashable(array_items(keys, depth)))
-    plain = dict(zip(read, array_items(values, depth), strict=True))
+    read = list(hashable(array_items(keys, making)))
+    plain = dict(zip(read, array_items(values, making), strict=True))
     _refuse_duplicates(read, plain)
     return plain
 

@@ -8,7 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from aster.codec.row.cells import Cell, FixedCell, ReadRegion, VariableCell, array_of, check_order, item_at, layout_check, malformed, read_slot
+from aster.codec.row.cells import (
+    Cell,
+    FixedCell,
+    Making,
+    ReadRegion,
+    VariableCell,
+    array_of,
+    check_order,
+    item_at,
+    layout_check,
+    malformed,
+    read_slot,
+)
 from aster.codec.row.writer import bitmap_bytes
 from aster.codec.shapes import LiteralOf, Shape
 from aster.codec.walk import Mismatch
@@ -58,11 +70,11 @@ def member_named(cls: type[Enum]) -> Callable[[bytes], Enum]:
 def bytes_reader(convert: Callable[[bytes], Any] | None) -> ReadRegion:
     """Reads a value that is all of its region."""
     if convert is None:
-        return lambda buffer, start, stop, _depth: buffer[start:stop]
-    return lambda buffer, start, stop, _depth: convert(buffer[start:stop])
+        return lambda buffer, start, stop, _making: buffer[start:stop]
+    return lambda buffer, start, stop, _making: convert(buffer[start:stop])
 
 
-def read_text(buffer: bytes, start: int, stop: int, _depth: int | None) -> str:
+def read_text(buffer: bytes, start: int, stop: int, _making: Making | None) -> str:
     """A string; a function of its own, since nothing is read more often."""
     try:
         return buffer[start:stop].decode()
@@ -79,7 +91,7 @@ def field_reader(step: str, place: int, slot: int, cell: Cell) -> ReadRegion:
     if isinstance(cell, FixedCell):
         unpack, convert = struct.Struct(f"<{cell.code}").unpack_from, cell.convert
 
-        def read_fixed(buffer: bytes, start: int, _stop: int, _depth: int | None) -> Any:
+        def read_fixed(buffer: bytes, start: int, _stop: int, _making: Making | None) -> Any:
             try:
                 if buffer[start + byte] & bit:
                     return _null(cell)
@@ -92,13 +104,13 @@ def field_reader(step: str, place: int, slot: int, cell: Cell) -> ReadRegion:
         return read_fixed
     region = cell.read
 
-    def read_variable(buffer: bytes, start: int, _stop: int, depth: int | None) -> Any:
+    def read_variable(buffer: bytes, start: int, _stop: int, making: Making | None) -> Any:
         try:
             if buffer[start + byte] & bit:
                 return _null(cell)
             size, offset = read_slot(buffer, start + slot)
             at = start + offset
-            return region(buffer, at, at + size, depth)
+            return region(buffer, at, at + size, making)
         except Mismatch as exc:
             exc.path.append(step)
             raise
@@ -120,12 +132,12 @@ def even_tuple(cells: Sequence[Cell]) -> ReadRegion:
     Each item has a cell of its own, since the items need not be alike here: of ``tuple[Color, Literal[Color.RED]]`` one takes more than the other.
     """
 
-    def read(buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
+    def read(buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
         arrays = [array_of(buffer, start, stop, cell) for cell in cells]
         if arrays[0].count != len(arrays):
             malformed(f"has {arrays[0].count} items, and must have {len(arrays)}")
         check_order(arrays[0])
-        return tuple[Any, ...](item_at(array, place, depth) for place, array in enumerate(arrays))
+        return tuple[Any, ...](item_at(array, place, making) for place, array in enumerate(arrays))
 
     return read
 
@@ -135,9 +147,9 @@ def mixed_tuple(cells: Sequence[Cell]) -> ReadRegion:
     check = layout_check(len(cells), [place for place, cell in enumerate(cells) if isinstance(cell, VariableCell)])
     items = [field_reader(f"[{place}]", place, slot_of(place, len(cells)), cell) for place, cell in enumerate(cells)]
 
-    def read(buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
+    def read(buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
         check(buffer, start, stop)
-        return tuple[Any, ...](item(buffer, start, stop, depth) for item in items)
+        return tuple[Any, ...](item(buffer, start, stop, making) for item in items)
 
     return read
 
@@ -149,11 +161,11 @@ def union_reader(cells: Sequence[Cell]) -> ReadRegion:
     bitmap = bitmap_bytes(len(cells))
     all_null = (1 << len(cells)) - 1
 
-    def read(buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
+    def read(buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
         check(buffer, start, stop)
         present = ~int.from_bytes(buffer[start : start + bitmap], "little") & all_null
         if not present or present & (present - 1):
             malformed(f"must have one member of its union, not {present.bit_count()}")
-        return members[present.bit_length() - 1](buffer, start, stop, depth)
+        return members[present.bit_length() - 1](buffer, start, stop, making)
 
     return read

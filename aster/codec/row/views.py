@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from aster.codec.lazy import MATERIALIZE, materialize
-from aster.codec.row.cells import Cell, ReadRegion
+from aster.codec.row.cells import Cell, Making, ReadRegion
 from aster.codec.stand_ins import stand_in
 from aster.codec.tags import short_name
 from aster.codec.walk import Mismatch
@@ -63,7 +63,7 @@ class RowReader(Protocol):
     fields: tuple[ReadRegion, ...]
     slots: Mapping[str, tuple[int, int, Cell]]
 
-    def read(self, buffer: bytes, start: int, stop: int, depth: int | None) -> Any:
+    def read(self, buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
         """A view or a plain instance."""
         ...
 
@@ -150,7 +150,7 @@ def _field(place: int, name: str) -> property:
 def _materialize(self: Any) -> Any:
     buffer, start, stop, reader = self.__aster_row__
     try:
-        return reader.read(buffer, start, stop, 0)
+        return reader.read(buffer, start, stop, Making(stop - start))
     except Mismatch as exc:
         raise reader.origin.refused(exc) from None
 

@@ -20,8 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aster.codec import buffer_of, make_codec, materialize
+from aster.codec import auto_tag, buffer_of, make_codec, materialize
 from aster.codec.row import RowCodec
+from aster.codec.row.cells import FREE_DEFAULTS, Making
 from aster.codec.serializers import MAX_COLLISIONS
 from aster.codec.walk import MAX_NESTING, Mismatch
 from aster.errors import DecodeError
@@ -80,11 +81,11 @@ def test_nothing_outside_a_row_is_read(data: st.DataObject) -> None:
     random_ = random.Random(data.draw(st.integers(0, 2**32)))
     for _ in range(20):
         row = spoilt(good, random_)
-        for depth in (None, 0):
+        for making in (None, Making(len(row))):
             found: list[Any] = []
             for guard in (b"", b"\0" * 4096, b"\xff" * 4096, random_.randbytes(4096)):
                 try:
-                    found.append(walked(reader.read(guard + row + guard, len(guard), len(guard) + len(row), depth)))
+                    found.append(walked(reader.read(guard + row + guard, len(guard), len(guard) + len(row), making and Making(len(row)))))
                 except (DecodeError, Mismatch) as exc:
                     found.append(str(exc))
             assert all(identical(found[0], each) for each in found[1:])
@@ -329,6 +330,46 @@ def test_the_bytes_of_an_element_that_ends_outside_of_its_list_are_not_shown() -
     codec, message = _message(Blobs([b"x"], b"secret"), lambda row: row.__setitem__(0, 2))
     with pytest.raises(DecodeError, match="is null at 'none', and must be bytes"):
         buffer_of(codec.decoder(Blobs)(message), "none")
+
+
+@dataclass
+class Filled:
+    """Twelve fields, of which a peer need not send any."""
+
+    a: list[int] = field(default_factory=list[int])
+    b: list[int] = field(default_factory=list[int])
+    c: list[int] = field(default_factory=list[int])
+    d: list[int] = field(default_factory=list[int])
+    e: int = 1
+    f: int = 2
+    g: int = 3
+    h: int = 4
+    i: str | None = None
+    j: str | None = None
+    k: str | None = None
+    l: str | None = None  # noqa: E741  # the twelfth
+
+
+@dataclass
+class ManyFilled:
+    items: list[Filled] = field(default_factory=list[Filled])
+
+
+def test_instances_that_no_bytes_stand_for_are_bounded() -> None:
+    """Each of these takes 24 bytes, for which six fields of default values may be made."""
+    bare: type[Any] = dataclasses.make_dataclass("Bare", [("z", int | None)])
+    theirs: type[Any] = dataclasses.make_dataclass("Theirs", [("items", list[bare])])
+    tags: dict[type, str] = {theirs: auto_tag(ManyFilled), bare: auto_tag(Filled)}
+    encode, decode = make_codec(ROW, tags).encoder(theirs), codec_of(ManyFilled).decoder(ManyFilled)
+    for count in (FREE_DEFAULTS // 6, 10 * FREE_DEFAULTS):
+        view = decode(encode(theirs([bare(None)] * count)))
+        assert len(view.items) == count
+        assert view.items[count - 1].c == []
+        if count < FREE_DEFAULTS:
+            assert materialize(view) == ManyFilled([Filled()] * count)
+        else:
+            with pytest.raises(DecodeError, match="has too many fields that its peer does not send; read the view of it instead"):
+                materialize(view)
 
 
 # Hashes
