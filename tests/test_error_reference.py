@@ -48,7 +48,8 @@ _WRITERS_OF_SOURCE = {"codec/checks.py", "codec/row/writer.py"}
 _INTERNAL: dict[str, tuple[str, ...]] = {
     "the end of messages that have a row": (
         "; what __post_init__ adds is in the copy that aster.materialize(...) makes",
-        "write 'async with client.session(…) as session:', and call 'session' in it",),
+        "write 'async with client.session(…) as session:', and call 'session' in it",
+    ),
     "Python's own words": ("… object has no attribute …", "… index out of range"),
     "what is wrong is put in, and has a row of its own": (
         "address …: …",

@@ -109,6 +109,8 @@ def _encoder(cls: type[T], pool: _Pool, check: Check, walk: Walk) -> Callable[[T
     idle, build = pool.idle, pool.build
 
     def encode(value: T) -> bytes:
+        if type(value) is not cls:
+            value = plain(value)
         try:
             exact = check(value, 0)
         except Exception:  # an attribute that is missing or misbehaves, which the walk then reports
@@ -136,7 +138,6 @@ def _encoder(cls: type[T], pool: _Pool, check: Check, walk: Walk) -> Callable[[T
 
 def _checked(cls: type[T], value: T, walk: Walk) -> T:
     """The value with its conversions made; raises TypeError or ValueError, naming the field."""
-    value = plain(value)
     if type(value) is not cls:
         raise TypeError(f"this call expects a {short_name(cls)}, not {described(value, cls)}")
     try:

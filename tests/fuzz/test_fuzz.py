@@ -57,7 +57,7 @@ def test_every_target_has_a_corpus(name: str) -> None:
     assert corpus_of(TARGETS[name].corpus)
 
 
-@pytest.mark.parametrize("name", ["frames", "calls", "sessions", "xlang", "native", "row"])
+@pytest.mark.parametrize("name", ["frames", "calls", "sessions", "xlang", "native"])
 def test_what_an_input_took_is_given_back_at_once_and_not_by_the_garbage_collector(name: str) -> None:
     target = TARGETS[name]
     with target.open() as run:

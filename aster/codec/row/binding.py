@@ -79,8 +79,7 @@ class StructReader:
     fields: tuple[ReadRegion, ...] = ()
     slots: Mapping[str, tuple[int, int, Cell]] = dataclasses.field(default_factory=dict[str, tuple[int, int, Cell]])
     steps: tuple[tuple[str, ReadRegion], ...] = ()
-    made: tuple[int, ...] = ()
-    """The places of fields that the peer does not send and whose defaults are made by factories."""
+    made: frozenset[str] = frozenset()
     lacking: int = 0
     """How many fields the peer does not send."""
     post_init: Callable[[Any], None] | None = None
@@ -90,7 +89,7 @@ class StructReader:
         self.check(buffer, start, stop)
         if making is None:
             view = object.__new__(self.view)
-            self.show(view, (buffer, start, stop, self if not self.made else self._for_one_view()))
+            self.show(view, (buffer, start, stop, self))
             return view
         if making.depth > MAX_NESTING:
             malformed(f"is nested more than {MAX_NESTING} deep")
@@ -98,10 +97,13 @@ class StructReader:
         if making.free < 0:
             malformed("has too many fields that its peer does not send; read the view of it instead, or update the peer")
         making.depth += 1
+        kept, making.kept = making.kept, {}
         value = object.__new__(self.origin.cls)
         keep = object.__setattr__  # what the class does about attributes is not for this
         for name, read in self.steps:
             keep(value, name, read(buffer, start, stop, making))
+        for name, made in kept.items():  # two plain values share no list
+            keep(value, name, copy.deepcopy(made))
         making.depth -= 1
         if self.post_init is not None:
             try:
@@ -111,30 +113,6 @@ class StructReader:
                 error.is_request = self.origin.is_request
                 raise error from exc
         return value
-
-    def _for_one_view(self) -> StructReader:
-        """The same with what factories make made once, and kept: else a view that has an id by default, say, would not equal itself."""
-        fields, steps = list(self.fields), list(self.steps)
-        for place in self.made:
-            fields[place] = kept = _kept(fields[place])
-            steps[place] = steps[place][0], _copied(kept)
-        return replace(self, fields=tuple(fields), steps=tuple(steps))
-
-
-def _kept(read: ReadRegion) -> ReadRegion:
-    found: list[Any] = []
-
-    def run(buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
-        if not found:
-            found.append(read(buffer, start, stop, making))
-        return found[0]
-
-    return run
-
-
-def _copied(read: ReadRegion) -> ReadRegion:
-    """For plain values, which are their owner's: two of them share no list."""
-    return lambda buffer, start, stop, making: copy.deepcopy(read(buffer, start, stop, making))
 
 
 class _Binding:
@@ -171,7 +149,7 @@ class _Binding:
         own = {field.name: field for field in dataclasses.fields(cls)}
         slots: dict[str, tuple[int, int, Cell]] = {}
         steps: list[tuple[str, ReadRegion]] = []
-        made: list[int] = []
+        made: set[str] = set()
         for field in self._classes.fields[cls]:
             if field.name in sent:
                 place, type_ = sent[field.name]
@@ -180,8 +158,8 @@ class _Binding:
             else:
                 steps.append((field.name, _default_reader(cls, own[field.name], field.shape)))
                 if own[field.name].default_factory is not dataclasses.MISSING:
-                    made.append(len(steps) - 1)
-        reader.slots, reader.steps, reader.fields, reader.made = slots, tuple(steps), tuple(read for _, read in steps), tuple(made)
+                    made.add(field.name)
+        reader.slots, reader.steps, reader.fields, reader.made = slots, tuple(steps), tuple(read for _, read in steps), frozenset(made)
         reader.lacking = len(steps) - len(slots)
         reader.post_init = getattr(cls, "__post_init__", None)
 

@@ -8,7 +8,7 @@ the regions within come one behind the other: what overlaps could be read again 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -46,12 +46,14 @@ class Making:
     Attributes:
         depth: how many dataclasses are around.
         free: how many fields may still be filled in that the peer does not send.
+        kept: the defaults that the view of it has made, by their fields.
     """
 
-    __slots__ = ("depth", "free")
+    __slots__ = ("depth", "free", "kept")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, kept: Mapping[str, Any] | None = None) -> None:
         self.depth = 0
+        self.kept: Mapping[str, Any] = kept or {}
         self.free = FREE_DEFAULTS + size // 4
 
 

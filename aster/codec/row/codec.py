@@ -106,6 +106,8 @@ class RowEncoder:
         Raises:
             TypeError, ValueError: see ``Codec.encoder``.
         """
+        if type(value) is not self._cls:
+            value = plain(value)
         try:
             exact = self._check(value, 0)
         except Exception:  # an attribute that is missing or misbehaves, which the walk then reports
@@ -118,7 +120,6 @@ class RowEncoder:
             raise ValueError(f"no row can hold this {short_name(self._cls)}: {exc}") from exc
 
     def _checked(self, value: Any) -> Any:
-        value = plain(value)
         if type(value) is not self._cls:
             raise TypeError(f"this call expects a {short_name(self._cls)}, not {described(value, self._cls)}")
         try:

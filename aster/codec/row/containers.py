@@ -40,7 +40,7 @@ class _Located:
     def __aster_materialize__(self) -> Any:
         try:
             return self._plain(Making(self._size()))
-        except Mismatch as exc:
+        except (Mismatch, RecursionError) as exc:
             raise self.origin.refused(exc) from None
 
     def __repr__(self) -> str:

@@ -106,7 +106,9 @@ def _time_of(number: int) -> datetime.time:
 
 
 def _timedelta_of(micros: int) -> datetime.timedelta:
-    return datetime.timedelta(microseconds=micros)
+    value = datetime.timedelta(microseconds=micros)
+    _refuse_problem(value)
+    return value
 
 
 def _micros_of(value: datetime.timedelta) -> int:

@@ -18,12 +18,15 @@ from aster.codec.tags import short_name
 from aster.codec.walk import Mismatch
 from aster.errors import DecodeError
 
-__all__ = ["ROW", "Origin", "RowReader", "copied", "view_class", "view_setter"]
+__all__ = ["MADE", "ROW", "Origin", "RowReader", "copied", "view_class", "view_setter"]
 
 T = TypeVar("T")
 
 ROW = "__aster_row__"
 """The attribute of a view that has the buffer, the region, and who reads it."""
+
+MADE = "__aster_made__"
+"""The attribute that has the defaults which the view has made."""
 
 _COMPARISONS = ("__lt__", "__le__", "__gt__", "__ge__")
 
@@ -42,9 +45,11 @@ class Origin:
     field: str
     is_request: bool
 
-    def refused(self, exc: Mismatch) -> DecodeError:
-        """What the user sees of bytes that are no value."""
+    def refused(self, exc: Mismatch | RecursionError) -> DecodeError:
+        """What the user sees of bytes that are no value, or one that is nested too deeply for what is left of the stack."""
         name = short_name(self.cls)
+        if isinstance(exc, RecursionError):
+            exc = Mismatch(ValueError, "is nested too deeply to be read whole from here")
         error = DecodeError(f"the peer sent something that is not a {name}: {exc.describe(name + self.field)}")
         error.is_request = self.is_request
         return error
@@ -56,12 +61,14 @@ class RowReader(Protocol):
     Attributes:
         origin: the class.
         fields: for each field of the class, in the order of definition, what reads it, given the row.
+        made: the fields that the peer does not send and whose defaults are made by factories.
         slots: by name, the place of a field in a row, how far its slot is from the beginning, and what it holds; what the peer does not send is absent.
     """
 
     origin: Origin
     fields: tuple[ReadRegion, ...]
     slots: Mapping[str, tuple[int, int, Cell]]
+    made: frozenset[str]
 
     def read(self, buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
         """A view or a plain instance."""
@@ -89,7 +96,7 @@ def view_class(cls: type[Any]) -> type[Any]:
         raise AttributeError(f"cannot delete {name!r}: this {short_name(cls)} is a view of a received row; change the copy that aster.materialize(...) makes")
 
     namespace: dict[str, Any] = {
-        "__slots__": (ROW,),
+        "__slots__": (ROW, MADE),
         "__doc__": cls.__doc__,
         "__new__": __new__,
         "__setattr__": __setattr__,
@@ -138,6 +145,8 @@ def _found(cls: type[Any], name: str) -> Any:
 def _field(place: int, name: str) -> property:
     def read(self: Any) -> Any:
         buffer, start, stop, reader = self.__aster_row__
+        if reader.made and name in reader.made:
+            return _made(self, reader)[name]
         try:
             return reader.fields[place](buffer, start, stop, None)
         except Mismatch as exc:
@@ -147,11 +156,27 @@ def _field(place: int, name: str) -> property:
     return property(read)
 
 
+def _made(self: Any, reader: RowReader) -> Mapping[str, Any]:
+    """The defaults of a view that factories make: made once, and kept. Else one that has an id by default, say, would not equal itself."""
+    try:
+        return _made_of(self)
+    except AttributeError:
+        fields = dataclasses.fields(reader.origin.cls)
+        made = {field.name: cast("Any", field.default_factory)() for field in fields if field.name in reader.made}
+        vars(cast("type[Any]", type(self)))[MADE].__set__(self, made)
+        return made
+
+
+def _made_of(self: Any) -> Mapping[str, Any]:
+    return vars(cast("type[Any]", type(self)))[MADE].__get__(self)
+
+
 def _materialize(self: Any) -> Any:
     buffer, start, stop, reader = self.__aster_row__
+    making = Making(stop - start, _made(self, reader) if reader.made else None)
     try:
-        return reader.read(buffer, start, stop, Making(stop - start))
-    except Mismatch as exc:
+        return reader.read(buffer, start, stop, making)
+    except (Mismatch, RecursionError) as exc:
         raise reader.origin.refused(exc) from None
 
 
