@@ -16,11 +16,12 @@ import anyio.lowlevel
 
 from aster._protocol.call import ReceiveHalf, SendHalf
 from aster._reactor import Reactor, Waiter
+from aster.codec import RowDecoder, RowEncoder
 from aster.errors import RemoteProtocolError
 from aster.transports.base import Stream
-from aster.types import CallContext, Metadata
+from aster.types import CallContext, Metadata, RpcPattern
 
-__all__ = ["CURRENT_CALL", "NO_METADATA", "CallDriver", "Decode", "Encode", "current_call"]
+__all__ = ["CURRENT_CALL", "NO_METADATA", "CallDriver", "Decode", "Encode", "current_call", "of_one_call"]
 
 Encode = Callable[[Any], bytes]
 Decode = Callable[[bytes], Any]
@@ -43,6 +44,20 @@ _SMALL_MESSAGE = 256
 NO_METADATA = Metadata()
 
 CURRENT_CALL: ContextVar[CallContext] = ContextVar("aster_current_call")
+
+
+def of_one_call(encode: Encode, decode: Decode, pattern: RpcPattern, *, is_client: bool) -> dict[str, Any]:
+    """What of a method is another for the messages of one call, by its attribute: of a stream of rows the first alone has the schema with it."""
+    if not (isinstance(encode, RowEncoder) and isinstance(decode, RowDecoder)):
+        return {}
+    sends_many, receives_many = pattern.streams_requests, pattern.streams_responses
+    if not is_client:
+        sends_many, receives_many = receives_many, sends_many
+    changes: dict[str, Any] = {"decode": decode.for_stream()} if receives_many else {}
+    if sends_many:
+        stream = encode.for_stream()
+        changes |= {"encode": stream, "sent": stream.sent}
+    return changes
 
 
 def current_call() -> CallContext:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aster._call import Decode, Encode
+from aster._call import Decode, Encode, of_one_call
 from aster._details import DetailCodec
 from aster._gate import Gate
-from aster.codec import RowDecoder, RowEncoder
 from aster.interceptors import Interceptor
 from aster.types import CapabilityRequirement, MethodInfo, ServiceInfo
 
@@ -42,13 +41,6 @@ class HostedMethod:
         object.__setattr__(self, "requires", tuple(each for each in (self.service.requires, self.info.requires) if each is not None))
 
     def for_one_call(self) -> HostedMethod:
-        """The same for the messages of one call: of a stream of rows the first alone has the schema with it."""
-        if not isinstance(self.decode, RowDecoder):
-            return self
-        method = self
-        if self.info.pattern.streams_requests:
-            method = replace(method, decode=self.decode.for_stream())
-        if isinstance(self.encode, RowEncoder) and self.info.pattern.streams_responses:
-            encode = self.encode.for_stream()
-            method = replace(method, encode=encode, sent=encode.sent)
-        return method
+        """The same for the messages of one call."""
+        changes = of_one_call(self.encode, self.decode, self.info.pattern, is_client=False)
+        return replace(self, **changes) if changes else self

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
-from aster._call import NO_METADATA, CallDriver, Decode, Encode
+from aster._call import NO_METADATA, CallDriver, Decode, Encode, of_one_call
 from aster._details import DetailCodec, ReceivedError
 from aster._protocol.call import CallLimits, ClientCall
 from aster._protocol.events import ResetCode, Target, TrailerOrigin
@@ -19,7 +19,6 @@ from aster._pump import RequestPump, log_error_of_requests
 from aster._reactor import Reactor, TimerHandle
 from aster._retries import FIRST_WAIT, LONGEST_WAIT, MAX_ATTEMPTS, Backoff, RetryBudget
 from aster._tasks import StartedTask
-from aster.codec import RowDecoder, RowEncoder
 from aster.errors import AsterError, DecodeError, LocalProtocolError, RemoteProtocolError, RpcError, StatusCode
 from aster.transports.base import Stream
 from aster.types import Metadata, MethodInfo, SerializationMode, ServiceInfo
@@ -49,16 +48,9 @@ class RemoteMethod:
         return cls(service, info, encode, decode, details, encode_header_start(target))
 
     def for_one_call(self) -> RemoteMethod:
-        """The same for the messages of one call: of a stream of rows the first alone has the schema with it."""
-        if not isinstance(self.encode, RowEncoder):
-            return self
-        method = self
-        if self.info.pattern.streams_requests:
-            encode = self.encode.for_stream()
-            method = replace(method, encode=encode, sent=encode.sent)
-        if isinstance(self.decode, RowDecoder) and self.info.pattern.streams_responses:
-            method = replace(method, decode=self.decode.for_stream())
-        return method
+        """The same for the messages of one call."""
+        changes = of_one_call(self.encode, self.decode, self.info.pattern, is_client=True)
+        return replace(self, **changes) if changes else self
 
     @property
     def label(self) -> str:

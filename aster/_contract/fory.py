@@ -56,16 +56,10 @@ class ForyReading(Reading):
                     self._declared(inner, other)
             case "items", "items" | "list" | "tuple":
                 self._declared_items(writes, reads)
-            case "type", "type":
-                self._named(writes, reads)
-            case "literal", "literal":
-                pass
-            case sent, read if sent == read and not writes.inside:
-                pass
             case pair if whole and pair in _CONVERTED:
                 pass
             case _:
-                raise Difference
+                self._alike(writes, reads)
 
     def _declared_items(self, writes: Form, reads: Form) -> None:
         """A tuple of fixed length. If all its items are of one type, it is the list of that type; else each item brings its own."""
@@ -106,20 +100,12 @@ class ForyReading(Reading):
             case "items", "items" | "list" | "tuple" if reads.kind != "list" or not self._native:
                 for inner, other in zip(writes.inside, self._items_of(reads, len(writes.inside)), strict=True):
                     self._dynamic(inner, other)
-            case "type", "type":
-                self._named(writes, reads)
-            case "literal", "literal":
-                pass
-            case sent, read if sent == read and not writes.inside:
-                pass
             case _:
-                raise Difference
+                self._alike(writes, reads)
 
     def _members(self, name: str) -> dict[str, str]:
         """How the members of an Enum are called at the reader."""
-        writes, reads = self._writer.types[name], self._reader.types[name]
-        if not isinstance(writes, EnumType) or not isinstance(reads, EnumType):
-            raise Difference(f"{name} is an Enum at one end, and a dataclass at the other")
+        writes, reads = self._enums(name)
         sent, known = self._numbered(writes), self._numbered(reads)
         names: dict[str, str] = {}
         for number, member in sent.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aster._contract.form import EnumType, Form
+from aster._contract.form import Form
 from aster._contract.reading import Difference, Reading
 
 __all__ = ["RowReading"]
@@ -23,20 +23,12 @@ class RowReading(Reading):
             case ("list" | "tuple", "list" | "tuple") | ("set", "set") | ("dict", "dict") | ("items", "items") if len(writes.inside) == len(reads.inside):
                 for inner, other in zip(writes.inside, reads.inside, strict=True):
                     self._read(inner, other)
-            case "type", "type":
-                self._named(writes, reads)
-            case "literal", "literal":
-                pass
-            case sent, read if sent == read and not writes.inside and not reads.inside:
-                pass
             case _:
-                raise Difference
+                self._alike(writes, reads)
 
     def _members(self, name: str) -> dict[str, str]:
         """Rows have the names of members, whatever their numbers are."""
-        writes, reads = self._writer.types[name], self._reader.types[name]
-        if not isinstance(writes, EnumType) or not isinstance(reads, EnumType):
-            raise Difference(f"{name} is an Enum at one end, and a dataclass at the other")
+        writes, reads = self._enums(name)
         known = {member for member, _ in reads.members}
         for member, _ in writes.members:
             if member not in known:

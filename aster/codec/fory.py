@@ -11,9 +11,9 @@ from aster.codec.contract import Codec
 from aster.codec.engine import MAX_GRAPH_BYTES, Engine, build_engine, plan_engine, reader_classes, wrap
 from aster.codec.fields import field_shapes, wire_types
 from aster.codec.lazy import plain
-from aster.codec.post_init import PostInit, post_inits
+from aster.codec.post_init import PostInit, post_inits, run_post_init
 from aster.codec.row import RowCodec
-from aster.codec.tags import auto_tag, described, registered_names, short_name, wire_tag
+from aster.codec.tags import auto_tag, check_known, registered_names, short_name, wire_tag
 from aster.codec.walk import Direction, Mismatch, Walk
 from aster.errors import DecodeError
 from aster.types import SerializationMode
@@ -87,18 +87,13 @@ class _ForyCodec:
         self._post_inits = post_inits(fields)
 
     def encoder(self, cls: type[T]) -> Callable[[T], bytes]:
-        self._check_known(cls)
+        check_known(cls, self._encode_checks)
         return _encoder(cls, self._pool, self._encode_checks[cls], self._encode_walk)
 
     def decoder(self, cls: type[T], *, is_request: bool = False) -> Callable[[bytes], T]:
         del is_request  # nothing here is read later
-        self._check_known(cls)
+        check_known(cls, self._encode_checks)
         return _decoder(cls, self._pool, self._decode_checks[cls], self._decode_walk, self._post_inits.get(cls))
-
-    def _check_known(self, cls: type) -> None:
-        if cls not in self._encode_checks:
-            known = ", ".join(sorted(short_name(known) for known in self._encode_checks))
-            raise TypeError(f"{cls!r} is not a dataclass of this codec, which knows {known}; give make_codec its tag")
 
 
 # The two functions below run for every message. They are closures, and spell out the pool's pop and append, because attribute look-ups and calls cost
@@ -115,7 +110,7 @@ def _encoder(cls: type[T], pool: _Pool, check: Check, walk: Walk) -> Callable[[T
             exact = check(value, 0)
         except Exception:  # an attribute that is missing or misbehaves, which the walk then reports
             exact = False
-        sent = value if exact else _checked(cls, value, walk)
+        sent = value if exact else walk.to_send(cls, value)
         try:
             engine = idle.pop()
         except IndexError:
@@ -124,7 +119,7 @@ def _encoder(cls: type[T], pool: _Pool, check: Check, walk: Walk) -> Callable[[T
             data = engine.serialize(sent)
         except Exception as exc:
             idle.append(engine)
-            whole = _checked(cls, value, walk)  # finds what the check leaves to Fory, such as the range of an int, and names the field
+            whole = walk.to_send(cls, value)  # finds what the check leaves to Fory, such as the range of an int, and names the field
             if exact and whole is not value:  # it had attributes that are its class's, which Fory does not look for
                 return _encoder(cls, pool, check, walk)(whole)  # not itself: a closure that knows itself waits for the garbage collector
             raise ValueError(f"Fory cannot encode this {short_name(cls)}: {exc}") from exc
@@ -134,16 +129,6 @@ def _encoder(cls: type[T], pool: _Pool, check: Check, walk: Walk) -> Callable[[T
         return data
 
     return encode
-
-
-def _checked(cls: type[T], value: T, walk: Walk) -> T:
-    """The value with its conversions made; raises TypeError or ValueError, naming the field."""
-    if type(value) is not cls:
-        raise TypeError(f"this call expects a {short_name(cls)}, not {described(value, cls)}")
-    try:
-        return walk.message(cls, value)
-    except Mismatch as exc:
-        raise exc.kind(exc.describe(short_name(cls))) from None
 
 
 def _decoder(cls: type[T], pool: _Pool, check: Check, walk: Walk, post_init: PostInit | None) -> Callable[[bytes], T]:
@@ -174,7 +159,7 @@ def _decoder(cls: type[T], pool: _Pool, check: Check, walk: Walk, post_init: Pos
         if not exact:
             value = _restored(cls, value, walk)
         if post_init is not None:
-            _run_post_init(value, post_init)
+            run_post_init(value, post_init)
         return value
 
     return decode
@@ -193,10 +178,3 @@ def _restored(cls: type[T], value: object, walk: Walk) -> T:
         return walk.message(cls, value)
     except Mismatch as exc:
         raise DecodeError(f"the peer sent something that is not a {short_name(cls)}: {exc.describe(short_name(cls))}") from exc
-
-
-def _run_post_init(value: object, post_init: PostInit) -> None:
-    try:
-        post_init(value)
-    except (TypeError, ValueError) as exc:  # how a class refuses a value; anything else is a bug of its own, and not the peer's fault
-        raise DecodeError(str(exc)) from exc

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from aster.codec.shapes import DictOf, FieldShape, FixedTuple, Message, Optional, Shape, UnionOf, Values, children, runtime_types
+from aster.errors import DecodeError
 
-__all__ = ["PostInit", "post_inits"]
+__all__ = ["PostInit", "post_inits", "run_post_init"]
 
 PostInit: TypeAlias = Callable[[Any], None]
 
@@ -23,6 +24,16 @@ def post_inits(fields: Mapping[type, tuple[FieldShape, ...]]) -> Mapping[type, P
         steps = [(field.name, step) for field in fields[cls] if (step := _step(field.shape, affected, found)) is not None]
         found[cls] = _for_message(steps, getattr(cls, "__post_init__", None))
     return found
+
+
+def run_post_init(value: object, post_init: PostInit, *, is_request: bool = False) -> None:
+    """Run one, or all of a value's. Raises DecodeError where a class refuses it; ``is_request``: whether that is found out by a handler."""
+    try:
+        post_init(value)
+    except (TypeError, ValueError) as exc:  # how a class refuses a value; anything else is a bug of its own, and not the peer's fault
+        error = DecodeError(str(exc))
+        error.is_request = is_request
+        raise error from exc
 
 
 def _affected(fields: Mapping[type, tuple[FieldShape, ...]]) -> list[type]:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-__all__ = ["MAX_PART", "auto_tag", "described", "full_name", "is_wire_class", "registered_names", "short_name", "suggested_tag", "wire_tag", "wire_type"]
+__all__ = [
+    "MAX_PART",
+    "auto_tag",
+    "check_known",
+    "described",
+    "full_name",
+    "is_wire_class",
+    "registered_names",
+    "short_name",
+    "suggested_tag",
+    "wire_tag",
+    "wire_type",
+]
 
 T = TypeVar("T")
 
@@ -124,6 +136,13 @@ def full_name(cls: type) -> str:
 def short_name(cls: type) -> str:
     """A class's name for messages: the qualified one, without the functions around it."""
     return cls.__qualname__.rpartition("<locals>.")[2]
+
+
+def check_known(cls: type, known: Collection[type]) -> None:
+    """Refuse what is not among the dataclasses of a codec."""
+    if cls not in known:
+        names = ", ".join(sorted(map(short_name, known)))
+        raise TypeError(f"{cls!r} is not a dataclass of this codec, which knows {names}; give make_codec its tag")
 
 
 def described(value: object, expected: type) -> str:

@@ -12,13 +12,15 @@ import inspect
 import reprlib
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from aster.codec.lazy import plain
 from aster.codec.shapes import DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, runtime_types
-from aster.codec.tags import short_name
+from aster.codec.tags import described, short_name
 
 __all__ = ["INT64", "MAX_DECIMAL_DIGITS", "MAX_NESTING", "Direction", "Mismatch", "Walk", "is_encodable", "problem_with"]
+
+T = TypeVar("T")
 
 MAX_NESTING = 50
 """How many dataclasses may be nested in one message: beyond any honest data, and far from the end of the stack."""
@@ -67,6 +69,19 @@ class Walk:
         self._decoding = direction is Direction.DECODE
         self._fields = fields
         self._readers = readers
+
+    def to_send(self, cls: type[T], value: T) -> T:
+        """The value with its conversions made, for one that is about to be sent.
+
+        Raises:
+            TypeError, ValueError: it is no value of the class; names the field.
+        """
+        if type(value) is not cls:
+            raise TypeError(f"this call expects a {short_name(cls)}, not {described(value, cls)}")
+        try:
+            return self.message(cls, value)
+        except Mismatch as exc:
+            raise exc.kind(exc.describe(short_name(cls))) from None
 
     def message(self, cls: type, value: Any, depth: int = 0) -> Any:
         """The value, or an equal one of exactly the declared types.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aster.codec.fields import default_of
+from aster.codec.post_init import run_post_init
 from aster.codec.row.cells import Cell, CheckRegion, FixedCell, Making, ReadRegion, VariableCell, array_items, array_of, layout_check, malformed, map_parts
 from aster.codec.row.containers import RowList, RowMap, hashable, plain_map
 from aster.codec.row.readers import bytes_reader, checked, even_tuple, field_reader, member_named, mixed_tuple, read_text, slot_of, union_reader
@@ -106,12 +107,7 @@ class StructReader:
             keep(value, name, copy.deepcopy(made))
         making.depth -= 1
         if self.post_init is not None:
-            try:
-                self.post_init(value)
-            except (TypeError, ValueError) as exc:  # how a class refuses a value; anything else is a bug of its own, and not the peer's fault
-                error = DecodeError(str(exc))
-                error.is_request = self.origin.is_request
-                raise error from exc
+            run_post_init(value, self.post_init, is_request=self.origin.is_request)
         return value
 
 
@@ -181,9 +177,9 @@ class _Binding:
         own = own.item if isinstance(own, Optional) else own
         if isinstance(own, UnionOf) and theirs.kind != "union":
             return self._member(theirs, own, nullable)
+        if theirs.kind != "union" and not self._looks_like(theirs, own):
+            raise _Changed
         if theirs.kind in FIXED:
-            if not _is_kind(theirs, own):
-                raise _Changed
             fixed = FIXED[theirs.kind]
             return FixedCell(fixed.code, fixed.width, checked(fixed.from_number, own), nullable, str(own))
         return VariableCell(self._variable(theirs, own), nullable, str(own), is_bytes=theirs.kind == "bytes")
@@ -219,18 +215,14 @@ class _Binding:
             return union_reader([self._cell(RowType("optional", (_base(inside),)), Optional(own)) for inside in theirs.inside])
         match own:
             case Scalar() | LiteralOf(Scalar(), _):
-                if not _is_kind(theirs, own):
-                    raise _Changed
                 if own == Scalar(str):
                     return read_text
                 scalar = VARIABLE[theirs.kind]
                 return bytes_reader(checked(None if own == Scalar(bytes) else scalar.from_bytes, own))
             case EnumOf(cls) | LiteralOf(EnumOf(cls), _):
-                if not self._looks_like(theirs, own):
-                    raise _Changed
                 return bytes_reader(checked(member_named(cls), own))
             case Message(cls):
-                return self._message(theirs, cls)
+                return self.struct(theirs.struct, cls).read
             case Values(kind, item):
                 return self._values(theirs, kind, item)
             case FixedTuple(items):
@@ -240,17 +232,8 @@ class _Binding:
             case _:
                 raise _Changed
 
-    def _message(self, theirs: RowType, cls: type) -> ReadRegion:
-        if not self._looks_like(theirs, Message(cls)):
-            raise _Changed
-        reader = self.struct(theirs.struct, cls)
-        return reader.read
-
     def _values(self, theirs: RowType, kind: str, item: Shape) -> ReadRegion:
-        made, is_sequence = _MADE[kind], kind in _SEQUENCES
-        if not (theirs.kind in _SEQUENCES if is_sequence else theirs.kind == "set"):
-            raise _Changed
-        origin = self._origin
+        made, origin = _MADE[kind], self._origin
         cell = self._inside(theirs.inside[0], item)
 
         def read_sequence(buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
@@ -260,7 +243,7 @@ class _Binding:
         def read_set(buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
             return made(hashable(array_items(array_of(buffer, start, stop, cell), making or Making(stop - start))))
 
-        return read_sequence if is_sequence else read_set
+        return read_sequence if kind in _SEQUENCES else read_set
 
     def _inside(self, theirs: RowType, own: Shape) -> Cell:
         """What an element holds. A list in it says in its messages that it is in something, without saying in which element."""
@@ -271,14 +254,12 @@ class _Binding:
             self._origin = outer
 
     def _tuple(self, theirs: RowType, items: tuple[Shape, ...]) -> ReadRegion:
-        if theirs.kind != "items" or len(theirs.inside) != len(items):
+        if len(theirs.inside) != len(items):
             raise _Changed
         cells = [self._cell(inside, item) for inside, item in zip(theirs.inside, items, strict=True)]
         return even_tuple(cells) if are_alike(theirs.inside) else mixed_tuple(cells)
 
     def _dict(self, theirs: RowType, key: Shape, value: Shape) -> ReadRegion:
-        if theirs.kind != "dict":
-            raise _Changed
         origin = self._origin
         keys, values = self._inside(theirs.inside[0], key), self._inside(theirs.inside[1], value)
 

@@ -12,10 +12,14 @@ from aster.codec.walk import Mismatch
 __all__ = ["buffer_of"]
 
 
+def _none(key: object) -> ValueError:
+    return ValueError(f"{key!r} is None, which has no bytes; look at the value first")
+
+
 def _default(value: object, key: str) -> memoryview:
     """Of a field that the peer does not send."""
     if value is None:
-        raise ValueError(f"{key!r} is None, which has no bytes; look at the value first")
+        raise _none(key)
     if type(value) is not bytes:
         raise TypeError(f"buffer_of is for bytes, and {key!r} is a {type(value).__name__}")
     return memoryview(value)
@@ -54,7 +58,7 @@ def buffer_of(view: Any, key: Any) -> memoryview:
         raise TypeError(f"buffer_of is for bytes, and {key!r} is declared as {cell.expected}")
     if is_null(buffer, bits, place):
         if cell.nullable:
-            raise ValueError(f"{key!r} is None, which has no bytes; look at the value first")
+            raise _none(key)
         raise origin.refused(Mismatch(ValueError, f"is null at {key!r}, and must be bytes"))
     size, offset = read_slot(buffer, slot)
     at = start + offset

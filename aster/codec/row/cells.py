@@ -65,7 +65,7 @@ CheckRegion: TypeAlias = Callable[[bytes, int, int], None]
 read_slot = struct.Struct("<II").unpack_from
 """The size of a region, and how far it is from the start of the one around."""
 
-_read_count = struct.Struct("<Q").unpack_from
+_read_number = struct.Struct("<Q").unpack_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +195,19 @@ class ArrayCell:
 
 def array_of(buffer: bytes, start: int, stop: int, cell: Cell) -> ArrayCell:
     """The array in a region; what its slots say is not looked at yet."""
-    if stop - start < 8:
-        _too_short(stop - start, 8)
-    (count,) = _read_count(buffer, start)
+    count = _number_at(buffer, start, stop)
     data = start + 8 + bitmap_bytes(count)
     width = cell.width if isinstance(cell, FixedCell) else 8
     if data + count * width > stop:
         malformed(f"has {count} elements, which do not fit in its {stop - start} bytes")
     return ArrayCell(buffer, start, stop, count, data, cell)
+
+
+def _number_at(buffer: bytes, start: int, stop: int) -> int:
+    """What an array or map begins with: how many elements it has, or the size of its keys."""
+    if stop - start < 8:
+        _too_short(stop - start, 8)
+    return _read_number(buffer, start)[0]
 
 
 def item_at(array: ArrayCell, place: int, making: Making | None = None) -> Any:
@@ -301,10 +306,7 @@ def _nothing(_buffer: bytes, _start: int, _stop: int, _making: Making | None) ->
 
 def map_parts(buffer: bytes, start: int, stop: int, keys: Cell, values: Cell) -> tuple[ArrayCell, ArrayCell]:
     """The keys and values of the map in a region."""
-    if stop - start < 8:
-        _too_short(stop - start, 8)
-    (size,) = _read_count(buffer, start)
-    middle = start + 8 + size
+    middle = start + 8 + _number_at(buffer, start, stop)
     if middle > stop:
         _beyond(middle - stop)
     parts = array_of(buffer, start + 8, middle, keys), array_of(buffer, middle, stop, values)

@@ -19,7 +19,7 @@ from aster.codec.row.binding import Classes, StructReader, bind
 from aster.codec.row.schema import MAX_SCHEMA_BYTES, MalformedSchemaError, RowSchema, decode_schema, encode_schema, schema_of
 from aster.codec.row.views import view_class
 from aster.codec.row.writer import WriteRow, write_functions
-from aster.codec.tags import described, short_name
+from aster.codec.tags import check_known, short_name
 from aster.codec.walk import Direction, Mismatch, Walk
 from aster.errors import DecodeError
 from aster.types import SerializationMode
@@ -56,7 +56,7 @@ class RowCodec:
 
     def encoder(self, cls: type[Any]) -> RowEncoder:
         """See ``Codec``. What it encodes has its schema with it; ``for_stream`` makes one for many."""
-        self._check_known(cls)
+        check_known(cls, self._classes.fields)
         encoder = self._encoders.get(cls)
         if encoder is None:
             schema = schema_of(cls, self._classes.fields, self._classes.names)
@@ -74,13 +74,8 @@ class RowCodec:
             cls: what to decode.
             is_request: whether that is for a handler, whose peer then is to blame for what it cannot read.
         """
-        self._check_known(cls)
+        check_known(cls, self._classes.fields)
         return RowDecoder(cls, lambda schema: bind(schema, cls, self._classes, is_request=is_request))
-
-    def _check_known(self, cls: type) -> None:
-        if cls not in self._classes.fields:
-            known = ", ".join(sorted(short_name(known) for known in self._classes.fields))
-            raise TypeError(f"{cls!r} is not a dataclass of this codec, which knows {known}; give make_codec its tag")
 
 
 class RowEncoder:
@@ -112,20 +107,12 @@ class RowEncoder:
             exact = self._check(value, 0)
         except Exception:  # an attribute that is missing or misbehaves, which the walk then reports
             exact = False
-        sent = value if exact else self._checked(value)
+        sent = value if exact else self._walk.to_send(self._cls, value)
         try:
             return self._write(sent, prefix)
         except (struct.error, OverflowError, ValueError) as exc:
-            self._checked(value)  # finds what the check leaves to the writer, such as the range of an int, and names the field
+            self._walk.to_send(self._cls, value)  # finds what the check leaves to the writer, such as the range of an int, and names the field
             raise ValueError(f"no row can hold this {short_name(self._cls)}: {exc}") from exc
-
-    def _checked(self, value: Any) -> Any:
-        if type(value) is not self._cls:
-            raise TypeError(f"this call expects a {short_name(self._cls)}, not {described(value, self._cls)}")
-        try:
-            return self._walk.message(self._cls, value)
-        except Mismatch as exc:
-            raise exc.kind(exc.describe(short_name(self._cls))) from None
 
 
 class RowStreamEncoder:
@@ -190,10 +177,11 @@ class RowDecoder:
         except MalformedSchemaError as exc:
             raise DecodeError(f"the schema that came with a {short_name(self._cls)} cannot be read: {exc}") from exc
         with self._lock:
-            self._remembered += len(schema)
-            while self._remembered > MAX_REMEMBERED:
-                self._remembered -= len(self._bound.popitem(last=False)[0])
-            self._bound[schema] = reader
+            if schema not in self._bound:  # else another thread was first
+                self._bound[schema] = reader
+                self._remembered += len(schema)
+                while self._remembered > MAX_REMEMBERED:
+                    self._remembered -= len(self._bound.popitem(last=False)[0])
         return reader
 
 

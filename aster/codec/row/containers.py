@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
 from typing import Any, TypeVar, cast, overload
 
@@ -24,18 +25,20 @@ _FEW_ALIKE = frozenset({str, bytes, bool, int, float, datetime.date})
 # Lists and tuples
 
 
-class _Located:
+class _Located(ABC):
     """What lists and maps have alike."""
 
     __slots__ = ("origin",)
 
     origin: Origin
 
+    @abstractmethod
     def _plain(self, making: Making) -> Any:
-        raise NotImplementedError
+        """The list, tuple or dict."""
 
+    @abstractmethod
     def _size(self) -> int:
-        raise NotImplementedError
+        """Bytes of its region."""
 
     def __aster_materialize__(self) -> Any:
         try:

@@ -18,14 +18,14 @@ from aster.codec.tags import short_name
 from aster.codec.walk import Mismatch
 from aster.errors import DecodeError
 
-__all__ = ["MADE", "ROW", "Origin", "RowReader", "copied", "view_class", "view_setter"]
+__all__ = ["ROW", "Origin", "RowReader", "copied", "view_class", "view_setter"]
 
 T = TypeVar("T")
 
 ROW = "__aster_row__"
 """The attribute of a view that has the buffer, the region, and who reads it."""
 
-MADE = "__aster_made__"
+_MADE = "__aster_made__"
 """The attribute that has the defaults which the view has made."""
 
 _COMPARISONS = ("__lt__", "__le__", "__gt__", "__ge__")
@@ -96,7 +96,7 @@ def view_class(cls: type[Any]) -> type[Any]:
         raise AttributeError(f"cannot delete {name!r}: this {short_name(cls)} is a view of a received row; change the copy that aster.materialize(...) makes")
 
     namespace: dict[str, Any] = {
-        "__slots__": (ROW, MADE),
+        "__slots__": (ROW, _MADE),
         "__doc__": cls.__doc__,
         "__new__": __new__,
         "__setattr__": __setattr__,
@@ -158,17 +158,14 @@ def _field(place: int, name: str) -> property:
 
 def _made(self: Any, reader: RowReader) -> Mapping[str, Any]:
     """The defaults of a view that factories make: made once, and kept. Else one that has an id by default, say, would not equal itself."""
+    kept = vars(cast("type[Any]", type(self)))[_MADE]
     try:
-        return _made_of(self)
+        return kept.__get__(self)
     except AttributeError:
         fields = dataclasses.fields(reader.origin.cls)
         made = {field.name: cast("Any", field.default_factory)() for field in fields if field.name in reader.made}
-        vars(cast("type[Any]", type(self)))[MADE].__set__(self, made)
+        kept.__set__(self, made)
         return made
-
-
-def _made_of(self: Any) -> Mapping[str, Any]:
-    return vars(cast("type[Any]", type(self)))[MADE].__get__(self)
 
 
 def _materialize(self: Any) -> Any:

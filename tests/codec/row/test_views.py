@@ -208,7 +208,7 @@ class Failing:
 
     @property
     def broken(self) -> int:
-        return self._made_later  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+        return self._made_later  # that it is not there is what is tested  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
 
 
 def test_an_attribute_that_a_property_misses_is_the_one_that_is_named() -> None:
