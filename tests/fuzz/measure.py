@@ -97,17 +97,7 @@ def _measure(target: Target, seed: int, inputs: range, watch: _Watch, progress: 
     began = time.process_time()
     warm_at = inputs.start + len(inputs) // _WARM_UP
     for start in range(inputs.start, inputs.stop, target.batch):
-        batch = range(start, min(inputs.stop, start + target.batch))
-        index = start
-        try:
-            with target.open() as run:
-                for index in batch:
-                    progress(index)
-                    _one(target, seed, index, run, watch, figures)
-                    if index == warm_at:
-                        figures.warm, figures.warm_blocks = _resident_now(), sys.getallocatedblocks()
-        except Exception as exc:
-            raise Finding(_reproducer(target, seed, index, exc)) from exc
+        _feed(target, seed, range(start, min(inputs.stop, start + target.batch)), warm_at, watch, figures, progress)
     figures.seconds = time.process_time() - began
     figures.inputs = len(inputs)
     figures.growth = _resident_now() - figures.warm
@@ -115,6 +105,20 @@ def _measure(target: Target, seed: int, inputs: range, watch: _Watch, progress: 
     figures.level = watch.highest
     figures.notes = target.notes()
     return figures
+
+
+def _feed(target: Target, seed: int, batch: range, warm_at: int, watch: _Watch, figures: Figures, progress: Callable[[int], None]) -> None:
+    """Feed the inputs of one world; a function, so that nothing of the world is there any more when memory is looked at after it."""
+    index = batch.start
+    try:
+        with target.open() as run:
+            for index in batch:
+                progress(index)
+                _one(target, seed, index, run, watch, figures)
+                if index == warm_at:
+                    figures.warm, figures.warm_blocks = _resident_now(), sys.getallocatedblocks()
+    except Exception as exc:
+        raise Finding(_reproducer(target, seed, index, exc)) from exc
 
 
 def _one(target: Target, seed: int, index: int, run: Callable[[bytes], str], watch: _Watch, figures: Figures) -> None:

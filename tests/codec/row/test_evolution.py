@@ -18,7 +18,7 @@ import pytest
 from aster.codec import make_codec, materialize
 from aster.codec.row import RowCodec
 from aster.codec.row.codec import MAX_REMEMBERED
-from aster.codec.row.schema import MAX_SCHEMA_BYTES, MAX_TYPE_DEPTH, decode_schema
+from aster.codec.row.schema import MAX_SCHEMA_BYTES, MAX_TYPE_DEPTH, RowSchema, decode_schema
 from aster.errors import DecodeError
 from aster.types import SerializationMode
 from tests.codec.models import Label, Point
@@ -318,3 +318,24 @@ def test_schemas_of_peers_do_not_pile_up() -> None:
     remembered = list(decode._bound)  # pyright: ignore[reportPrivateUsage]
     assert MAX_REMEMBERED - 100 < sum(map(len, remembered)) <= MAX_REMEMBERED
     assert b"b1499" in remembered[-1]
+
+
+def test_a_schema_that_two_threads_bind_at_once_is_counted_once() -> None:
+    """Counted twice, one of more than half of what is remembered would drive itself out, and take a part of the room for good."""
+    one = _version(a=int)
+    decode = _codec(one).decoder(one)
+    message = _with_schema([["tests.One", [["a", "int"], *([f"b{number:0999}", "int"] for number in range(20))]]]) + bytes(8 * 20)
+    assert MAX_REMEMBERED / 2 < len(message) < MAX_REMEMBERED
+    bind = decode._bind  # pyright: ignore[reportPrivateUsage]
+    bound: list[RowSchema] = []
+
+    def bind_with_company(schema: RowSchema) -> Any:
+        bound.append(schema)
+        if len(bound) == 1:
+            decode(message)  # as another thread may while this one is at it
+        return bind(schema)
+
+    decode._bind = bind_with_company  # pyright: ignore[reportPrivateUsage]
+    decode(message)
+    decode(message)
+    assert len(bound) == 2
