@@ -145,9 +145,9 @@ def _found(cls: type[Any], name: str) -> Any:
 def _field(place: int, name: str) -> property:
     def read(self: Any) -> Any:
         buffer, start, stop, reader = self.__aster_row__
-        if reader.made and name in reader.made:
-            return _made(self, reader)[name]
         try:
+            if name in reader.made:
+                return _default(self, place, name, reader)
             return reader.fields[place](buffer, start, stop, None)
         except Mismatch as exc:
             raise reader.origin.refused(exc) from None
@@ -156,21 +156,27 @@ def _field(place: int, name: str) -> property:
     return property(read)
 
 
-def _made(self: Any, reader: RowReader) -> Mapping[str, Any]:
-    """The defaults of a view that factories make: made once, and kept. Else one that has an id by default, say, would not equal itself."""
-    kept = vars(cast("type[Any]", type(self)))[_MADE]
+def _default(self: Any, place: int, name: str, reader: RowReader) -> Any:
+    """A default that a factory makes: made once a view, and kept. Else one that has an id by default, say, would not equal itself."""
+    slot = vars(cast("type[Any]", type(self)))[_MADE]
     try:
-        return kept.__get__(self)
+        kept = cast("dict[str, Any]", slot.__get__(self))
     except AttributeError:
-        fields = dataclasses.fields(reader.origin.cls)
-        made = {field.name: cast("Any", field.default_factory)() for field in fields if field.name in reader.made}
-        kept.__set__(self, made)
-        return made
+        kept = dict[str, Any]()
+        slot.__set__(self, kept)
+    if name not in kept:
+        kept[name] = reader.fields[place](b"", 0, 0, None)
+    return kept[name]
+
+
+def _defaults(self: Any, reader: RowReader) -> Mapping[str, Any]:
+    """Those of all the fields that have one."""
+    return {field.name: getattr(self, field.name) for field in dataclasses.fields(reader.origin.cls) if field.name in reader.made}
 
 
 def _materialize(self: Any) -> Any:
     buffer, start, stop, reader = self.__aster_row__
-    making = Making(stop - start, _made(self, reader) if reader.made else None)
+    making = Making(stop - start, _defaults(self, reader) if reader.made else None)
     try:
         return reader.read(buffer, start, stop, making)
     except (Mismatch, RecursionError) as exc:

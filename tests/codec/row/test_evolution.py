@@ -63,6 +63,21 @@ def test_an_added_field_gets_its_default_once_a_view() -> None:
     assert _sent(_version(a=int), _version(a=int, c=(list[int], list)), a=1).c == []
 
 
+def test_a_view_makes_only_the_defaults_that_it_is_asked_for() -> None:
+    made = list[str]()
+
+    def factory(name: str) -> Any:
+        return lambda: made.append(name) or list[int]()
+
+    view = _sent(_version(a=int), _version(a=int, b=(list[int], factory("b")), c=(list[int], factory("c")), d=(list[int], factory("d"))), a=1)
+    assert view.a == 1
+    assert made == []
+    assert view.c is view.c
+    assert made == ["c"]
+    assert materialize(view) == materialize(view)
+    assert made[:3] == ["c", "b", "d"]
+
+
 def test_a_view_with_a_default_that_is_another_one_each_time_equals_itself() -> None:
     old, new = _version(a=int), _version(a=int, id=(uuid.UUID, uuid.uuid4))
     view, other = (_sent(old, new, a=1) for _ in range(2))
