@@ -431,7 +431,8 @@ class IncomingCall(CallDriver):
     def _too_large(self, payload: bytes, method: HostedMethod) -> RpcError:
         return RpcError(
             StatusCode.RESOURCE_EXHAUSTED,
-            f"a response of {method.label} takes {len(payload)} bytes; the client's limit is {self._owner.peer_message_limit} bytes",
+            f"a response of {method.label} takes {len(payload)} bytes; the client's limit is {self._owner.peer_message_limit} bytes: "
+            "send a stream of smaller ones, or raise max_message_size of connect()",
         )
 
     async def _send(self, payload: bytes, method: HostedMethod) -> None:

@@ -207,7 +207,8 @@ class OutgoingCall(CallDriver):
         if len(payload) > self._owner.peer_message_limit:
             raise RpcError(
                 StatusCode.RESOURCE_EXHAUSTED,
-                f"a request of {self.method.label} takes {len(payload)} bytes; the server's limit is {self._owner.peer_message_limit} bytes",
+                f"a request of {self.method.label} takes {len(payload)} bytes; the server's limit is {self._owner.peer_message_limit} bytes: "
+                "send a stream of smaller ones, or raise max_message_size of serve()",
             )
 
     async def send(self, payload: bytes) -> bool:

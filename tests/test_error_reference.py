@@ -105,6 +105,10 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "choose a folder on a file system that allows hard links",
     ),
     "a value that is put into a message": (
+        "set …",
+        "delete …",
+        "dict",
+        "set",
         "it is …",
         "its text is none",
         "the fields of a struct",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import anyio
 
@@ -58,7 +58,10 @@ def record_batches(rows: AsyncIterable[T], cls: type[T], *, size: int = 10_000, 
         TypeError, ValueError: an argument is none of these, or has a field for which there is no column; nothing of the stream was read.
     """
     if not isinstance(rows, AsyncIterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
-        raise TypeError(f"record_batches takes an async iterable of rows, such as a stub's stream, not {type(rows).__name__}: of rows in a list make a table")
+        raise TypeError(
+            f"record_batches takes an async iterable of rows, such as the stream that a call returns, not {type(rows).__name__}; "
+            "give it the items of a list by an async generator"
+        )
     if type(size) is not int:
         raise TypeError(f"size must be an int, a number of rows, not {size!r}")
     if size < 1:
@@ -102,7 +105,7 @@ class RecordBatches(AsyncIterator[Any]):
             if not self._ended and self._failure is None:
                 await self._fill()
             if self._closed:
-                raise anyio.ClosedResourceError
+                raise anyio.ClosedResourceError("this stream of record batches was closed")
             rows, self._waiting = self._waiting, []
             if rows:
                 self._given += len(rows)
@@ -140,6 +143,16 @@ class RecordBatches(AsyncIterator[Any]):
         self._closed = True
         self._failure = None  # whose traceback knows this object
         self._waiting.clear()
+
+    if not TYPE_CHECKING:
+        # Type checkers refuse these for want of the methods; whoever uses none hears what to write.
+        def __iter__(self) -> NoReturn:
+            raise TypeError("record batches arrive one after the other: write 'async for batch in ...'")
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError("record batches are closed asynchronously: write 'async with record_batches(...) as batches'")
+
+        def __exit__(self, *_: object) -> None: ...
 
     async def __aenter__(self) -> Self:
         if isinstance(self._rows, ResponseStream):

@@ -12,7 +12,7 @@ from aster.arrow.engine import pa
 from aster.arrow.scalars import Build, enum_column, scalar_column
 from aster.codec import is_exactly
 from aster.codec.fields import field_shapes
-from aster.codec.row import RowList, RowMap
+from aster.codec.row import RowList, RowMap, RowSet
 from aster.codec.shapes import DictOf, EnumOf, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, runtime_types
 from aster.codec.tags import short_name
 from aster.codec.walk import Mismatch
@@ -115,6 +115,8 @@ def _also(shape: Shape) -> Iterator[type]:
     match shape:
         case Values("list" | "tuple", _):
             yield RowList
+        case Values("set", _):
+            yield RowSet
         case DictOf():
             yield RowMap
         case Scalar(type_) if type_ is float:

@@ -14,8 +14,8 @@ MATERIALIZE = "__aster_materialize__"
 
 
 def materialize(value: T) -> T:
-    """A plain copy of a received row, or of a list or dict in one: all of it is read, and belongs to the caller. Any other value comes back as it is; of a
-    tuple or list, such as a slice, the items are made plain.
+    """A plain copy of a received row, or of a list, dict or set in one: all of it is read, and belongs to the caller. Of a list, tuple or dict of your own,
+    such as a slice, the items are made plain. Any other value comes back as it is, a dataclass of your own too, whatever its fields hold.
 
     The copy of a dataclass is an instance of the class itself, whose ``__post_init__`` has run. Its time and memory are bounded by the size of the row: the
     smaller the values, the more it takes, up to twenty times the bytes of the row for sets and lists of single bytes (measured).
@@ -25,6 +25,8 @@ def materialize(value: T) -> T:
     """
     if type(value) is tuple or type(value) is list:
         return cast("T", _items_of(cast("Sequence[Any]", value)))
+    if type(value) is dict:
+        return cast("T", _entries_of(cast("dict[Any, Any]", value)))
     return plain(value)
 
 
@@ -39,6 +41,12 @@ def _items_of(items: Sequence[Any]) -> Sequence[Any]:
     if all(mine is its for mine, its in zip(made, items, strict=True)):
         return items
     return tuple(made) if type(items) is tuple else made
+
+
+def _entries_of(entries: dict[Any, Any]) -> dict[Any, Any]:
+    keys, values = list(entries), list(entries.values())
+    mine, its = _items_of(keys), _items_of(values)
+    return entries if mine is keys and its is values else dict(zip(mine, its, strict=True))
 
 
 def is_exactly(value: object, cls: type) -> bool:

@@ -33,7 +33,7 @@ async def main(rows: int) -> int:
         print(exc, file=sys.stderr)
         return 1
     frame = pyarrow.Table.from_batches(gathered, arrow_schema(Reading)).to_pandas()
-    print(f"{len(frame):,} rows, from {frame['at'].min()} to {frame['at'].max()}")
+    print(f"{len(frame):,} rows, from {frame['measured'].min()} to {frame['measured'].max()}")
     good = frame[frame["quality"] == "GOOD"]
     print(good.groupby("sensor")["celsius"].agg(["count", "mean"]).round(2).to_string())
     return 0

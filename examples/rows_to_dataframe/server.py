@@ -21,7 +21,7 @@ class Sensors(SensorService):
         for number in range(req.count):
             yield Reading(
                 sensor=f"sensor {number % 4}",
-                at=BEGIN + number * SECOND,
+                measured=BEGIN + number * SECOND,
                 celsius=18.0 + number % 4 + (number // 4) % 3,
                 humidity=None if number % 10 == 0 else 0.5,
                 quality=Quality.DOUBTFUL if number % 10 == 0 else Quality.GOOD,

@@ -27,7 +27,7 @@ class ReadingsRequest:
 @dataclass
 class Reading:
     sensor: str
-    at: datetime
+    measured: datetime
     celsius: float
     humidity: float | None
     quality: Quality

@@ -164,7 +164,7 @@ def test_a_schema_that_does_not_fit_is_refused_before_the_stream_is_touched(aske
 
 @pytest.mark.parametrize("rows", [[Order()], None, Given])
 def test_what_is_no_async_iterable_is_refused(rows: Any) -> None:
-    with pytest.raises(TypeError, match=r"record_batches takes an async iterable of rows, such as a stub's stream, not (list|NoneType|type)"):
+    with pytest.raises(TypeError, match=r"record_batches takes an async iterable of rows, such as the stream that a call returns, not (list|NoneType|type)"):
         record_batches(rows, Order)
 
 

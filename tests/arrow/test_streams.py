@@ -279,3 +279,11 @@ async def test_a_stream_that_another_task_closes_ends_there_with_whatever_rows_i
         await batches.aclose()
         await waiting.send.aclose()
         await anyio.sleep_forever()
+
+
+async def test_a_plain_for_or_with_says_what_to_write() -> None:
+    batches: Any = record_batches(Given([]), Row)
+    with pytest.raises(TypeError, match="write 'async for batch in"):
+        list(batches)
+    with pytest.raises(TypeError, match="write 'async with record_batches"), batches:
+        pass

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Annotated, Any, Final, Literal, NewType, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
 from uuid import UUID
 
-from aster.codec.row import RowList, RowMap
+from aster.codec.row import RowList, RowMap, RowSet
 
 __all__ = ["LONGEST", "alike", "is_exactly", "most_seconds", "read_all", "roomy_stack", "timed"]
 
@@ -95,6 +95,8 @@ def _begun(value: Any, pending: list[tuple[Any, Any, int]], depth: int) -> Any:
     kind = cast("type[Any]", type(value))
     if kind is tuple or (kind is RowList and value[:0] == ()):
         return tuple(item if type(item) in _PLAIN else _begun(item, pending, depth) for item in value)
+    if kind is RowSet:
+        return set(value)
     if kind is RowList:
         made = []
     elif kind is RowMap:

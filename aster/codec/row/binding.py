@@ -15,7 +15,7 @@ from typing import Any
 from aster.codec.fields import default_of
 from aster.codec.post_init import run_post_init
 from aster.codec.row.cells import Cell, CheckRegion, FixedCell, Making, ReadRegion, VariableCell, array_items, array_of, layout_check, malformed, map_parts
-from aster.codec.row.containers import RowList, RowMap, hashable, plain_map
+from aster.codec.row.containers import RowList, RowMap, RowSet, hashable, plain_map
 from aster.codec.row.readers import bytes_reader, checked, even_tuple, field_reader, member_named, mixed_tuple, read_text, slot_of, union_reader
 from aster.codec.row.scalars import FIXED, VARIABLE
 from aster.codec.row.schema import RowSchema, RowStruct, RowType, are_alike
@@ -241,7 +241,8 @@ class _Binding:
             return RowList[Any](array, made, origin) if making is None else made(array_items(array, making))
 
         def read_set(buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
-            return made(hashable(array_items(array_of(buffer, start, stop, cell), making or Making(stop - start))))
+            items = hashable(array_items(array_of(buffer, start, stop, cell), making or Making(stop - start)))
+            return RowSet(items) if making is None and made is set else made(items)
 
         return read_sequence if kind in _SEQUENCES else read_set
 

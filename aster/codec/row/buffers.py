@@ -35,7 +35,7 @@ def buffer_of(view: Any, key: Any) -> memoryview:
         key: the name of a field, an index, or a key.
 
     Raises:
-        TypeError: ``view`` is none, or what is there is declared as something else than ``bytes``.
+        TypeError: ``view`` is none, ``key`` is of a wrong type, or what is there is declared as something else than ``bytes``.
         AttributeError, IndexError, KeyError: nothing is there.
         ValueError: ``None`` is there.
         DecodeError: the peer sent what is no such row.
@@ -46,6 +46,8 @@ def buffer_of(view: Any, key: Any) -> memoryview:
         start, stop, bits, slot, cell = array.start, array.stop, array.start + 8, array.data + 8 * place, array.cell
         buffer, origin = array.buffer, located.origin
     elif hasattr(view, ROW):
+        if not isinstance(key, str):
+            raise TypeError(f"buffer_of takes the name of a field where it is given a row, not {key!r}")
         reader: RowReader
         buffer, start, stop, reader = getattr(view, ROW)
         if key not in reader.slots:

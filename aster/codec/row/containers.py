@@ -1,4 +1,4 @@
-"""Lists, tuples and dicts in received rows, as ``Sequence`` and ``Mapping`` whose elements are read from the bytes."""
+"""Lists, tuples and dicts in received rows, as ``Sequence`` and ``Mapping`` whose elements are read from the bytes; and sets, which are read whole."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import datetime
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
-from typing import Any, TypeVar, cast, overload
+from typing import Any, NoReturn, TypeVar, cast, overload
 
 from aster.codec.lazy import materialize
 from aster.codec.row.cells import ArrayCell, Making, array_items, check_order, item_at
+from aster.codec.row.refusals import absent, refusing, unchangeable
 from aster.codec.row.views import Origin, copied
 from aster.codec.serializers import HashTally
 from aster.codec.walk import Mismatch
 from aster.errors import DecodeError
 
-__all__ = ["RowList", "RowMap", "hashable", "plain_map"]
+__all__ = ["RowList", "RowMap", "RowSet", "hashable", "plain_map"]
 
 T = TypeVar("T")
 
 _FEW_ALIKE = frozenset({str, bytes, bool, int, float, datetime.date})
 """Types of which no peer has many values with one hash: Python salts it, or it is a number's remainder, which some dozens of 64 bits share at the most."""
+
+_LIST_METHODS = frozenset({"append", "clear", "copy", "extend", "insert", "pop", "remove", "reverse", "sort"})
+_DICT_METHODS = frozenset({"clear", "copy", "pop", "popitem", "setdefault", "update"})
+_SET_METHODS = ("add", "clear", "difference_update", "discard", "intersection_update", "pop", "remove", "symmetric_difference_update", "update")
 
 # Lists and tuples
 
@@ -81,24 +86,27 @@ class RowList(_Located, Sequence[T]):
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self._slice(range(*index.indices(self._array.count)))
-        place = operator.index(index)
+        try:
+            return item_at(self._array, self._place_of(index))
+        except Mismatch as exc:
+            raise self.origin.refused(exc) from None
+
+    def _place_of(self, index: int) -> int:
+        try:
+            place = operator.index(index)
+        except TypeError:
+            raise TypeError(f"{self._kind.__name__} indices must be integers, not {type(index).__name__}") from None
         if place < 0:
             place += self._array.count
         if not 0 <= place < self._array.count:
             raise IndexError(f"{self._kind.__name__} index out of range")
-        return self._read(place)
+        return place
 
     def _slice(self, places: range) -> Any:
         try:
             if len(places) > 1:
                 check_order(self._array)
             return self._kind(item_at(self._array, place) for place in places)
-        except Mismatch as exc:
-            raise self.origin.refused(exc) from None
-
-    def _read(self, place: int) -> Any:
-        try:
-            return item_at(self._array, place)
         except Mismatch as exc:
             raise self.origin.refused(exc) from None
 
@@ -125,6 +133,14 @@ class RowList(_Located, Sequence[T]):
     def __hash__(self) -> int:
         return hash(self.__aster_materialize__() if self._kind is tuple else list[Any]())  # which says that lists have none
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise absent(name, self._kind.__name__, _LIST_METHODS if self._kind is list else ())
+
+    __setitem__ = refusing("set item", "sequence")
+    __delitem__ = refusing("delete item", "sequence")
+    __add__ = __radd__ = __iadd__ = refusing("add", "sequence")
+    __mul__ = __rmul__ = __imul__ = refusing("multiply", "sequence")
+
     def _plain(self, making: Making) -> Any:
         return self._kind(array_items(self._array, making))
 
@@ -133,8 +149,7 @@ class RowList(_Located, Sequence[T]):
 
     def slot(self, index: int) -> tuple[ArrayCell, int]:
         """The array that an element is in, and its place there."""
-        place = range(self._array.count)[index]
-        return self._array, place
+        return self._array, self._place_of(index)
 
 
 # Dicts
@@ -200,6 +215,13 @@ class RowMap(_Located, Mapping[Any, T]):
             return NotImplemented
         return dict(self.in_turn()) == dict(cast("Mapping[Any, Any]", other).items())
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise absent(name, "dict", _DICT_METHODS)
+
+    __setitem__ = refusing("set item", "dict")
+    __delitem__ = refusing("delete item", "dict")
+    __or__ = __ror__ = __ior__ = refusing("merge", "dict")
+
     def _plain(self, making: Making) -> Any:
         return plain_map(self._keys, self._values, making)
 
@@ -224,6 +246,40 @@ class _Values(ValuesView[Any]):
     def __iter__(self) -> Iterator[Any]:
         for _, value in self._mapping.in_turn():
             yield value
+
+
+# Sets
+
+
+class RowSet(set[T]):
+    """A set in a row: whole, since its elements are found by their hashes, but another one at each reading, so that to change it would change nothing."""
+
+    __slots__ = ()
+
+    def copy(self) -> set[T]:
+        return set(self)
+
+    def __aster_materialize__(self) -> set[T]:
+        return set(self)
+
+    def __repr__(self) -> str:
+        return repr(set(self))
+
+    def __reduce_ex__(self, _protocol: object) -> Any:
+        return copied, (set(self),)
+
+    __ior__ = __iand__ = __isub__ = __ixor__ = refusing("update", "set")
+
+
+def _refuse_method(name: str) -> property:
+    def refuse(_self: object) -> NoReturn:
+        raise AttributeError(unchangeable(name, "set"))
+
+    return property(refuse)
+
+
+for _name in _SET_METHODS:
+    setattr(RowSet, _name, _refuse_method(_name))
 
 
 def plain_map(keys: ArrayCell, values: ArrayCell, making: Making) -> dict[Any, Any]:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from aster.codec.lazy import MATERIALIZE, materialize
 from aster.codec.row.cells import Cell, Making, ReadRegion
+from aster.codec.row.refusals import unchangeable
 from aster.codec.stand_ins import stand_in
 from aster.codec.tags import short_name
 from aster.codec.walk import Mismatch
@@ -90,10 +91,10 @@ def view_class(cls: type[Any]) -> type[Any]:
         return cls(*map(materialize, args), **{name: materialize(value) for name, value in kwargs.items()})
 
     def __setattr__(self: object, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"cannot set {name!r}: this {short_name(cls)} is a view of a received row; change the copy that aster.materialize(...) makes")
+        raise AttributeError(unchangeable(f"set {name!r}", short_name(cls)))
 
     def __delattr__(self: object, name: str) -> NoReturn:
-        raise AttributeError(f"cannot delete {name!r}: this {short_name(cls)} is a view of a received row; change the copy that aster.materialize(...) makes")
+        raise AttributeError(unchangeable(f"delete {name!r}", short_name(cls)))
 
     namespace: dict[str, Any] = {
         "__slots__": (ROW, _MADE),

@@ -8,7 +8,7 @@ import struct
 from typing import Any, cast
 
 from aster.codec import make_codec
-from aster.codec.row import RowCodec, RowList, RowMap
+from aster.codec.row import RowCodec, RowList, RowMap, RowSet
 from aster.codec.row.binding import StructReader
 from aster.errors import DecodeError
 from aster.types import SerializationMode
@@ -48,6 +48,8 @@ def walked(value: Any) -> Any:
         return items if value[:0] == [] else tuple(items)
     if isinstance(value, RowMap):
         return {walked(key): walked(item) for key, item in cast("RowMap[Any]", value).items()}
+    if isinstance(value, RowSet):
+        return set(cast("RowSet[Any]", value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         plain = cls if "__aster_row__" not in vars(cls) else cast("type[Any]", cls.__base__)

@@ -8,16 +8,16 @@ import dataclasses
 import enum
 import functools
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aster.codec import buffer_of, materialize
-from aster.codec.row import RowList, RowMap
+from aster.codec.row import RowList, RowMap, RowSet
 from aster.errors import DecodeError
 from aster.types import SerializationMode
 from tests.codec.helpers import decoded
@@ -321,7 +321,7 @@ def test_lists_and_tuples_are_sequences() -> None:
     for index in (3, -4, 2**80):
         with pytest.raises(IndexError, match="list index out of range"):
             lines[index]
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="list indices must be integers, not str"):
         lines["a"]
     with pytest.raises(TypeError, match="unhashable"):
         hash(lines)
@@ -379,6 +379,85 @@ def test_keys_may_be_dataclasses_and_views_of_them() -> None:
     assert view.points[0] in view.by_point
 
 
+# Sets
+
+
+def test_sets_are_sets_that_nobody_changes() -> None:
+    @dataclass
+    class Tagged:
+        tags: set[str]
+        fixed: frozenset[str]
+
+    view = view_of(Tagged({"a", "b"}, frozenset("f")), codec_of(Tagged))
+    tags: set[str] = view.tags
+    assert {RowSet, set} <= set(type(tags).__mro__)
+    assert tags == {"a", "b"} == tags
+    assert (len(tags), "a" in tags, tags | {"c"}, tags & {"a"}, {"c"} | tags) == (2, True, {"a", "b", "c"}, {"a"}, {"a", "b", "c"})
+    assert type(view.fixed) is frozenset
+    assert repr(view_of(Tagged({"a"}, frozenset()), codec_of(Tagged)).tags) == "{'a'}"
+    for plain in (materialize(tags), copy.copy(tags), copy.deepcopy(tags), tags.copy(), tags | {"a"}, pickle.loads(pickle.dumps(tags))):
+        assert type(plain) is set
+        assert plain == {"a", "b"}
+    assert type(materialize(view).tags) is set
+
+
+# What would change them
+
+
+@dataclass
+class Parts:
+    items: list[int]
+    path: tuple[int, ...]
+    table: dict[str, int]
+    tags: set[int]
+
+
+_PARTS = Parts([1], (1,), {"a": 1}, {1})
+
+
+def _public(*kinds: type) -> set[str]:
+    return {name for name in set(dir(kinds[0])).difference(*map(dir, kinds[1:])) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(
+    ("field", "kind", "methods"),
+    [
+        ("items", "list", {"copy"} | _public(list, tuple)),
+        ("table", "dict", {"copy"} | _public(dict, Mapping) - {"fromkeys"}),
+        ("tags", "set", _public(set, frozenset)),
+    ],
+)
+def test_a_method_that_would_change_a_part_says_what_to_do(field: str, kind: str, methods: set[str]) -> None:
+    part = getattr(view_of(_PARTS, codec_of(Parts)), field)
+    for name in methods:
+        assert not hasattr(part, name)
+        with pytest.raises(AttributeError, match=rf"cannot {name}: this {kind} is a view of a received row; change the copy that aster.materialize"):
+            getattr(part, name)
+    with pytest.raises(AttributeError, match="object has no attribute 'nothing'"):
+        _ = part.nothing
+
+
+def test_a_tuple_has_no_more_than_a_tuple_has() -> None:
+    with pytest.raises(AttributeError, match="'tuple' object has no attribute 'append'"):
+        view_of(_PARTS, codec_of(Parts)).path.append(2)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *("view.items[0] = 1", "del view.items[0]", "view.items[:] = []", "view.table['a'] = 2", "del view.table['a']"),
+        *("view.items + [2]", "[2] + view.items", "view.path + (2,)", "2 * view.items", "view.items * 2", "view.table | {'b': 2}", "{'b': 2} | view.table"),
+        *("view.items += [2]", "view.items *= 2", "view.table |= {'b': 2}"),
+        *("view.tags |= {2}", "view.tags &= {2}", "view.tags -= {1}", "view.tags ^= {1}"),
+    ],
+)
+def test_an_operator_that_would_change_a_part_says_what_to_do(statement: str) -> None:
+    view = view_of(_PARTS, codec_of(Parts))
+    with pytest.raises(TypeError, match=r"cannot .*: this (sequence|dict|set) is a view of a received row; change the copy that aster.materialize"):
+        exec(statement, {"view": view})
+    assert view == _PARTS
+
+
 # Bytes
 
 
@@ -408,8 +487,13 @@ def test_bytes_are_had_without_a_copy() -> None:
         buffer_of(view, "text")
     with pytest.raises(AttributeError, match="no attribute 'other'"):
         buffer_of(view, "other")
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="list index out of range"):
         buffer_of(view.many, 3)
+    for key in ("a", slice(1)):
+        with pytest.raises(TypeError, match=r"list indices must be integers, not (str|slice)"):
+            buffer_of(view.many, key)
+    with pytest.raises(TypeError, match="buffer_of takes the name of a field where it is given a row, not 0"):
+        buffer_of(view, 0)
     with pytest.raises(KeyError):
         buffer_of(view.table, "z")
     for plain in (Blobs(b"", None, None, [], {}), [b""], b""):
@@ -418,8 +502,28 @@ def test_bytes_are_had_without_a_copy() -> None:
 
 
 def test_what_is_plain_is_its_own_plain_value() -> None:
-    for plain in (ORDER, [1], {"a": 1}, None, "x"):
+    for plain in (ORDER, [1], {"a": 1}, {ORDER.lines[0].sku: [1]}, None, "x"):
         assert materialize(plain) is plain
+
+
+def test_views_in_containers_of_ones_own_are_made_plain() -> None:
+    point = view_of(Point(1, 2))
+    for held in ([point], (1, point), {"a": point}, {point: 1}, {"a": [point, {"b": (point,)}]}):
+        made = materialize(held)
+        assert made == held
+        assert set(_classes_in(held)) - set(_classes_in(made)) == {type(point)}
+
+
+def _classes_in(value: Any) -> Iterator[type]:
+    """Of all values in containers."""
+    if isinstance(value, dict):
+        entries = cast("dict[Any, Any]", value)
+        yield from _classes_in([*entries, *entries.values()])
+    elif isinstance(value, list | tuple):
+        for item in cast("list[Any]", value):
+            yield from _classes_in(item)
+    else:
+        yield type(value)
 
 
 class Shade(enum.Enum):
