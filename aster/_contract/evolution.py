@@ -49,7 +49,7 @@ def _method_differences(client: Contract, server: Contract) -> Iterator[str]:
         elif other.pattern is not method.pattern:
             yield f"{name}: it is {method.pattern.name} at the client and {other.pattern.name} at the server"
         elif not set(method.modes) & set(other.modes):
-            yield f"{name}: the client has the modes {_names(method)}, and the server {_names(other)}"
+            yield f"{name}: the client has the modes {_names(method)}, and the server {_names(other)}; give them one in common by serialization="
 
 
 def _type_differences(client: Contract, server: Contract) -> Iterator[str]:

@@ -95,7 +95,7 @@ def _why_no_wire_class(cls: type[Any]) -> str:
         return "is a NamedTuple, which is not supported; use a dataclass (frozen=True makes it hashable)"
     if cls.__module__.partition(".")[0] in sys.stdlib_module_names:
         return "is not supported; send what it stands for as str or another supported type, such as a dataclass of your own"
-    return "is neither a dataclass nor an Enum; decorate it with @dataclass"
+    return "is neither a dataclass nor an Enum; decorate it with @dataclass, or send what it holds as another type, such as bytes or list[float]"
 
 
 def _enum_objection(cls: type[Enum]) -> str | None:

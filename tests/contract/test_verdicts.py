@@ -152,7 +152,8 @@ def test_the_verdict_on_a_method_says_what_is_missing_or_different_about_it() ->
         elif mine.pattern is not others.pattern:
             expected, kind = [f"edited: it is {mine.pattern.name} at the client and {others.pattern.name} at the server"], "pattern"
         elif not set(mine.modes) & set(others.modes):
-            expected, kind = [f"edited: the client has the modes {mine.modes[0].name}, and the server {others.modes[0].name}"], "modes"
+            theirs, ours = (" and ".join(mode.name for mode in SerializationMode if mode in plan.modes) for plan in (mine, others))
+            expected, kind = [f"edited: the client has the modes {theirs}, and the server {ours}; give them one in common by serialization="], "modes"
         else:
             expected, kind = [], "fits"
         assert contract_differences(of(mine), of(others)) == expected

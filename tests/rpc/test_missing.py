@@ -121,7 +121,7 @@ async def test_a_call_of_another_pattern_than_the_servers_names_both(running: Ru
     ("interface", "difference"),
     [
         (EchoOfAnotherShape, "same: it is SERVER_STREAM at the client and UNARY at the server"),
-        (NativeEcho, "same: the client has the modes NATIVE, and the server XLANG"),
+        (NativeEcho, "same: the client has the modes NATIVE, and the server XLANG; give them one in common by serialization="),
         (EchoOfTomorrow, "best: the server has no such method\n- better: the server has no such method"),
     ],
 )

@@ -221,6 +221,6 @@ def _no_field(self: Any, name: str) -> NoReturn:
     described = _found(cast("type[Any]", type(self)), name)
     if hasattr(described, "__get__"):  # a property whose own AttributeError has led here: once more, to show that one
         described.__get__(self, type(self))
-    cls = short_name(self.__aster_row__[3].origin.cls)
-    hint = "" if name.startswith("__") else "; what __post_init__ adds is in the copy that aster.materialize(...) makes"
-    raise AttributeError(f"{cls!r} object has no attribute {name!r}: it is a view of a received row, which has the fields of its class{hint}")
+    cls = self.__aster_row__[3].origin.cls
+    hint = "; what __post_init__ adds is in the copy that aster.materialize(...) makes" if hasattr(cls, "__post_init__") and not name.startswith("__") else ""
+    raise AttributeError(f"{short_name(cls)!r} object has no attribute {name!r}: it is a view of a received row, which has the fields of its class{hint}")

@@ -206,6 +206,9 @@ def test_code_that_looks_into_the_dict_of_an_instance_finds_the_fields() -> None
 class Failing:
     number: int = 0
 
+    def __post_init__(self) -> None:
+        """What would make it, in a plain one."""
+
     @property
     def broken(self) -> int:
         return self._made_later  # that it is not there is what is tested  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
