@@ -11,7 +11,7 @@ from dataclasses import is_dataclass
 from enum import Enum
 
 from aster._protocol.events import Trailer
-from aster.codec import Codec, materialize
+from aster.codec import Codec, materialize, plain
 from aster.codec.tags import full_name, is_wire_class, registered_names, short_name
 from aster.errors import DecodeError, RpcError, UnknownDetail
 
@@ -42,6 +42,8 @@ class DetailCodec:
         for detail in error.details:
             try:
                 sent.append(self._encoded(detail))
+            except DecodeError as exc:  # of a row, which a peer has spoilt
+                logger.info("a detail of an error of %s cannot be read: %s", label, exc)
             except Exception as exc:
                 problems[str(exc)] = None
         if problems:
@@ -51,6 +53,7 @@ class DetailCodec:
         return tuple(sent)
 
     def _encoded(self, detail: object) -> tuple[str, bytes]:
+        detail = plain(detail)
         cls = type(detail)
         tag = self._tags.get(cls)
         if tag is None:

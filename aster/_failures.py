@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import cast
 
 import anyio
 
-__all__ = ["alone", "parted", "shown", "told_apart"]
+from aster.errors import DecodeError, RpcError
+
+__all__ = ["alone", "parted", "shown", "told_apart", "unreadable"]
 
 _SHOWN_TEXT_LIMIT = 4_096
 """Characters of a bug's text that ``debug`` shows to the caller: enough to find it in the log, and far below the limit of a trailer."""
@@ -26,6 +29,23 @@ def alone(exc: BaseException) -> BaseException:
         return exc
     group = cast("BaseExceptionGroup[BaseException]", exc)
     return alone(group.exceptions[0]) if len(group.exceptions) == 1 else group
+
+
+def unreadable(exc: BaseException) -> DecodeError | None:
+    """What could not be read of a row, if that is what has failed: alone, or in a group with nothing else that was not meant, of several tasks that read."""
+    leaves = list(_leaves(exc))
+    found = [leaf for leaf in leaves if isinstance(leaf, DecodeError)]
+    if not found or not all(isinstance(leaf, DecodeError | RpcError) for leaf in leaves):
+        return None
+    return next((error for error in found if error.is_request), found[0])
+
+
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", exc).exceptions:
+            yield from _leaves(inner)
+    else:
+        yield exc
 
 
 def shown(exc: BaseException) -> str:

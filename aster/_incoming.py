@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from aster._call import CURRENT_CALL, CallDriver
-from aster._failures import alone, shown, told_apart
+from aster._failures import alone, shown, told_apart, unreadable
 from aster._gate import Place
 from aster._hosted import HostedMethod
 from aster._protocol.call import CallLimits, ServerCall
@@ -328,10 +328,13 @@ class IncomingCall(CallDriver):
         return trailer
 
     def _failed(self, exc: BaseException) -> Trailer:
-        error = alone(exc)
-        if isinstance(error, DecodeError) and error.is_request:  # of a row, which is read by the handler
-            logger.info("%s could not read its request", self.label, exc_info=error)
-            error = self._undecodable(error)
+        error: BaseException = alone(exc)
+        spoilt = unreadable(exc)  # of a row, which the handler reads
+        if spoilt is not None:
+            logger.info("%s could not read a message: %s", self.label, spoilt, exc_info=exc)
+            # The caller's fault, or that of another peer whose message the handler has read or passed on; never a bug of the handler's.
+            other = RpcError(StatusCode.INTERNAL, f"{self.label} was sent by another peer what cannot be decoded")
+            error = self._undecodable(spoilt) if spoilt.is_request else other
         if isinstance(error, RpcError):
             try:
                 return self._error_trailer(error)

@@ -16,9 +16,9 @@ from aster._contract import evolution, form
 from aster._entrance import DECISION_TIME
 from aster._protocol import frames
 from aster.codec import engine as codec_engine
-from aster.codec import fields, fory, hints, serializers, walk
-from aster.codec.row import cells, schema
+from aster.codec import fields, fory, hashes, hints, making, walk
 from aster.codec.row import codec as row_codec
+from aster.codec.row import schema
 from aster.transports.base import ConnectionOptions
 from aster.transports.quic import admission, bounds, turns
 
@@ -60,7 +60,7 @@ _form: Any = vars(form)
 _NUMBERS: Mapping[str, str] = {
     "what a message decodes to": _size(codec_engine.MAX_GRAPH_BYTES) + ", counted at about the size of its containers and dataclasses",
     "dataclasses nested in a message": f"{walk.MAX_NESTING}",
-    "other values of a message with the hash of one": f"{serializers.MAX_COLLISIONS}",
+    "other values of a message with the hash of one": f"{hashes.MAX_COLLISIONS}",
     "fields of a dataclass": f"{fields.MAX_FIELDS}",
     "type definitions that only peers have": f"{fory.MAX_FOREIGN_DEFINITIONS}",
     "bytes of a frame with a part of a message": _size(frames.CHUNK_SIZE),
@@ -68,7 +68,7 @@ _NUMBERS: Mapping[str, str] = {
     "a schema of rows, in [ROW](rows.md)": _size(schema.MAX_SCHEMA_BYTES),
     "types inside each other in a field of such a schema": f"{schema.MAX_TYPE_DEPTH}",
     "schemas of peers that are remembered, for each type of message": _size(row_codec.MAX_REMEMBERED),
-    "fields that `aster.materialize` fills in because the peer's rows do not have them": f"{cells.FREE_DEFAULTS:,}, and one for each 4 bytes of the row",
+    "fields that `aster.materialize` fills in because the peer's rows do not have them": f"{making.FREE_DEFAULTS:,}, and one for each 4 bytes of the row",
     "details of an error": f"{frames.MAX_DETAILS}",
     "why a client leaves a session, in its own words": _size(frames.CHUNK_SIZE),
     "calls and sessions that wait for one service": f"{_gate.MAX_WAITING:,}",

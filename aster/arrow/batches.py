@@ -111,9 +111,12 @@ class RecordBatches(AsyncIterator[Any]):
                 self._given += len(rows)
                 return self._make(rows, self._given - len(rows))
             failure, self._failure = self._failure, None
-            if failure is not None:
+            if failure is None:
+                raise StopAsyncIteration
+            try:
                 raise failure
-            raise StopAsyncIteration
+            finally:
+                del failure  # whose traceback knows this frame, and through it the stream
 
     async def _fill(self) -> None:
         """Read until there are rows for a batch, or nothing follows."""
@@ -188,11 +191,14 @@ class _BatchMaker:
         except (Mismatch, DecodeError) as exc:
             place, fault = self._first_refused(rows) or (None, exc)
         where = f"rows {first} to {first + len(rows) - 1}" if place is None else f"row {first + place}"
-        if isinstance(fault, Mismatch):
-            what = f": {fault.describe(short_name(self._cls))}" if fault.path else f" {fault.text}"
-            raise fault.kind(f"{where} of the stream{what}") from fault.__cause__
-        fault.add_note(f"in {where} of the stream")
-        raise fault
+        try:
+            if isinstance(fault, Mismatch):
+                what = f": {fault.describe(short_name(self._cls))}" if fault.path else f" {fault.text}"
+                raise fault.kind(f"{where} of the stream{what}") from fault.__cause__
+            fault.add_note(f"in {where} of the stream")
+            raise fault
+        finally:
+            del fault, rows  # else the traceback keeps the rows for as long as it is kept
 
     def _batch(self, rows: Sequence[Any]) -> Any:
         self._check(rows)

@@ -23,9 +23,9 @@ from pyfory.meta import typedef_decoder, typedef_encoder  # pyright: ignore[repo
 from pyfory.meta.metastring import Encoding, MetaStringEncoder  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
 from aster.codec.fields import MAX_FIELDS, default_of
+from aster.codec.hashes import HashTally
 from aster.codec.serializers import (
     DecimalSerializer,
-    HashTally,
     TimeSerializer,
     TimestampSerializer,
     TupleSerializer,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
+from aster.codec.making import Making
+
 __all__ = ["MATERIALIZE", "is_exactly", "materialize", "plain"]
 
 T = TypeVar("T")
@@ -23,29 +25,33 @@ def materialize(value: T) -> T:
     Raises:
         DecodeError: the peer sent what is no value of the declared type, or ``__post_init__`` refuses it.
     """
-    if type(value) is tuple or type(value) is list:
-        return cast("T", _items_of(cast("Sequence[Any]", value)))
-    if type(value) is dict:
-        return cast("T", _entries_of(cast("dict[Any, Any]", value)))
-    return plain(value)
+    return _plain_within(value, Making())
 
 
-def plain(value: T) -> T:
-    """The plain value of one that is read lazily; any other as it is, whatever is inside."""
+def plain(value: T, making: Making | None = None) -> T:
+    """The plain value of one that is read lazily; any other as it is, whatever is inside. ``making``: what it shares with others, if anything."""
     method: Any = getattr(type(value), MATERIALIZE, None)
-    return value if method is None else method(value)
+    return value if method is None else method(value, making or Making())
 
 
-def _items_of(items: Sequence[Any]) -> Sequence[Any]:
-    made = [materialize(item) for item in items]
+def _plain_within(value: Any, making: Making) -> Any:
+    if type(value) is tuple or type(value) is list:
+        return _items_of(cast("Sequence[Any]", value), making)
+    if type(value) is dict:
+        return _entries_of(cast("dict[Any, Any]", value), making)
+    return plain(value, making)
+
+
+def _items_of(items: Sequence[Any], making: Making) -> Sequence[Any]:
+    made = [_plain_within(item, making) for item in items]
     if all(mine is its for mine, its in zip(made, items, strict=True)):
         return items
     return tuple(made) if type(items) is tuple else made
 
 
-def _entries_of(entries: dict[Any, Any]) -> dict[Any, Any]:
+def _entries_of(entries: dict[Any, Any], making: Making) -> dict[Any, Any]:
     keys, values = list(entries), list(entries.values())
-    mine, its = _items_of(keys), _items_of(values)
+    mine, its = _items_of(keys, making), _items_of(values, making)
     return entries if mine is keys and its is values else dict(zip(mine, its, strict=True))
 
 

@@ -12,12 +12,11 @@ from typing import Any
 import pyfory  # pyright: ignore[reportMissingTypeStubs]  # it has none
 from pyfory import serializer as fory_serializer  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
+from aster.codec.hashes import HashTally
 from aster.codec.walk import MAX_DECIMAL_DIGITS
 
 __all__ = [
-    "MAX_COLLISIONS",
     "DecimalSerializer",
-    "HashTally",
     "TimeSerializer",
     "TimestampSerializer",
     "TupleSerializer",
@@ -25,10 +24,6 @@ __all__ = [
     "counted",
     "counting_hash",
 ]
-
-MAX_COLLISIONS = 32
-"""Different values of one message that may share a hash with one other. Points of small ints share it four at a time, since hash(-1) == hash(-2). The
-worst message of these that is accepted, 2 MB with 108,000 dataclasses of three ints in groups of 27, takes 1.4 s; without a bound 123 KB took 12 s."""
 
 _fory: Any = pyfory
 _fory_serializers: Any = fory_serializer
@@ -76,38 +71,6 @@ class TimestampSerializer(_Serializer):
         if micros >= 1_000_000:
             raise ValueError(f"{nanos} nanoseconds are part of no timestamp")
         return (_NAIVE_EPOCH + datetime.timedelta(seconds=seconds + 1, microseconds=micros)).replace(fold=fold)  # which refuses all but 0 and 1
-
-
-class HashTally:
-    """Counts the values of one message that differ and have one hash, which honest data hardly does and which makes a set or dict quadratically slow.
-
-    It counts what is hashed or may be, not what is declared: the type of an element is the peer's to choose, and known only once the hash is taken.
-    """
-
-    __slots__ = ("_same", "first")
-
-    def __init__(self) -> None:
-        self.first: dict[int, object] = {}
-        self._same: dict[int, list[object]] = {}
-
-    def add(self, value: object, hashed: int) -> None:
-        """Count a value.
-
-        Raises:
-            ValueError: too many others have its hash.
-        """
-        first = self.first.setdefault(hashed, value)
-        if first is value or first == value:
-            return
-        same = self._same.setdefault(hashed, [])
-        if value not in same:
-            same.append(value)
-            if len(same) > MAX_COLLISIONS:
-                raise ValueError(f"more than {MAX_COLLISIONS} different values have the same hash, which only an attack explains")
-
-    def clear(self) -> None:
-        self.first.clear()
-        self._same.clear()
 
 
 class _Decoding(threading.local):

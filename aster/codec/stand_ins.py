@@ -10,7 +10,9 @@ __all__ = ["stand_in"]
 
 def stand_in(cls: type, namespace: Mapping[str, Any]) -> type[Any]:
     """A subclass of a class under its name, with what ``namespace`` holds. Neither a metaclass nor ``__init_subclass__`` of the user's runs."""
-    kind = type("_StandInType", (type(cls),), {"mro": _mro_of_stand_in})
+    # A metaclass such as ABCMeta keeps what it knows of the user's class in an attribute, which the stand-in inherits, and would mix up the two.
+    checks = {"__instancecheck__": type.__instancecheck__, "__subclasscheck__": type.__subclasscheck__}
+    kind = type("_StandInType", (type(cls),), {"mro": _mro_of_stand_in, **checks})
     named = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, **namespace}
     return type.__new__(kind, cls.__name__, (cls,), named)
 

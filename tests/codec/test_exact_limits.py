@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aster.codec import make_codec
-from aster.codec.serializers import MAX_COLLISIONS
+from aster.codec.hashes import MAX_COLLISIONS
 from aster.codec.walk import MAX_DECIMAL_DIGITS
 from aster.errors import DecodeError
 from aster.types import SerializationMode

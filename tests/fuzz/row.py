@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from aster.codec import buffer_of, materialize
+from aster.codec.making import Making
 from aster.codec.row import RowDecoder, RowList, RowMap
 from aster.codec.row.binding import StructReader
-from aster.codec.row.cells import Making
 from aster.codec.row.schema import MAX_SCHEMA_BYTES, decode_schema
 from aster.codec.walk import Mismatch
 from aster.errors import DecodeError
@@ -196,9 +196,8 @@ class _Input:
     def _reader(self) -> StructReader | None:
         """What reads rows of the message's schema, if it has one."""
         head = self.message[: 8 + int.from_bytes(self.message[:8], "little")]
-        nulls = b"\xff" * (len(head) + 64)  # whatever is in a row, nothing of this one is
         try:
-            return self.decoder().decode(head + nulls, None)[1]
+            return self.decoder().reader_of(head, None)
         except DecodeError:
             return None
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
+from aster.codec.row.cells import bitmap_bytes
 from aster.codec.row.scalars import FIXED
 from aster.codec.row.schema import MAX_SCHEMA_BYTES, MalformedSchemaError, RowSchema, RowType, are_alike, decode_schema
-from aster.codec.row.writer import bitmap_bytes
 from tests.fuzz.mutation import mutated
 from tests.fuzz.row_reading import roomy_stack
 

@@ -13,8 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aster.codec.fields import default_of
+from aster.codec.hashes import check_set
+from aster.codec.making import Making
 from aster.codec.post_init import run_post_init
-from aster.codec.row.cells import Cell, CheckRegion, FixedCell, Making, ReadRegion, VariableCell, array_items, array_of, layout_check, malformed, map_parts
+from aster.codec.row.arrays import array_items, array_of, map_parts
+from aster.codec.row.cells import Cell, CheckRegion, FixedCell, ReadRegion, VariableCell, layout_check, malformed
 from aster.codec.row.containers import RowList, RowMap, RowSet, hashable, plain_map
 from aster.codec.row.readers import bytes_reader, checked, even_tuple, field_reader, member_named, mixed_tuple, read_text, slot_of, union_reader
 from aster.codec.row.scalars import FIXED, VARIABLE
@@ -47,6 +50,15 @@ class Classes:
     fields: Mapping[type, tuple[FieldShape, ...]]
     names: Mapping[type, str]
     views: Mapping[type, type]
+    _defaults: dict[tuple[type, str], tuple[str, ReadRegion]] = dataclasses.field(default_factory=dict[tuple[type, str], tuple[str, ReadRegion]])
+
+    def default(self, cls: type, field: dataclasses.Field[Any], shape: Shape) -> tuple[str, ReadRegion]:
+        """What gives a field that a peer does not send: one for all schemas, since peers can make up many that have none of ours."""
+        key = cls, field.name
+        step = self._defaults.get(key)
+        if step is None:
+            step = self._defaults[key] = field.name, _default_reader(cls, field, shape)
+        return step
 
 
 def bind(schema: RowSchema, root: type, classes: Classes, *, is_request: bool) -> StructReader:
@@ -80,9 +92,7 @@ class StructReader:
     fields: tuple[ReadRegion, ...] = ()
     slots: Mapping[str, tuple[int, int, Cell]] = dataclasses.field(default_factory=dict[str, tuple[int, int, Cell]])
     steps: tuple[tuple[str, ReadRegion], ...] = ()
-    made: frozenset[str] = frozenset()
     lacking: int = 0
-    """How many fields the peer does not send."""
     post_init: Callable[[Any], None] | None = None
 
     def read(self, buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
@@ -101,10 +111,8 @@ class StructReader:
         kept, making.kept = making.kept, {}
         value = object.__new__(self.origin.cls)
         keep = object.__setattr__  # what the class does about attributes is not for this
-        for name, read in self.steps:
-            keep(value, name, read(buffer, start, stop, making))
-        for name, made in kept.items():  # two plain values share no list
-            keep(value, name, copy.deepcopy(made))
+        for name, read in self.steps:  # two plain values share no list
+            keep(value, name, copy.deepcopy(kept[name]) if name in kept else read(buffer, start, stop, making))
         making.depth -= 1
         if self.post_init is not None:
             run_post_init(value, self.post_init, is_request=self.origin.is_request)
@@ -145,17 +153,14 @@ class _Binding:
         own = {field.name: field for field in dataclasses.fields(cls)}
         slots: dict[str, tuple[int, int, Cell]] = {}
         steps: list[tuple[str, ReadRegion]] = []
-        made: set[str] = set()
         for field in self._classes.fields[cls]:
             if field.name in sent:
                 place, type_ = sent[field.name]
                 slots[field.name] = place, slot_of(place, len(theirs.fields)), self._field(cls, field, type_)
                 steps.append((field.name, field_reader(f".{field.name}", *slots[field.name])))
             else:
-                steps.append((field.name, _default_reader(cls, own[field.name], field.shape)))
-                if own[field.name].default_factory is not dataclasses.MISSING:
-                    made.add(field.name)
-        reader.slots, reader.steps, reader.fields, reader.made = slots, tuple(steps), tuple(read for _, read in steps), frozenset(made)
+                steps.append(self._classes.default(cls, own[field.name], field.shape))
+        reader.slots, reader.steps, reader.fields = slots, tuple(steps), tuple(read for _, read in steps)
         reader.lacking = len(steps) - len(slots)
         reader.post_init = getattr(cls, "__post_init__", None)
 
@@ -182,7 +187,7 @@ class _Binding:
         if theirs.kind in FIXED:
             fixed = FIXED[theirs.kind]
             return FixedCell(fixed.code, fixed.width, checked(fixed.from_number, own), nullable, str(own))
-        return VariableCell(self._variable(theirs, own), nullable, str(own), is_bytes=theirs.kind == "bytes")
+        return VariableCell(self._variable(theirs, own), nullable, str(own), is_bytes=own == Scalar(bytes))
 
     def _member(self, theirs: RowType, union: UnionOf, nullable: bool) -> Cell:
         """The member of a union of ours that the peer's type is. No two of them look the same, so that at most one is."""
@@ -241,7 +246,7 @@ class _Binding:
             return RowList[Any](array, made, origin) if making is None else made(array_items(array, making))
 
         def read_set(buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
-            items = hashable(array_items(array_of(buffer, start, stop, cell), making or Making(stop - start)))
+            items = hashable(array_of(buffer, start, stop, cell), making or Making(stop - start), check_set)
             return RowSet(items) if making is None and made is set else made(items)
 
         return read_sequence if kind in _SEQUENCES else read_set

@@ -8,54 +8,28 @@ the regions within come one behind the other: what overlaps could be read again 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
-from aster.codec.row.writer import bitmap_bytes
+from aster.codec.making import Making
 from aster.codec.walk import Mismatch
 
 __all__ = [
-    "FREE_DEFAULTS",
-    "ArrayCell",
     "Cell",
     "CheckRegion",
     "FixedCell",
-    "Making",
     "ReadRegion",
     "VariableCell",
-    "array_items",
-    "array_of",
-    "check_order",
+    "beyond",
+    "bitmap_bytes",
     "is_null",
-    "item_at",
     "layout_check",
     "malformed",
-    "map_parts",
+    "overlap",
     "read_slot",
+    "too_short",
 ]
-
-FREE_DEFAULTS = 4_096
-"""Fields that a plain value may have filled in though no byte of its row stands for them, besides one for each four bytes. A peer's class may have fewer fields
-than ours, and its rows none at all: of 4 MB of these each instance of a hundred fields with defaults would take a hundred times its bytes."""
-
-
-class Making:
-    """A plain value that is being made.
-
-    Attributes:
-        depth: how many dataclasses are around.
-        free: how many fields may still be filled in that the peer does not send.
-        kept: the defaults that the view of it has made, by their fields.
-    """
-
-    __slots__ = ("depth", "free", "kept")
-
-    def __init__(self, size: int, kept: Mapping[str, Any] | None = None) -> None:
-        self.depth = 0
-        self.kept: Mapping[str, Any] = kept or {}
-        self.free = FREE_DEFAULTS + size // 4
-
 
 ReadRegion: TypeAlias = Callable[[bytes, int, int, Making | None], Any]
 """Called with a buffer, the start and stop of a region, and how to read it: lazily (``None``), or as a part of a plain value."""
@@ -64,8 +38,6 @@ CheckRegion: TypeAlias = Callable[[bytes, int, int], None]
 
 read_slot = struct.Struct("<II").unpack_from
 """The size of a region, and how far it is from the start of the one around."""
-
-_read_number = struct.Struct("<Q").unpack_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +92,11 @@ def is_null(buffer: bytes, bits: int, place: int) -> int:
 # Rows
 
 
+def bitmap_bytes(count: int) -> int:
+    """Bytes of the bits that tell which of so many values are null."""
+    return (count + 63) // 64 * 8
+
+
 def layout_check(fields: int, variable: Sequence[int]) -> CheckRegion:
     """A function that accepts the region of a row: so many fields, of which those in these places have regions of their own."""
     fixed = bitmap_bytes(fields) + 8 * fields
@@ -130,7 +107,7 @@ def layout_check(fields: int, variable: Sequence[int]) -> CheckRegion:
     def check(buffer: bytes, start: int, stop: int) -> None:
         length = stop - start
         if length < fixed:
-            _too_short(length, fixed)
+            too_short(length, fixed)
         end = fixed
         numbers = iter(unpack(buffer, start))
         for size, offset in zip(numbers, numbers, strict=True):
@@ -152,164 +129,19 @@ def _refuse_unless_null(buffer: bytes, start: int, stop: int, fixed: int, variab
     for place, size, offset in zip(variable, numbers, numbers, strict=True):
         if not is_null(buffer, start, place):
             if offset < end:
-                _overlap()
+                overlap()
             end = offset + size
     if start + end > stop:
-        _beyond(start + end - stop)
+        beyond(start + end - stop)
 
 
-def _too_short(size: int, fixed: int) -> NoReturn:
+def too_short(size: int, fixed: int) -> NoReturn:
     malformed(f"takes {size} bytes, fewer than the {fixed} that its fields begin with")
 
 
-def _overlap() -> NoReturn:
+def overlap() -> NoReturn:
     malformed("holds parts that overlap, or are not in the order of their slots")
 
 
-def _beyond(excess: int) -> NoReturn:
+def beyond(excess: int) -> NoReturn:
     malformed(f"holds a part that ends {excess} bytes behind it")
-
-
-# Arrays
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayCell:
-    """An array that was found in a buffer.
-
-    Attributes:
-        buffer: the bytes that it is in.
-        start, stop: its region.
-        count: how many elements it has.
-        data: where their slots begin.
-        cell: what the elements are.
-    """
-
-    buffer: bytes
-    start: int
-    stop: int
-    count: int
-    data: int
-    cell: Cell
-
-
-def array_of(buffer: bytes, start: int, stop: int, cell: Cell) -> ArrayCell:
-    """The array in a region; what its slots say is not looked at yet."""
-    count = _number_at(buffer, start, stop)
-    data = start + 8 + bitmap_bytes(count)
-    width = cell.width if isinstance(cell, FixedCell) else 8
-    if data + count * width > stop:
-        malformed(f"has {count} elements, which do not fit in its {stop - start} bytes")
-    return ArrayCell(buffer, start, stop, count, data, cell)
-
-
-def _number_at(buffer: bytes, start: int, stop: int) -> int:
-    """What an array or map begins with: how many elements it has, or the size of its keys."""
-    if stop - start < 8:
-        _too_short(stop - start, 8)
-    return _read_number(buffer, start)[0]
-
-
-def item_at(array: ArrayCell, place: int, making: Making | None = None) -> Any:
-    """One element; ``place`` is one of its places."""
-    buffer, start, cell = array.buffer, array.start, array.cell
-    try:
-        if is_null(buffer, start + 8, place):
-            return None if cell.nullable else malformed(f"is null, and must be {cell.expected}")
-        if isinstance(cell, FixedCell):
-            (number,) = struct.unpack_from(f"<{cell.code}", buffer, array.data + place * cell.width)
-            return number if cell.convert is None else cell.convert(number)
-        size, offset = read_slot(buffer, array.data + place * 8)
-        at = start + offset
-        if at + size > array.stop:
-            _beyond(at + size - array.stop)
-        return cell.read(buffer, at, at + size, making)
-    except Mismatch as exc:
-        exc.path.append(f"[{place}]")
-        raise
-
-
-def array_items(array: ArrayCell, making: Making | None = None) -> Iterator[Any]:
-    """All elements in turn."""
-    cell = array.cell
-    has_nulls = bool(array.buffer[array.start + 8 : array.data].strip(b"\0"))
-    if has_nulls and not cell.nullable:
-        malformed(f"has a null element, and must have {cell.expected} only")
-    bits = array.start + 8 if has_nulls else None
-    if isinstance(cell, FixedCell):
-        return _fixed_items(array, cell, bits, at_once=making is not None)
-    return _variable_items(array, cell.read, bits, making)
-
-
-def _fixed_items(array: ArrayCell, cell: FixedCell, bits: int | None, *, at_once: bool) -> Iterator[Any]:
-    buffer, convert = array.buffer, cell.convert
-    numbers: Iterator[Any]
-    if at_once:
-        numbers = iter(struct.unpack_from(f"<{array.count}{cell.code}", buffer, array.data))
-    else:
-        slots = memoryview(buffer)[array.data : array.data + array.count * cell.width]
-        numbers = (number for (number,) in struct.iter_unpack(f"<{cell.code}", slots))
-    if bits is None and convert is None:
-        return numbers
-
-    def items() -> Iterator[Any]:
-        for place, number in enumerate(numbers):
-            if bits is not None and is_null(buffer, bits, place):
-                yield None
-            elif convert is None:
-                yield number
-            else:
-                try:
-                    value = convert(number)
-                except Mismatch as exc:
-                    exc.path.append(f"[{place}]")
-                    raise
-                yield value
-
-    return items()
-
-
-def _variable_items(array: ArrayCell, read: ReadRegion, bits: int | None, making: Making | None) -> Iterator[Any]:
-    buffer, start, stop = array.buffer, array.start, array.stop
-    end = array.data + 8 * array.count
-    for place, (size, offset) in enumerate(struct.iter_unpack("<II", memoryview(buffer)[array.data : end])):
-        if bits is not None and is_null(buffer, bits, place):
-            yield None
-            continue
-        at = start + offset
-        try:
-            if at < end:
-                _overlap()
-            end = at + size
-            if end > stop:
-                _beyond(end - stop)
-            value = read(buffer, at, at + size, making)
-        except Mismatch as exc:
-            exc.path.append(f"[{place}]")
-            raise
-        yield value
-
-
-def check_order(array: ArrayCell) -> None:
-    """Refuse an array with regions that overlap, without looking into them."""
-    if isinstance(array.cell, VariableCell):
-        for _ in _variable_items(array, _nothing, array.start + 8, None):
-            pass
-
-
-def _nothing(_buffer: bytes, _start: int, _stop: int, _making: Making | None) -> None:
-    return None
-
-
-# Maps
-
-
-def map_parts(buffer: bytes, start: int, stop: int, keys: Cell, values: Cell) -> tuple[ArrayCell, ArrayCell]:
-    """The keys and values of the map in a region."""
-    middle = start + 8 + _number_at(buffer, start, stop)
-    if middle > stop:
-        _beyond(middle - stop)
-    parts = array_of(buffer, start + 8, middle, keys), array_of(buffer, middle, stop, values)
-    if parts[0].count != parts[1].count:
-        malformed(f"has {parts[0].count} keys and {parts[1].count} values")
-    return parts

@@ -27,8 +27,11 @@ from aster.types import SerializationMode
 __all__ = ["MAX_REMEMBERED", "RowCodec", "RowDecoder", "RowEncoder", "RowStreamDecoder", "RowStreamEncoder"]
 
 MAX_REMEMBERED = MAX_SCHEMA_BYTES
-"""Bytes of schemas of peers that are remembered for each type of message, those that came last: what they are bound to takes a hundred times as many. Of honest
+"""Bytes of schemas of peers that are remembered for each type of message, those that came last: what they are bound to takes up to 160 times as many. Of honest
 peers there are as many schemas as versions of the class in use."""
+
+_SMALLEST = 1_024
+"""Bytes that the smallest schema counts as: it too is bound to all the fields of the class."""
 
 _SIZE = struct.Struct("<Q")
 _KNOWN = _SIZE.pack(0)
@@ -141,37 +144,45 @@ class RowDecoder:
         self._lock = threading.Lock()
 
     def __call__(self, data: bytes) -> Any:
-        return self.decode(data, None)[0]
+        return self.read(data, self.reader_of(data, None))
 
     def for_stream(self) -> RowStreamDecoder:
         """A decoder for the messages of one stream."""
         return RowStreamDecoder(self)
 
-    def decode(self, data: bytes, known: StructReader | None) -> tuple[Any, StructReader]:
-        """A view of a message, and what its schema was bound to. ``known``: what that of the messages before was bound to.
+    def reader_of(self, data: bytes, known: StructReader | None) -> StructReader:
+        """What reads the row of a message. ``known``: what read that of the message before.
 
         Raises:
-            DecodeError: the message is none.
+            DecodeError: it has no schema that can be read, or that is of such a class.
         """
         if len(data) < 8:
             raise DecodeError(f"these {len(data)} bytes are not a {short_name(self._cls)}: a row begins with the size of its schema, in 8 bytes")
         (size,) = _SIZE.unpack_from(data)
-        start = 8 + size
         if size:
-            known = self._reader_of(data[8:start], start > len(data))
-        elif known is None:
+            return self._bound_to(data[8 : 8 + size], is_cut=size > len(data) - 8)
+        if known is None:
             raise DecodeError(f"the peer sent a row of a {short_name(self._cls)} ahead of its schema, which the first one must have with it")
-        try:
-            return known.read(data, start, len(data), None), known
-        except Mismatch as exc:
-            raise known.origin.refused(exc) from None
+        return known
 
-    def _reader_of(self, schema: bytes, cut: bool) -> StructReader:
-        reader = self._bound.get(schema)
+    def read(self, data: bytes, reader: StructReader) -> Any:
+        """A view of a message.
+
+        Raises:
+            DecodeError: it holds no such row.
+        """
+        try:
+            return reader.read(data, 8 + _SIZE.unpack_from(data)[0], len(data), None)
+        except Mismatch as exc:
+            raise reader.origin.refused(exc) from None
+
+    def _bound_to(self, schema: bytes, *, is_cut: bool) -> StructReader:
+        """What reads the rows of a schema."""
+        reader = None if is_cut else self._bound.get(schema)
         if reader is not None:
             return reader
         try:
-            if cut:
+            if is_cut:
                 raise MalformedSchemaError("it ends behind its message")
             reader = self._bind(decode_schema(schema))
         except MalformedSchemaError as exc:
@@ -179,9 +190,9 @@ class RowDecoder:
         with self._lock:
             if schema not in self._bound:  # else another thread was first
                 self._bound[schema] = reader
-                self._remembered += len(schema)
+                self._remembered += max(len(schema), _SMALLEST)
                 while self._remembered > MAX_REMEMBERED:
-                    self._remembered -= len(self._bound.popitem(last=False)[0])
+                    self._remembered -= max(len(self._bound.popitem(last=False)[0]), _SMALLEST)
         return reader
 
 
@@ -193,5 +204,5 @@ class RowStreamDecoder:
         self._known: StructReader | None = None
 
     def __call__(self, data: bytes) -> Any:
-        value, self._known = self._decoder.decode(data, self._known)
-        return value
+        self._known = self._decoder.reader_of(data, self._known)  # also where the row is spoilt: those behind it go by the same schema
+        return self._decoder.read(data, self._known)

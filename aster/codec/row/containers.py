@@ -5,14 +5,15 @@ from __future__ import annotations
 import datetime
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from typing import Any, NoReturn, TypeVar, cast, overload
 
+from aster.codec.hashes import FEW, HashTally, check_dict
 from aster.codec.lazy import materialize
-from aster.codec.row.cells import ArrayCell, Making, array_items, check_order, item_at
+from aster.codec.making import Making
+from aster.codec.row.arrays import ArrayCell, array_items, item_at
 from aster.codec.row.refusals import absent, refusing, unchangeable
-from aster.codec.row.views import Origin, copied
-from aster.codec.serializers import HashTally
+from aster.codec.row.views import UNREADABLE, Origin, copied
 from aster.codec.walk import Mismatch
 from aster.errors import DecodeError
 
@@ -22,6 +23,9 @@ T = TypeVar("T")
 
 _FEW_ALIKE = frozenset({str, bytes, bool, int, float, datetime.date})
 """Types of which no peer has many values with one hash: Python salts it, or it is a number's remainder, which some dozens of 64 bits share at the most."""
+
+_SALTED = frozenset({str, bytes})
+"""Types whose hashes no peer can choose."""
 
 _LIST_METHODS = frozenset({"append", "clear", "copy", "extend", "insert", "pop", "remove", "reverse", "sort"})
 _DICT_METHODS = frozenset({"clear", "copy", "pop", "popitem", "setdefault", "update"})
@@ -45,10 +49,12 @@ class _Located(ABC):
     def _size(self) -> int:
         """Bytes of its region."""
 
-    def __aster_materialize__(self) -> Any:
+    def __aster_materialize__(self, making: Making | None = None) -> Any:
+        making = making or Making()
+        making.add(self._size())
         try:
-            return self._plain(Making(self._size()))
-        except (Mismatch, RecursionError) as exc:
+            return self._plain(making)
+        except UNREADABLE as exc:
             raise self.origin.refused(exc) from None
 
     def __repr__(self) -> str:
@@ -64,7 +70,7 @@ class _Located(ABC):
 class RowList(_Located, Sequence[T]):
     """A list or tuple in a row. It equals what it was sent as, list or tuple, and other views of that; materialized it is that.
 
-    A single element is read without looking at the others. What reads all of them in turn refuses elements that overlap.
+    A single element is read without looking at others than those beside it. Elements that overlap are refused.
     """
 
     __slots__ = ("_array", "_kind")
@@ -88,7 +94,7 @@ class RowList(_Located, Sequence[T]):
             return self._slice(range(*index.indices(self._array.count)))
         try:
             return item_at(self._array, self._place_of(index))
-        except Mismatch as exc:
+        except UNREADABLE as exc:
             raise self.origin.refused(exc) from None
 
     def _place_of(self, index: int) -> int:
@@ -104,23 +110,27 @@ class RowList(_Located, Sequence[T]):
 
     def _slice(self, places: range) -> Any:
         try:
-            if len(places) > 1:
-                check_order(self._array)
             return self._kind(item_at(self._array, place) for place in places)
-        except Mismatch as exc:
+        except UNREADABLE as exc:
             raise self.origin.refused(exc) from None
 
     def __iter__(self) -> Iterator[T]:
         try:
             yield from array_items(self._array)
-        except Mismatch as exc:
+        except UNREADABLE as exc:
             raise self.origin.refused(exc) from None
 
     def __reversed__(self) -> Iterator[T]:
         return reversed(list(self))
 
+    def __contains__(self, value: object) -> bool:
+        return super().__contains__(materialize(value))
+
+    def count(self, value: Any) -> int:
+        return super().count(materialize(value))
+
     def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
-        return list(self).index(value, start, len(self) if stop is None else stop)
+        return list(self).index(materialize(value), start, len(self) if stop is None else stop)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RowList | self._kind):
@@ -173,11 +183,12 @@ class RowMap(_Located, Mapping[Any, T]):
     def _index(self) -> dict[Any, int]:
         if self._places is None:
             try:
-                keys = list(hashable(array_items(self._keys, Making(self._size()))))
-                self._places = {key: place for place, key in enumerate(keys)}
-                _refuse_duplicates(keys, self._places)
-            except Mismatch as exc:
+                keys = list(hashable(self._keys, Making(self._size()), check_dict))
+                places = {key: place for place, key in enumerate(keys)}
+                _refuse_duplicates(keys, places)
+            except UNREADABLE as exc:
                 raise self.origin.refused(exc) from None
+            self._places = places
         return self._places
 
     def __len__(self) -> int:
@@ -193,7 +204,7 @@ class RowMap(_Located, Mapping[Any, T]):
         place = self._index()[materialize(key)]
         try:
             return item_at(self._values, place)
-        except Mismatch as exc:
+        except UNREADABLE as exc:
             raise self.origin.refused(exc) from None
 
     def items(self) -> ItemsView[Any, T]:
@@ -207,7 +218,7 @@ class RowMap(_Located, Mapping[Any, T]):
         index = self._index()
         try:
             yield from zip(index, array_items(self._values), strict=True)
-        except Mismatch as exc:
+        except UNREADABLE as exc:
             raise self.origin.refused(exc) from None
 
     def __eq__(self, other: object) -> bool:
@@ -259,7 +270,7 @@ class RowSet(set[T]):
     def copy(self) -> set[T]:
         return set(self)
 
-    def __aster_materialize__(self) -> set[T]:
+    def __aster_materialize__(self, _making: Making | None = None) -> set[T]:
         return set(self)
 
     def __repr__(self) -> str:
@@ -284,14 +295,26 @@ for _name in _SET_METHODS:
 
 def plain_map(keys: ArrayCell, values: ArrayCell, making: Making) -> dict[Any, Any]:
     """The dict of a map that was found in a buffer."""
-    read = list(hashable(array_items(keys, making)))
+    read = list(hashable(keys, making, check_dict))
     plain = dict(zip(read, array_items(values, making), strict=True))
     _refuse_duplicates(read, plain)
     return plain
 
 
-def hashable(items: Iterator[T]) -> Iterator[T]:
-    """The items, which a set or dict is to be made of, unless too many have one hash."""
+def hashable(array: ArrayCell, making: Making, check: Callable[[Sequence[int]], None]) -> Iterable[Any]:
+    """The elements of an array that a set or dict is to be made of, unless their hashes make that slow. ``check``: of very many hashes."""
+    if array.count <= FEW:
+        return _tallied(array_items(array, making))
+    items = list(array_items(array, making))
+    hashes = [hash(item) for item in items if type(item) not in _SALTED]
+    if len(hashes) > FEW:
+        _refuse_slow(lambda: check(hashes))
+        if check is not check_dict:  # which is what a tally is
+            _refuse_slow(lambda: check_dict(hashes))
+    return _tallied(iter(items))
+
+
+def _tallied(items: Iterator[T]) -> Iterator[T]:
     tally = HashTally()
     for place, item in enumerate(items):
         if type(item) not in _FEW_ALIKE:
@@ -300,6 +323,13 @@ def hashable(items: Iterator[T]) -> Iterator[T]:
             except ValueError as exc:
                 raise Mismatch(ValueError, f"has at place {place} what cannot be accepted: {exc}") from exc
         yield item
+
+
+def _refuse_slow(check: Callable[[], None]) -> None:
+    try:
+        check()
+    except ValueError as exc:
+        raise Mismatch(ValueError, f"cannot be accepted: {exc}") from exc
 
 
 def _refuse_duplicates(keys: Sequence[Any], made: Mapping[Any, Any]) -> None:

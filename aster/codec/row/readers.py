@@ -8,20 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from aster.codec.row.cells import (
-    Cell,
-    FixedCell,
-    Making,
-    ReadRegion,
-    VariableCell,
-    array_of,
-    check_order,
-    item_at,
-    layout_check,
-    malformed,
-    read_slot,
-)
-from aster.codec.row.writer import bitmap_bytes
+from aster.codec.making import Making
+from aster.codec.row.arrays import array_of, item_at
+from aster.codec.row.cells import Cell, FixedCell, ReadRegion, VariableCell, bitmap_bytes, layout_check, malformed, read_slot
 from aster.codec.shapes import LiteralOf, Shape
 from aster.codec.walk import Mismatch
 
@@ -136,7 +125,6 @@ def even_tuple(cells: Sequence[Cell]) -> ReadRegion:
         arrays = [array_of(buffer, start, stop, cell) for cell in cells]
         if arrays[0].count != len(arrays):
             malformed(f"has {arrays[0].count} items, and must have {len(arrays)}")
-        check_order(arrays[0])
         return tuple[Any, ...](item_at(array, place, making) for place, array in enumerate(arrays))
 
     return read

@@ -115,6 +115,9 @@ def _micros_of(value: datetime.timedelta) -> int:
     return value // _MICROSECOND
 
 
+_PLAINLY = decimal.Context(capitals=1)
+"""The writer's own context may ask for a small ``e``."""
+
 _DECIMAL = re.compile(rb"-?[0-9]+(\.[0-9]+)?(E[+-][0-9]{1,5})?")
 
 
@@ -128,7 +131,7 @@ def _decimal_of(data: bytes) -> decimal.Decimal:
 
 def _text_of(value: decimal.Decimal) -> bytes:
     _refuse_problem(value)
-    return str(value).encode()
+    return _PLAINLY.to_sci_string(value).encode()
 
 
 def _uuid_of(data: bytes) -> uuid.UUID:

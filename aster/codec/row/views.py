@@ -7,19 +7,21 @@ instance by ``materialize``.
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from aster.codec.lazy import MATERIALIZE, materialize
-from aster.codec.row.cells import Cell, Making, ReadRegion
+from aster.codec.making import Making
+from aster.codec.row.cells import Cell, ReadRegion
 from aster.codec.row.refusals import unchangeable
 from aster.codec.stand_ins import stand_in
 from aster.codec.tags import short_name
 from aster.codec.walk import Mismatch
 from aster.errors import DecodeError
 
-__all__ = ["ROW", "Origin", "RowReader", "copied", "view_class", "view_setter"]
+__all__ = ["ROW", "UNREADABLE", "Origin", "RowReader", "copied", "view_class", "view_setter"]
 
 T = TypeVar("T")
 
@@ -29,7 +31,10 @@ ROW = "__aster_row__"
 _MADE = "__aster_made__"
 """The attribute that has the defaults which the view has made."""
 
-_COMPARISONS = ("__lt__", "__le__", "__gt__", "__ge__")
+_COMPARISONS = ("__ne__", "__lt__", "__le__", "__gt__", "__ge__")
+
+UNREADABLE = (Mismatch, RecursionError)
+"""What comes of reading bytes that are no value, or one that is nested too deeply for what is left of the stack; ``Origin.refused`` has words for both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +67,14 @@ class RowReader(Protocol):
     Attributes:
         origin: the class.
         fields: for each field of the class, in the order of definition, what reads it, given the row.
-        made: the fields that the peer does not send and whose defaults are made by factories.
+        lacking: how many fields the peer does not send.
         slots: by name, the place of a field in a row, how far its slot is from the beginning, and what it holds; what the peer does not send is absent.
     """
 
     origin: Origin
     fields: tuple[ReadRegion, ...]
+    lacking: int
     slots: Mapping[str, tuple[int, int, Cell]]
-    made: frozenset[str]
 
     def read(self, buffer: bytes, start: int, stop: int, making: Making | None) -> Any:
         """A view or a plain instance."""
@@ -116,7 +121,7 @@ def view_class(cls: type[Any]) -> type[Any]:
         if getattr(cls, name) is not getattr(object, name):
             namespace[name] = _comparison(name)
     for place, field in enumerate(dataclasses.fields(cls)):
-        namespace[field.name] = _field(place, field.name)
+        namespace[field.name] = _field(place, field.name, is_made=field.default_factory is not dataclasses.MISSING)
     return stand_in(cls, namespace)
 
 
@@ -143,14 +148,16 @@ def _found(cls: type[Any], name: str) -> Any:
     return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
 
 
-def _field(place: int, name: str) -> property:
+def _field(place: int, name: str, *, is_made: bool) -> property:
+    """``is_made``: whether a factory makes its default."""
+
     def read(self: Any) -> Any:
         buffer, start, stop, reader = self.__aster_row__
         try:
-            if name in reader.made:
+            if is_made and name not in reader.slots:
                 return _default(self, place, name, reader)
             return reader.fields[place](buffer, start, stop, None)
-        except Mismatch as exc:
+        except UNREADABLE as exc:
             raise reader.origin.refused(exc) from None
 
     read.__name__ = name
@@ -160,27 +167,35 @@ def _field(place: int, name: str) -> property:
 def _default(self: Any, place: int, name: str, reader: RowReader) -> Any:
     """A default that a factory makes: made once a view, and kept. Else one that has an id by default, say, would not equal itself."""
     slot = vars(cast("type[Any]", type(self)))[_MADE]
-    try:
-        kept = cast("dict[str, Any]", slot.__get__(self))
-    except AttributeError:
-        kept = dict[str, Any]()
-        slot.__set__(self, kept)
+    with _keeping:  # so that two threads that ask at once get the same
+        try:
+            kept = cast("dict[str, Any]", slot.__get__(self))
+        except AttributeError:
+            kept = dict[str, Any]()
+            slot.__set__(self, kept)
     if name not in kept:
-        kept[name] = reader.fields[place](b"", 0, 0, None)
+        kept.setdefault(name, reader.fields[place](b"", 0, 0, None))
     return kept[name]
 
 
+_keeping = threading.Lock()
+
+
 def _defaults(self: Any, reader: RowReader) -> Mapping[str, Any]:
-    """Those of all the fields that have one."""
-    return {field.name: getattr(self, field.name) for field in dataclasses.fields(reader.origin.cls) if field.name in reader.made}
+    """Those of all the fields that have one which a factory makes."""
+    fields = dataclasses.fields(reader.origin.cls)
+    return {field.name: getattr(self, field.name) for field in fields if field.default_factory is not dataclasses.MISSING and field.name not in reader.slots}
 
 
-def _materialize(self: Any) -> Any:
+def _materialize(self: Any, making: Making | None = None) -> Any:
     buffer, start, stop, reader = self.__aster_row__
-    making = Making(stop - start, _defaults(self, reader) if reader.made else None)
+    making = making or Making()
+    making.add(stop - start)
+    if reader.lacking:
+        making.kept = _defaults(self, reader)
     try:
         return reader.read(buffer, start, stop, making)
-    except (Mismatch, RecursionError) as exc:
+    except UNREADABLE as exc:
         raise reader.origin.refused(exc) from None
 
 

@@ -27,11 +27,12 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from aster.codec.row.cells import bitmap_bytes
 from aster.codec.row.scalars import FIXED, VARIABLE, FixedScalar
 from aster.codec.row.schema import RowSchema, RowStruct, RowType, are_alike
 from aster.codec.shapes import DictOf, EnumOf, FixedTuple, LiteralOf, Optional, Shape, UnionOf, Values, runtime_types
 
-__all__ = ["WriteRow", "bitmap_bytes", "write_functions"]
+__all__ = ["WriteRow", "write_functions"]
 
 WriteRow: TypeAlias = Callable[[Any, bytes], bytes]
 """Called with a value and what to put before it."""
@@ -40,11 +41,6 @@ _ToBytes: TypeAlias = Callable[[Any], bytes]
 
 _ZEROS = tuple(bytes(count) for count in range(8))
 _WORD = struct.Struct("<Q")
-
-
-def bitmap_bytes(count: int) -> int:
-    """Bytes of the bits that tell which of so many values are null."""
-    return (count + 63) // 64 * 8
 
 
 def write_functions(schema: RowSchema, shapes: Sequence[Mapping[str, Shape]]) -> Sequence[WriteRow]:

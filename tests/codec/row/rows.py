@@ -38,7 +38,7 @@ def parts(message: bytes) -> tuple[bytes, bytes]:
 
 def reader_of(codec: RowCodec, cls: type[Any], head: bytes, row: bytes) -> StructReader:
     """What reads the rows behind ``head``; ``row`` is a good one."""
-    return codec.decoder(cls).decode(head + row, None)[1]
+    return codec.decoder(cls).reader_of(head + row, None)
 
 
 def walked(value: Any) -> Any:

@@ -12,7 +12,7 @@ import time
 import tracemalloc
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aster.codec import auto_tag, buffer_of, make_codec, materialize
+from aster.codec.hashes import MAX_COLLISIONS
+from aster.codec.making import FREE_DEFAULTS, Making
 from aster.codec.row import RowCodec
-from aster.codec.row.cells import FREE_DEFAULTS, Making
-from aster.codec.serializers import MAX_COLLISIONS
 from aster.codec.walk import MAX_NESTING, Mismatch
 from aster.errors import DecodeError
 from aster.types import SerializationMode
@@ -183,12 +183,109 @@ def test_elements_that_overlap_are_refused_by_whatever_reads_them_all(name: str,
     codec, message = _message(_MANY, _repeat_the_first(name))
     view = codec.decoder(Many)(message)
     items = getattr(view, name)
-    assert items[0] == items[1]  # one alone is no danger
-    with pytest.raises(DecodeError, match=rf"Many\.{name}\[1\] holds parts that overlap"):
+    with pytest.raises(DecodeError, match=rf"Many\.{name}\[[012]\] holds parts that overlap"):
         _READ_ALL[read](items)
     with pytest.raises(DecodeError, match=rf"Many\.{name}\[1\] holds parts that overlap"):
         materialize(view)
     assert "unreadable" in repr(items)
+
+
+@given(data=st.data())
+def test_items_that_are_picked_one_by_one_are_refused_where_all_in_turn_are(data: st.DataObject) -> None:
+    """Each is compared with those beside it, whatever nulls are between them and whatever stands in the slots of these."""
+
+    @dataclass
+    class Some:
+        items: list[str | None]
+
+    codec = codec_of(Some)
+    texts = data.draw(st.lists(st.none() | st.sampled_from(["", "a", "four"]), max_size=40))
+    head, row = parts(codec.encoder(Some)(Some(texts)))
+    work = bytearray(row)
+    start, _ = _region(work, 0, 8)
+    slots = start + 8 + 8 * ((len(texts) + 63) // 64)
+    ends = range(len(row) + 9)
+    for place in data.draw(st.lists(st.sampled_from(range(len(texts))), max_size=4)) if texts else ():
+        slot = data.draw(st.tuples(st.sampled_from([0, 1, 4, 8]), st.sampled_from(ends)))
+        struct.pack_into("<II", work, slots + 8 * place, *slot)
+    items = codec.decoder(Some)(head + bytes(work)).items
+
+    def by_index(places: Iterable[int]) -> Any:
+        return [items[place] for place in places]
+
+    try:
+        expected = list(items)
+    except DecodeError:
+        for read in (lambda: by_index(range(len(texts))), lambda: by_index(range(-1, -1 - len(texts), -1)), lambda: items[::-1], lambda: materialize(items)):
+            with pytest.raises(DecodeError):
+                read()
+    else:
+        assert by_index(range(len(texts))) == expected == list(items[:]) == materialize(items)
+
+
+def test_nothing_of_a_dict_that_overlaps_can_be_read_twice() -> None:
+    def one_value(row: bytearray) -> None:
+        start, _ = _region(row, 0, 8 + 8 * _FIELDS["table"])
+        (size,) = struct.unpack_from("<Q", row, start)
+        slots = start + 8 + size + 16
+        row[slots + 8 : slots + 16] = row[slots : slots + 8]
+
+    codec, message = _message(_MANY, one_value)
+
+    def table() -> Any:
+        return codec.decoder(Many)(message).table
+
+    reads: list[Callable[[], object]] = [
+        lambda: dict(table()),
+        lambda: {**table()},
+        lambda: [table()[key] for key in table()],
+        lambda: "none" in table().values(),
+        lambda: list(table().items()),
+        lambda: table() == {},
+    ]
+    for read in reads:
+        with pytest.raises(DecodeError, match="holds parts that overlap"):
+            read()
+
+
+def test_a_dict_with_a_key_twice_stays_refused() -> None:
+    def same_key(row: bytearray) -> None:
+        place = row.index(b"two")
+        row[place : place + 3] = b"one"
+
+    codec, message = _message(Many(table={"one": "1", "two": "2"}), same_key)
+    table = codec.decoder(Many)(message).table
+    for _ in range(2):
+        for read in (list, dict, lambda table: table["one"], lambda table: list(table.values()), lambda table: table == {}):
+            with pytest.raises(DecodeError, match="has two keys that are equal"):
+                read(table)
+
+
+def test_levels_of_the_same_part_do_not_make_a_walk_by_index_long() -> None:
+    @dataclass
+    class Level:
+        kids: list[Level] = field(default_factory=list)  # pyright: ignore[reportUnknownVariableType]  # of its own class
+
+    tree = Level()
+    for _ in range(40):
+        tree = Level([tree, Level()])
+    codec = codec_of(Level)
+    head, row = parts(codec.encoder(Level)(tree))
+    work, start = bytearray(row), 0
+    while True:
+        kids, size = _region(work, start, start + 8)
+        if size <= 8:
+            break
+        work[kids + 24 : kids + 32] = work[kids + 16 : kids + 24]  # the second is the first
+        start, size = _region(work, kids, kids + 16)
+        if size <= 24:
+            break
+
+    def walk(level: Any) -> int:
+        return 1 + sum(walk(level.kids[place]) for place in range(len(level.kids)))
+
+    with pytest.raises(DecodeError, match="holds parts that overlap"):
+        walk(codec.decoder(Level)(head + bytes(work)))
 
 
 def test_values_of_a_dict_and_items_of_a_tuple_that_overlap_are_refused() -> None:

@@ -1,0 +1,104 @@
+"""Keys that a peer has chosen so that a set or dict of them would be slow: found out by their hashes, and honest keys never are."""
+
+from __future__ import annotations
+
+import datetime
+import random
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aster.codec import hashes
+from aster.codec.hashes import FEW, check_dict, check_set
+
+CHECKS = [check_dict, check_set]
+_MANY = 20_000
+
+
+@cache
+def flood(bits: int) -> Sequence[int]:
+    """Ints whose hashes differ and whose ways through a dict of ``2**bits`` places lead along one chain of taken ones.
+
+    The first half takes the places of the chain, which is what follows from a place when nothing is left of the hash; the others are looked for: all places
+    on their own way to the chain are taken, and they come in at its beginning.
+    """
+    mask = (1 << bits) - 1
+    chain: dict[int, int] = {}
+    place = 1
+    for number in range(int(0.47 * (mask + 1))):
+        chain[place] = number
+        place = (5 * place + 1) & mask
+    random_ = random.Random(1)
+    others = dict[int, None]()
+    while len(others) < 0.17 * (mask + 1):
+        hashed = random_.randrange(mask + 1, 1 << (bits + 12))
+        if _joins(hashed, mask, chain):
+            others[hashed] = None
+    return [*chain, *others]
+
+
+def _joins(hashed: int, mask: int, chain: dict[int, int]) -> bool:
+    place, perturb = hashed & mask, hashed
+    while perturb:
+        if place not in chain:
+            return False
+        perturb >>= 5
+        place = (5 * place + perturb + 1) & mask
+    return chain.get(place, mask) < len(chain) // 3
+
+
+def test_a_flood_is_found_out() -> None:
+    with pytest.raises(ValueError, match="the hashes of so many keys lead to the same places, which only an attack explains"):
+        check_dict(flood(14))
+
+
+def test_few_keys_need_no_look() -> None:
+    """At the worst each of so many goes by all the others."""
+    assert FEW**2 < 5_000_000
+
+
+def _spread() -> Iterator[tuple[str, Callable[[int], object]]]:
+    yield "numbers in turn", lambda number: number
+    yield "below zero", lambda number: -number
+    for bits in (8, 10, 16, 20, 32, 40):
+        yield f"multiples of 2**{bits}", lambda number, bits=bits: number << bits
+    yield "multiples of a thousand", lambda number: 1_000 * number
+    yield "powers of ten apart", lambda number: 10 ** (number % 15) + number
+    yield "microseconds", lambda number: 1_700_000_000_000_000 + 1_000_000 * number
+    yield "floats", lambda number: number / 7
+    yield "halves", lambda number: number / 2
+    yield "dates", lambda number: datetime.date.fromordinal(700_000 + number)
+    yield "seconds", lambda number: datetime.timedelta(seconds=number)
+    yield "UUIDs in turn", lambda number: uuid.UUID(int=(7 << 100) + number)
+    yield "points", lambda number: (number % 100, number // 100)
+
+
+_SPREAD = dict(_spread())
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=["dict", "set"])
+@pytest.mark.parametrize("spread", _SPREAD)
+def test_honest_keys_are_no_flood(spread: str, check: Callable[[Sequence[int]], None]) -> None:
+    check([hash(_SPREAD[spread](number)) for number in range(_MANY)])
+
+
+@given(seed=st.integers(), bits=st.integers(20, 61))
+def test_nor_are_random_ones(seed: int, bits: int) -> None:
+    random_ = random.Random(seed)
+    keys = [random_.getrandbits(bits) for _ in range(3_000)]
+    for check in CHECKS:
+        check(keys)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=["dict", "set"])
+def test_the_steps_of_keys_that_begin_at_one_place_are_counted(check: Callable[[Sequence[int]], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiples of 2**40 go two steps together before they part; numbers in turn take none."""
+    monkeypatch.setattr(hashes, "_FREE_STEPS", 0)
+    monkeypatch.setattr(hashes, "_STEPS", 1)
+    check(range(3_000))
+    with pytest.raises(ValueError, match="lead to the same places"):
+        check([number << 40 for number in range(3_000)])
