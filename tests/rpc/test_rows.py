@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 import aster
@@ -204,20 +203,18 @@ async def test_the_schema_goes_once_a_stream_and_rows_after_it(running: Running,
             assert payloads == [_whole(LINES[0]), *_bare(*LINES[1:]), _whole(Order(0, LINES))]
 
 
-async def test_a_send_that_was_cancelled_does_not_take_the_schema_with_it(running: Running) -> None:
+async def test_a_message_that_was_encoded_and_not_sent_does_not_take_the_schema_with_it(running: Running) -> None:
     async with running(Shop()) as (_, client):
         shop = await client.client(Shop)
-        for steps in range(6):
-            async with aster.open_call(shop.doubled) as call:
-                with anyio.CancelScope() as scope:
-                    async with anyio.create_task_group() as group:
-                        group.start_soon(call.send, Line("x" * 2**20))
-                        for _ in range(steps):
-                            await anyio.lowlevel.checkpoint()
-                        scope.cancel()
-                await call.send(Line("y", 3))
-                await call.end()
-                assert [line.count async for line in call][-1] == 6
+        async with aster.open_call(shop.doubled) as call:
+            with pytest.raises(aster.RpcError, match=r"a request of Shop.doubled takes 5000\d+ bytes"):
+                await call.send(Line("x" * 5_000_000))
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await call.send(Line("x" * 2**20, 1))
+            await call.send(Line("y", 3))
+            await call.end()
+            assert [line.count async for line in call][-1] == 6
 
 
 @pytest.mark.parametrize(
@@ -269,6 +266,65 @@ async def test_a_request_that_cannot_be_read_is_its_senders_fault_whenever_that_
         assert (await (await client.client(Reading)).counted(ORDER)).sku == "abc"
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
     assert [vars(record)["code"] for record in caplog.records if "code" in vars(record)] == ["INVALID_ARGUMENT", "OK"]
+
+
+@service("Troubled", serialization=ROW)
+class Troubled:
+    """Handlers that meet what cannot be read in other ways than by reading it themselves."""
+
+    @rpc
+    async def together(self, order: Order) -> Line:
+        errors: list[Exception] = []
+        for line in order.lines:
+            try:
+                _ = line.sku
+            except aster.DecodeError as exc:
+                errors.append(exc)
+        raise ExceptionGroup("of tasks that read", [ExceptionGroup("of one of them", errors), aster.RpcError(StatusCode.NOT_FOUND, "another")])
+
+    @rpc
+    async def mixed(self, order: Order) -> Line:
+        try:
+            _ = order.lines[1].sku
+        except aster.DecodeError as exc:
+            raise ExceptionGroup("and a bug", [exc, ZeroDivisionError()]) from None
+        return order.lines[0]
+
+    @rpc
+    async def passed_on(self, order: Order) -> Order:
+        return make_codec(ROW, service_info(Troubled).wire_tags).decoder(Order)(_broken(ORDER))  # as of a server that this one asks
+
+    @rpc
+    async def detailed(self, order: Order) -> Order:
+        raise aster.RpcError(StatusCode.NOT_FOUND, "these", details=order.lines)
+
+
+@pytest.mark.parametrize(
+    ("method", "code", "text"),
+    [
+        ("together", StatusCode.INVALID_ARGUMENT, "a request of Troubled.together cannot be decoded: "),
+        ("mixed", StatusCode.INTERNAL, "the handler failed"),
+        ("passed_on", StatusCode.INTERNAL, "Troubled.passed_on was sent by another peer what cannot be decoded"),
+        ("detailed", StatusCode.NOT_FOUND, "these"),
+    ],
+)
+async def test_what_cannot_be_read_is_a_peers_fault_however_it_comes_out(
+    running: Running, transport: Transport, caplog: pytest.LogCaptureFixture, method: str, code: StatusCode, text: str
+) -> None:
+    async with running(Troubled()) as (server, _), raw_client(server.address, transport) as raw:
+        message = _whole(ORDER) if method == "passed_on" else _broken(ORDER)
+        trailer = await raw.outcome_of(target_of(method, service="Troubled", mode=ROW), encode_message(message) + END)
+        assert trailer.status is code
+        assert trailer.message.startswith(text)
+        assert len(trailer.details) == (2 if method == "detailed" else 0)  # without the one that is spoilt
+    assert bool([record for record in caplog.records if record.levelname == "ERROR"]) is (method == "mixed")
+
+
+async def test_parts_of_a_request_are_details(running: Running) -> None:
+    async with running(Troubled()) as (_, client):
+        error = await error_of((await client.client(Troubled)).detailed(ORDER))
+        assert list(error.details) == LINES
+        assert {type(detail) for detail in error.details} == {Line}
 
 
 @wire_type("tests.rows/Strict")

@@ -20,17 +20,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aster.codec import auto_tag, buffer_of, make_codec, materialize
-from aster.codec.hashes import MAX_COLLISIONS
+from aster.codec import auto_tag, buffer_of, hashes, make_codec, materialize
+from aster.codec.hashes import FEW, MAX_COLLISIONS
 from aster.codec.making import FREE_DEFAULTS, Making
 from aster.codec.row import RowCodec
 from aster.codec.walk import MAX_NESTING, Mismatch
 from aster.errors import DecodeError
 from aster.types import SerializationMode
 from tests.codec.helpers import codec_of_deeper_trees, nested
-from tests.codec.models import Tree, tags_of
+from tests.codec.models import Point, Tree, tags_of
 from tests.codec.row.rows import codec_of, outcome, parts, reader_of, spoilt, walked
 from tests.codec.schemas import Schema, is_exactly, schemas, values_in
+from tests.codec.test_hashes import flood
 from tests.codec.values import identical
 
 ROW = SerializationMode.ROW
@@ -255,10 +256,16 @@ def test_a_dict_with_a_key_twice_stays_refused() -> None:
 
     codec, message = _message(Many(table={"one": "1", "two": "2"}), same_key)
     table = codec.decoder(Many)(message).table
-    for _ in range(2):
-        for read in (list, dict, lambda table: table["one"], lambda table: list(table.values()), lambda table: table == {}):
-            with pytest.raises(DecodeError, match="has two keys that are equal"):
-                read(table)
+    reads: list[Callable[[], object]] = [
+        lambda: list(table),
+        lambda: dict(table),
+        lambda: table["one"],
+        lambda: list(table.values()),
+        lambda: table == {},
+    ]
+    for read in [*reads, *reads]:
+        with pytest.raises(DecodeError, match="has two keys that are equal"):
+            read()
 
 
 def test_levels_of_the_same_part_do_not_make_a_walk_by_index_long() -> None:
@@ -465,8 +472,9 @@ def test_instances_that_no_bytes_stand_for_are_bounded() -> None:
         if count < FREE_DEFAULTS:
             assert materialize(view) == ManyFilled([Filled()] * count)
         else:
-            with pytest.raises(DecodeError, match="has too many fields that its peer does not send; read the view of it instead"):
-                materialize(view)
+            for whole in (view, view.items, view.items[:], list(view.items), {"all": tuple(view.items)}):
+                with pytest.raises(DecodeError, match="has too many fields that its peer does not send; read the view of it instead"):
+                    materialize(whole)
 
 
 # Hashes
@@ -500,6 +508,47 @@ def test_a_flood_of_equal_hashes_is_a_decode_error() -> None:
                 read(view)
     few = Keyed(ids=set(same[:-1]), keys=dict.fromkeys(amounts[:-1], 1))
     assert materialize(codec.decoder(Keyed)(codec.encoder(Keyed)(few))) == few
+
+
+@dataclass
+class Counted:
+    by_number: dict[int, bool] = field(default_factory=dict[int, bool])
+    numbers: set[int] = field(default_factory=set[int])
+    points: dict[Point, int] = field(default_factory=dict[Point, int])
+    names: set[str] = field(default_factory=set[str])
+
+
+def test_a_flood_of_hashes_that_lead_along_one_chain_is_a_decode_error() -> None:
+    codec = codec_of(Counted)
+    view = codec.decoder(Counted)(codec.encoder(Counted)(Counted(dict.fromkeys(flood(14), True))))
+    reads: list[Callable[[], object]] = [
+        lambda: materialize(view),
+        lambda: walked(view),
+        lambda: view.by_number.get(5),
+        lambda: list(view.by_number),
+    ]
+    for read in reads:
+        with pytest.raises(DecodeError, match=r"Counted\.by_number.* cannot be accepted: the hashes of so many keys lead to the same places"):
+            read()
+
+
+def test_the_hashes_of_many_keys_are_looked_at_unless_no_peer_can_choose_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = codec_of(Counted)
+    few, many = range(FEW), range(FEW + 1)
+    values = [
+        Counted(dict.fromkeys(few, True), set(few), {Point(number, 0): 1 for number in few}, {f"{number}" for number in range(5_000)}),
+        Counted(by_number=dict.fromkeys(many, True)),
+        Counted(numbers=set(many)),
+        Counted(points={Point(number, 0): 1 for number in many}),
+    ]
+    views = [codec.decoder(Counted)(codec.encoder(Counted)(value)) for value in values]
+    assert all(materialize(view) == value for view, value in zip(views, values, strict=True))
+    monkeypatch.setattr(hashes, "_FREE_STEPS", -1)
+    monkeypatch.setattr(hashes, "_STEPS", 0)
+    assert materialize(views[0]) == values[0]
+    for view in views[1:]:
+        with pytest.raises(DecodeError, match="cannot be accepted: the hashes of so many keys"):
+            materialize(view)
 
 
 def test_two_equal_keys_are_a_decode_error() -> None:

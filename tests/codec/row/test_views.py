@@ -10,13 +10,13 @@ import functools
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aster.codec import buffer_of, materialize
+from aster.codec import auto_tag, buffer_of, make_codec, materialize
 from aster.codec.row import RowList, RowMap, RowSet
 from aster.errors import DecodeError
 from aster.types import SerializationMode
@@ -309,6 +309,38 @@ def test_post_init_runs_when_a_view_becomes_plain_and_not_before() -> None:
         materialize(view_of(many))
 
 
+def test_a_class_that_says_itself_what_is_unequal_is_asked() -> None:
+    @dataclass
+    class Contrary:
+        number: int
+
+        def __ne__(self, other: object) -> bool:
+            return type(self) is type(other)
+
+    view = view_of(Contrary(1), codec_of(Contrary))
+    assert (view != Contrary(1)) is (Contrary(1) != Contrary(1)) is True
+
+
+@dataclass
+class Shape(abc.ABC):  # its metaclass is what is tested
+    side: int
+
+
+@dataclass
+class Square(Shape):
+    pass
+
+
+def test_a_metaclass_that_remembers_subclasses_does_not_mix_up_a_class_and_its_views() -> None:
+    view = view_of(Shape(1), codec_of(Shape))
+    for _ in range(2):
+        assert isinstance(view, Shape)
+        assert not isinstance(Square(1), type(view))
+        assert isinstance(Square(1), Shape)
+        assert issubclass(Square, Shape)
+        assert issubclass(type(view), Shape)
+
+
 # Lists and tuples
 
 
@@ -464,6 +496,21 @@ def test_an_operator_that_would_change_a_part_says_what_to_do(statement: str) ->
 # Bytes
 
 
+@dataclass
+class Later:
+    chosen: Literal[b"a", b"b"]
+    later: bytes | None = None
+    number: int = 0
+    given: bytes = b"g"
+
+
+def _later() -> Any:
+    """Of a peer that has one of its fields."""
+    earlier: Any = dataclasses.make_dataclass("Later", [("chosen", bytes)])
+    tags: dict[type, str] = {earlier: auto_tag(Later)}
+    return codec_of(Later).decoder(Later)(make_codec(ROW, tags).encoder(earlier)(earlier(b"none of them")))
+
+
 def test_bytes_are_had_without_a_copy() -> None:
     @dataclass
     class Blobs:
@@ -499,6 +546,15 @@ def test_bytes_are_had_without_a_copy() -> None:
         buffer_of(view, 0)
     with pytest.raises(KeyError):
         buffer_of(view.table, "z")
+    refused = [
+        ("chosen", "is for bytes, and 'chosen' is declared as one of b'a', b'b'"),
+        ("later", "'later' is None"),
+        ("number", "is for bytes, and 'number' is a int"),
+    ]
+    for name, text in refused:
+        with pytest.raises((TypeError, ValueError), match=text):
+            buffer_of(_later(), name)
+    assert bytes(buffer_of(_later(), "given")) == b"g"
     for plain in (Blobs(b"", None, None, [], {}), [b""], b""):
         with pytest.raises(TypeError, match="buffer_of takes a received row, or a list or dict in one"):
             buffer_of(plain, "blob")
