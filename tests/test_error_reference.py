@@ -109,6 +109,8 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "delete …",
         "dict",
         "set",
+        "which only an attack explains",
+        "cannot be accepted: …",
         "it is …",
         "its text is none",
         "the fields of a struct",
@@ -150,6 +152,9 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "the server could not decide; its log has the reason",
     ),
     "becomes an error that has a row": (
+        "a chunk of a map has … entries, and … are left",
+        "a map has a declared type that nobody declared",
+        "a reference to a key or value, and none is tracked here",
         "… has no method …",
         "no datetime in UTC can hold this instant",
         "a time of day is sent without its zone",

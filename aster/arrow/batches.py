@@ -14,6 +14,7 @@ from aster.arrow.engine import pa
 from aster.codec import wire_types
 from aster.codec.fields import field_shapes
 from aster.codec.hints import is_class
+from aster.codec.row import kept_by
 from aster.codec.shapes import Message
 from aster.codec.tags import short_name
 from aster.codec.walk import Mismatch
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["RecordBatches", "arrow_schema", "record_batches"]
+__all__ = ["MAX_HELD", "RecordBatches", "arrow_schema", "record_batches"]
 
 T = TypeVar("T")
+
+MAX_HELD = 64 * 1024 * 1024
+"""Bytes of received messages that wait for their batch. Views keep theirs whole, whatever few of their fields become columns."""
 
 
 def arrow_schema(cls: type[Any]) -> Any:
@@ -50,7 +54,8 @@ def record_batches(rows: AsyncIterable[T], cls: type[T], *, size: int = 10_000, 
     Args:
         rows: instances of the class or views of them, from any async iterable: mostly what a streaming method of a stub returns.
         cls: their dataclass.
-        size: rows in a batch; the last one may have fewer. To make one holds the loop: some 35 ms for 10,000 views of five fields.
+        size: rows in a batch. The last one may have fewer, and so may each whose rows keep received messages of 64 MiB. To make one holds the loop: some
+            35 ms for 10,000 views of five fields.
         schema: a ``pyarrow.Schema`` for other types than those of ``arrow_schema(cls)``: a ``timestamp("us")`` for naive datetimes, say, or a
             ``decimal128(12, 2)``. Values that would lose something are refused. The fields that it has not are not read.
 
@@ -79,6 +84,8 @@ class RecordBatches(AsyncIterator[Any]):
         self._make = make
         self._size = size
         self._waiting: list[Any] = []
+        self._held = 0
+        self._message = b""
         self._given = 0
         self._ended = False
         self._closed = False
@@ -107,6 +114,7 @@ class RecordBatches(AsyncIterator[Any]):
             if self._closed:
                 raise anyio.ClosedResourceError("this stream of record batches was closed")
             rows, self._waiting = self._waiting, []
+            self._held, self._message = 0, b""
             if rows:
                 self._given += len(rows)
                 return self._make(rows, self._given - len(rows))
@@ -122,8 +130,12 @@ class RecordBatches(AsyncIterator[Any]):
         """Read until there are rows for a batch, or nothing follows."""
         rows, step = self._waiting, self._rows.__anext__
         try:
-            while len(rows) < self._size and not self._closed:
-                rows.append(await step())
+            while len(rows) < self._size and self._held < MAX_HELD and not self._closed:
+                row = await step()
+                rows.append(row)
+                if (message := kept_by(row)) is not self._message:  # rows of one message keep it once
+                    self._message = message
+                    self._held += len(message)
         except StopAsyncIteration:
             self._ended = True
         except (anyio.BusyResourceError, anyio.ClosedResourceError):
@@ -146,6 +158,7 @@ class RecordBatches(AsyncIterator[Any]):
         self._closed = True
         self._failure = None  # whose traceback knows this object
         self._waiting.clear()
+        self._message = b""
 
     if not TYPE_CHECKING:
         # Type checkers refuse these for want of the methods; whoever uses none hears what to write.
@@ -189,7 +202,7 @@ class _BatchMaker:
         try:
             return self._batch(rows)
         except (Mismatch, DecodeError) as exc:
-            place, fault = self._first_refused(rows) or (None, exc)
+            place, fault = self._first_refused(rows) or (None, exc.with_traceback(None))
         where = f"rows {first} to {first + len(rows) - 1}" if place is None else f"row {first + place}"
         try:
             if isinstance(fault, Mismatch):
@@ -223,5 +236,6 @@ class _BatchMaker:
         try:
             self._batch(rows)
         except (Mismatch, DecodeError) as exc:
-            return exc
+            exc.__context__ = None  # what a whole batch was refused for
+            return exc.with_traceback(None)  # whose frames would lead back to it, and to the rows
         return None

@@ -23,6 +23,7 @@ from pyfory.meta import typedef_decoder, typedef_encoder  # pyright: ignore[repo
 from pyfory.meta.metastring import Encoding, MetaStringEncoder  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
 from aster.codec.fields import MAX_FIELDS, default_of
+from aster.codec.hashed import MapSerializer, SetSerializer
 from aster.codec.hashes import HashTally
 from aster.codec.serializers import (
     DecimalSerializer,
@@ -171,6 +172,8 @@ def build_engine(plan: Plan) -> Engine:
     if not plan.xlang:  # the other format has no tuples where the type of an element is not declared
         record = resolver.get_type_info(tuple)
         record.serializer = TupleSerializer(record.serializer)
+    resolver.get_type_info(dict).serializer = MapSerializer(resolver)
+    resolver.get_type_info(set).serializer = SetSerializer(resolver)
     # Fory's own goes through a float, which loses microseconds. Assigned, because registering one would change the type's number on the wire.
     resolver.get_type_info(datetime.datetime).serializer = TimestampSerializer(resolver, datetime.datetime)
     # Where the type of an element is not declared, a frozenset goes as the set that it will arrive as (XLANG does so by itself).

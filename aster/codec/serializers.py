@@ -21,8 +21,10 @@ __all__ = [
     "TimestampSerializer",
     "TupleSerializer",
     "UuidSerializer",
+    "WrappingSerializer",
     "counted",
     "counting_hash",
+    "is_ours",
 ]
 
 _fory: Any = pyfory
@@ -105,8 +107,8 @@ def counted(deserialize: Callable[[Any], Any], tally: HashTally) -> Callable[[An
     return run
 
 
-class _CountingSerializer(_Serializer):
-    """Fory's own, and what it reads is counted."""
+class WrappingSerializer(_Serializer):
+    """Fory's own, with something between what it reads and who asked for it."""
 
     def __init__(self, inner: Any, type_: type) -> None:
         super().__init__(inner.type_resolver, type_)
@@ -117,7 +119,7 @@ class _CountingSerializer(_Serializer):
         self._inner.write(context, value)
 
 
-class TupleSerializer(_CountingSerializer):
+class TupleSerializer(WrappingSerializer):
     def __init__(self, inner: Any) -> None:
         super().__init__(inner, tuple)
 
@@ -137,9 +139,19 @@ _make_tuple_serializer: Any = _fory.TupleSerializer
 
 def _tuple_serializer(resolver: Any, *args: Any) -> Any:
     made = _make_tuple_serializer(resolver, *args)
+    sign = _sign_of(resolver)
+    return TupleSerializer(made) if sign is not None and sign.counts_tuples else made
+
+
+def _sign_of(resolver: Any) -> UuidSerializer | None:
+    """What tells that a Fory is ours."""
     record = resolver._types_info.get(uuid.UUID)
-    sign = None if record is None else record.serializer
-    return TupleSerializer(made) if isinstance(sign, UuidSerializer) and sign.counts_tuples else made
+    return record.serializer if record is not None and isinstance(record.serializer, UuidSerializer) else None
+
+
+def is_ours(resolver: Any) -> bool:
+    """Whether a Fory was made by ``build_engine``."""
+    return _sign_of(resolver) is not None
 
 
 # Fory looks this name up whenever it makes the serializer of a declared tuple, for definitions that peers send too, and offers no other way in.
@@ -162,7 +174,7 @@ class UuidSerializer(_Serializer):
         return value
 
 
-class DecimalSerializer(_CountingSerializer):
+class DecimalSerializer(WrappingSerializer):
     """The bytes are Fory's own, but are not turned into Decimals digit by digit, which takes several times as long: 4 MiB may hold two million of them."""
 
     def __init__(self, inner: Any, tally: HashTally) -> None:

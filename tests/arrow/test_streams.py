@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
@@ -14,6 +16,8 @@ import pytest
 
 import aster
 from aster.arrow import RecordBatches, record_batches
+from aster.arrow.engine import pa
+from aster.codec import auto_tag, make_codec
 from tests.arrow.rows import Given, all_batches, gather
 
 pytestmark = pytest.mark.anyio
@@ -287,3 +291,51 @@ async def test_a_plain_for_or_with_says_what_to_write() -> None:
         list(batches)
     with pytest.raises(TypeError, match="write 'async with record_batches"), batches:
         pass
+
+
+async def _lost() -> AsyncIterator[Row]:
+    yield Row(0)
+    raise ValueError("gone")
+
+
+async def _spoilt() -> AsyncIterator[Row]:
+    yield Row(0)
+    yield Row(cast("Any", "no number"))
+
+
+@pytest.mark.parametrize("rows", [_lost, _spoilt])
+async def test_nothing_is_kept_of_a_stream_that_failed(rows: Any) -> None:
+    """Not by a cycle either: outside of a block, to drop the last reference ends the call at once."""
+    gc.collect()
+    gc.disable()
+    try:
+        batches = record_batches(rows(), Row)
+        known = weakref.ref(batches)
+        refused = 0
+        for _ in range(3):
+            try:
+                await anext(batches)
+            except (ValueError, TypeError):
+                refused += 1
+            except StopAsyncIteration:
+                pass
+        assert refused == 1
+        del batches
+        assert known() is None
+    finally:
+        gc.enable()
+
+
+async def test_a_batch_ends_early_when_its_rows_keep_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass
+    class Blob:
+        number: int
+        blob: bytes
+
+    codec = make_codec(aster.SerializationMode.ROW, {Blob: auto_tag(Blob)})
+    views = [codec.decoder(Blob)(codec.encoder(Blob)(Blob(number, bytes(1_000)))) for number in range(10)]
+    monkeypatch.setattr("aster.arrow.batches.MAX_HELD", 3_000)
+    schema = pa.schema([("number", pa.int64())])
+    sizes = [batch.num_rows async for batch in record_batches(Given(views), Blob, schema=schema)]
+    assert sizes == [3, 3, 3, 1]
+    assert [batch.num_rows async for batch in record_batches(Given([views[0]] * 10), Blob, schema=schema)] == [10]

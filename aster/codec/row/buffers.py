@@ -9,7 +9,12 @@ from aster.codec.row.containers import RowList, RowMap
 from aster.codec.row.views import ROW, RowReader
 from aster.codec.walk import Mismatch
 
-__all__ = ["buffer_of"]
+__all__ = ["buffer_of", "kept_by"]
+
+
+def kept_by(value: object) -> bytes:
+    """The received message that a view keeps in memory; empty for what is plain."""
+    return cast("bytes", getattr(value, ROW)[0]) if hasattr(type(value), ROW) else b""
 
 
 def _none(key: object) -> ValueError:

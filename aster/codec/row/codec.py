@@ -24,13 +24,13 @@ from aster.codec.walk import Direction, Mismatch, Walk
 from aster.errors import DecodeError
 from aster.types import SerializationMode
 
-__all__ = ["MAX_REMEMBERED", "RowCodec", "RowDecoder", "RowEncoder", "RowStreamDecoder", "RowStreamEncoder"]
+__all__ = ["MAX_REMEMBERED", "SMALLEST", "RowCodec", "RowDecoder", "RowEncoder", "RowStreamDecoder", "RowStreamEncoder"]
 
 MAX_REMEMBERED = MAX_SCHEMA_BYTES
 """Bytes of schemas of peers that are remembered for each type of message, those that came last: what they are bound to takes up to 160 times as many. Of honest
 peers there are as many schemas as versions of the class in use."""
 
-_SMALLEST = 1_024
+SMALLEST = 1_024
 """Bytes that the smallest schema counts as: it too is bound to all the fields of the class."""
 
 _SIZE = struct.Struct("<Q")
@@ -190,9 +190,9 @@ class RowDecoder:
         with self._lock:
             if schema not in self._bound:  # else another thread was first
                 self._bound[schema] = reader
-                self._remembered += max(len(schema), _SMALLEST)
+                self._remembered += max(len(schema), SMALLEST)
                 while self._remembered > MAX_REMEMBERED:
-                    self._remembered -= max(len(self._bound.popitem(last=False)[0]), _SMALLEST)
+                    self._remembered -= max(len(self._bound.popitem(last=False)[0]), SMALLEST)
         return reader
 
 

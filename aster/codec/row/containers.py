@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from typing import Any, NoReturn, TypeVar, cast, overload
 
-from aster.codec.hashes import FEW, HashTally, check_dict
+from aster.codec.hashes import FEW, SALTED, HashTally, check_dict
 from aster.codec.lazy import materialize
 from aster.codec.making import Making
 from aster.codec.row.arrays import ArrayCell, array_items, item_at
@@ -23,9 +23,6 @@ T = TypeVar("T")
 
 _FEW_ALIKE = frozenset({str, bytes, bool, int, float, datetime.date})
 """Types of which no peer has many values with one hash: Python salts it, or it is a number's remainder, which some dozens of 64 bits share at the most."""
-
-_SALTED = frozenset({str, bytes})
-"""Types whose hashes no peer can choose."""
 
 _LIST_METHODS = frozenset({"append", "clear", "copy", "extend", "insert", "pop", "remove", "reverse", "sort"})
 _DICT_METHODS = frozenset({"clear", "copy", "pop", "popitem", "setdefault", "update"})
@@ -301,16 +298,17 @@ def plain_map(keys: ArrayCell, values: ArrayCell, making: Making) -> dict[Any, A
     return plain
 
 
-def hashable(array: ArrayCell, making: Making, check: Callable[[Sequence[int]], None]) -> Iterable[Any]:
+def hashable(array: ArrayCell, making: Making, check: Callable[[Iterable[int]], None]) -> Iterable[Any]:
     """The elements of an array that a set or dict is to be made of, unless their hashes make that slow. ``check``: of very many hashes."""
     if array.count <= FEW:
         return _tallied(array_items(array, making))
     items = list(array_items(array, making))
-    hashes = [hash(item) for item in items if type(item) not in _SALTED]
+    hashes = [hash(item) for item in items if type(item) not in SALTED]
     if len(hashes) > FEW:
-        _refuse_slow(lambda: check(hashes))
-        if check is not check_dict:  # which is what a tally is
-            _refuse_slow(lambda: check_dict(hashes))
+        try:
+            check(hashes)
+        except ValueError as exc:
+            raise Mismatch(ValueError, f"cannot be accepted: {exc}") from exc
     return _tallied(iter(items))
 
 
@@ -323,13 +321,6 @@ def _tallied(items: Iterator[T]) -> Iterator[T]:
             except ValueError as exc:
                 raise Mismatch(ValueError, f"has at place {place} what cannot be accepted: {exc}") from exc
         yield item
-
-
-def _refuse_slow(check: Callable[[], None]) -> None:
-    try:
-        check()
-    except ValueError as exc:
-        raise Mismatch(ValueError, f"cannot be accepted: {exc}") from exc
 
 
 def _refuse_duplicates(keys: Sequence[Any], made: Mapping[Any, Any]) -> None:

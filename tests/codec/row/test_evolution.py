@@ -375,3 +375,24 @@ def test_a_schema_that_two_threads_bind_at_once_is_counted_once() -> None:
     decode(message)
     decode(message)
     assert len(bound) == 2
+
+
+def test_a_schema_stands_for_the_rows_behind_it_also_where_the_first_is_spoilt() -> None:
+    one = _version(a=int, text=str)
+    codec = _codec(one)
+    head, row = parts(codec.encoder(one)(one(a=1, text="t")))
+    decode = codec.decoder(one).for_stream()
+    with pytest.raises(DecodeError, match="takes 8 bytes, fewer than the 24"):
+        decode(head + row[:8])
+    assert decode(bytes(8) + row) == one(a=1, text="t")
+
+
+def test_a_message_that_ends_inside_its_schema_is_told_so_also_when_the_schema_is_known() -> None:
+    one = _version(a=int)
+    codec = _codec(one)
+    head, row = parts(codec.encoder(one)(one(a=1)))
+    decode = codec.decoder(one)
+    decode(head + row)
+    for cut in (head[:-1], (2**40).to_bytes(8, "little") + head[8:]):
+        with pytest.raises(DecodeError, match="it ends behind its message"):
+            decode(cut)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import abc
 import copy
 import dataclasses
+import datetime
+import decimal
 import enum
 import functools
 import pickle
@@ -596,3 +598,18 @@ def test_an_alias_of_an_enum_goes_as_what_it_stands_for() -> None:
         shade: Shade
 
     assert view_of(Painted(Shade.BLACK), codec_of(Painted)).shade is Shade.DARK
+
+
+@dataclass
+class Amount:
+    amount: decimal.Decimal
+    span: datetime.timedelta
+
+
+def test_values_go_the_same_way_whatever_the_context_of_decimals_is() -> None:
+    amount = Amount(decimal.Decimal("1E+3"), datetime.timedelta(microseconds=-(2**63)))
+    with decimal.localcontext() as context:
+        context.capitals, context.prec = 0, 1
+        for value in (amount, Amount(decimal.Decimal("-123.456"), -amount.span - datetime.timedelta(microseconds=1))):
+            found = materialize(view_of(value, codec_of(Amount)))
+            assert identical(found, value)

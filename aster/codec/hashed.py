@@ -1,0 +1,141 @@
+"""Fory's maps and sets, with an eye on keys that a peer has chosen to make them slow.
+
+Small ones are read by Fory itself. Of a large one the keys are gathered first, in parts that are small enough, and put together once their hashes were looked
+at; whatever types the peer says that they have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import pyfory  # pyright: ignore[reportMissingTypeStubs]  # it has none
+from pyfory import serializer as fory_serializer  # pyright: ignore[reportMissingTypeStubs]  # it has none
+
+from aster.codec.hashes import FEW, SALTED, check_dict, check_set
+from aster.codec.serializers import WrappingSerializer, is_ours
+
+__all__ = ["MapSerializer", "SetSerializer"]
+
+_fory: Any = pyfory
+_fory_serializers: Any = fory_serializer
+_make_map_serializer: Any = _fory.MapSerializer
+_make_set_serializer: Any = _fory.SetSerializer
+
+_OWNER_BYTES, _ENTRY_BYTES = 64, 16
+"""What a map counts as in the memory of a message: about what it is to Fory."""
+
+# The bits of a chunk's header, which says of what types its keys and values are.
+_KEY_IS_TRACKED, _KEY_IS_NULL, _KEY_IS_DECLARED = 0b1, 0b10, 0b100
+_VALUE_IS_TRACKED, _VALUE_IS_NULL, _VALUE_IS_DECLARED = 0b1000, 0b1_0000, 0b10_0000
+_IS_VALUE = -1
+"""The flag ahead of a value whose references are tracked: no reference comes, but the value."""
+
+
+def _is_small(context: Any) -> bool:
+    """Whether the map or set that comes next has few entries; read is nothing of it."""
+    buffer = context.buffer
+    if buffer.size() <= FEW:  # of which entries that differ take a byte each
+        return True
+    start = buffer.get_reader_index()
+    count = buffer.read_var_uint32()
+    buffer.set_reader_index(start)
+    return count <= FEW
+
+
+def _refuse_slow(keys: Iterable[Any], check: Callable[[Iterable[int]], None]) -> None:
+    hashes = [hash(key) for key in keys if type(key) not in SALTED]
+    if len(hashes) > FEW:
+        check(hashes)
+
+
+class SetSerializer(WrappingSerializer):
+    def __init__(self, resolver: Any, *args: Any) -> None:
+        super().__init__(_make_set_serializer(resolver, set, *args), set)
+        self._list = _fory.ListSerializer(resolver, list, *args)  # whose payload looks the same
+
+    def read(self, context: Any) -> set[Any]:
+        if _is_small(context):
+            return self._inner.read(context)
+        items = self._list.read(context)
+        _refuse_slow(items, check_set)
+        return set(items)
+
+
+class MapSerializer(WrappingSerializer):
+    def __init__(self, resolver: Any, key: Any = None, value: Any = None, *tracked: Any) -> None:
+        super().__init__(_make_map_serializer(resolver, dict, key, value, *tracked), dict)
+        self._resolver = resolver
+        self._key = key
+        self._value = value
+
+    def read(self, context: Any) -> dict[Any, Any]:
+        if _is_small(context):
+            return self._inner.read(context)
+        count = context.read_var_uint32()
+        context.reserve_graph_memory(_OWNER_BYTES + count * _ENTRY_BYTES)
+        context.increase_depth()
+        chunks: list[dict[Any, Any]] = []
+        while count > 0:
+            read, chunk = self._chunk(context, count)
+            chunks.append(chunk)
+            count -= read
+        context.decrease_depth()
+        _refuse_slow(chain.from_iterable(chunks), check_dict)
+        return dict(chain.from_iterable(chunk.items() for chunk in chunks))  # which grows as the check supposes
+
+    def _chunk(self, context: Any, left: int) -> tuple[int, dict[Any, Any]]:
+        """How many entries came, and these: 255 at the most."""
+        header = context.read_uint8()
+        if header & (_KEY_IS_NULL | _VALUE_IS_NULL):
+            key = None if header & _KEY_IS_NULL else _single(context, self._key, header & _KEY_IS_TRACKED, header & _KEY_IS_DECLARED)
+            value = None if header & _VALUE_IS_NULL else _single(context, self._value, header & _VALUE_IS_TRACKED, header & _VALUE_IS_DECLARED)
+            return 1, {key: value}
+        count = context.read_uint8()
+        if not 0 < count <= left:
+            raise ValueError(f"a chunk of a map has {count} entries, and {left} are left")
+        key = _declared(self._key) if header & _KEY_IS_DECLARED else self._resolver.read_type_info(context).serializer
+        value = _declared(self._value) if header & _VALUE_IS_DECLARED else self._resolver.read_type_info(context).serializer
+        read_key, read_value = _reader(context, key, header & _KEY_IS_TRACKED), _reader(context, value, header & _VALUE_IS_TRACKED)
+        return count, {read_key(): read_value() for _ in range(count)}
+
+
+def _declared(serializer: Any) -> Any:
+    if serializer is None:
+        raise ValueError("a map has a declared type that nobody declared")
+    return serializer
+
+
+def _single(context: Any, serializer: Any, tracked: int, declared: int) -> Any:
+    """The key or value of an entry whose other part is null."""
+    return _reader(context, _declared(serializer), tracked)() if declared else context.read_ref()
+
+
+def _reader(context: Any, serializer: Any, tracked: int) -> Callable[[], Any]:
+    """What reads one key or value after the other."""
+    if tracked:
+        return lambda: _behind_flag(context, serializer)
+    if type(serializer) is _fory_serializers.StringSerializer:
+        return context.read_string
+    return partial(context.read_non_ref, serializer)
+
+
+def _behind_flag(context: Any, serializer: Any) -> Any:
+    if context.read_int8() < _IS_VALUE:
+        raise ValueError("a reference to a key or value, and none is tracked here")
+    return serializer.read(context)
+
+
+def _set_serializer(resolver: Any, type_: type, *args: Any) -> Any:
+    return SetSerializer(resolver, *args) if is_ours(resolver) else _make_set_serializer(resolver, type_, *args)
+
+
+def _map_serializer(resolver: Any, type_: type, *args: Any) -> Any:
+    return MapSerializer(resolver, *args) if is_ours(resolver) else _make_map_serializer(resolver, type_, *args)
+
+
+# Fory looks these names up as it does that of tuples' serializer; see there.
+_fory_serializers.SetSerializer = _set_serializer
+_fory_serializers.MapSerializer = _map_serializer
