@@ -68,7 +68,9 @@ _NUMBERS: Mapping[str, str] = {
     "an error's message and details": _size(frames.TRAILER_LIMIT),
     "a schema of rows, in [ROW](rows.md)": _size(schema.MAX_SCHEMA_BYTES),
     "types inside each other in a field of such a schema": f"{schema.MAX_TYPE_DEPTH}",
-    "schemas of peers that are remembered, for each type of message": f"{_size(row_codec.MAX_REMEMBERED)}, of which each takes {_size(row_codec.SMALLEST)} or more",
+    "schemas of peers that are remembered, for each type of message": (
+        f"{_size(row_codec.MAX_REMEMBERED)}, of which each takes {_size(row_codec.SMALLEST)} or more"
+    ),
     "fields that `aster.materialize` fills in because the peer's rows do not have them": f"{making.FREE_DEFAULTS:,}, and one for each 4 bytes of the row",
     "details of an error": f"{frames.MAX_DETAILS}",
     "why a client leaves a session, in its own words": _size(frames.CHUNK_SIZE),
