@@ -66,16 +66,13 @@ class _Pair:
         tags: dict[type, str] = {kind: f"bench/{kind.__name__}", Line: "bench/Line"}
         xlang, row = make_codec(SerializationMode.XLANG, tags), make_codec(SerializationMode.ROW, tags)
         encode: Any = row.encoder(kind)
-        encode_row, decode_row = encode.for_stream(), _of_stream(row.decoder(kind))
+        decode: Any = row.decoder(kind)
+        encode_row, decode_row = encode.for_stream(), decode.for_stream()
         decode_row(encode_row(value))
         encode_row.sent()
         payload, bytes_of_xlang = encode_row(value), xlang.encoder(kind)(value)
         decode_xlang, encode_xlang = xlang.decoder(kind), xlang.encoder(kind)
         return cls(lambda: decode_xlang(bytes_of_xlang), lambda: decode_row(payload), lambda: encode_xlang(value), lambda: encode_row(value))
-
-
-def _of_stream(decode: Any) -> Callable[[bytes], Any]:
-    return decode.for_stream()
 
 
 def _ratio(one: _Work, other: _Work, rounds: int, seconds: float) -> float:
@@ -85,7 +82,7 @@ def _ratio(one: _Work, other: _Work, rounds: int, seconds: float) -> float:
 
 def _time(work: _Work, seconds: float) -> float:
     """Seconds for one of it, repeated for so many seconds."""
-    repeats, spent = 1, 0.0
+    repeats = 1
     while True:
         began = process_time()
         for _ in range(repeats):
@@ -125,14 +122,14 @@ def _comparisons() -> Iterator[tuple[str, _Work, _Work]]:
     yield "2 of 20 fields, beside a blob of 1 MB", _read_some(wide, 2), wide.whole
     yield "2 of 20 fields, without a blob", _read_some(small, 2), small.whole
     yield "all fields but the blob of 1 MB", _read_some(wide, 19), wide.whole
-    yield "all 20 fields, made plain", lambda: materialize(small.view()), small.whole
-    yield "1 of 1,000 items", _one_item(lines), lines.whole
-    yield "the first 100 of 1,000 items, all fields", _read_items(lines, 100), lines.whole
-    yield "all 1,000 items, all fields", _read_items(lines, 1_000), lines.whole
-    yield "1,000 items, made plain", lambda: materialize(lines.view()), lines.whole
-    yield "encode 20 fields with a blob of 1 MB", wide.encode_row, wide.encode_xlang
-    yield "encode 20 fields", small.encode_row, small.encode_xlang
-    yield "encode 1,000 items", lines.encode_row, lines.encode_xlang
+    yield "all 20 fields, without a blob, materialized", lambda: materialize(small.view()), small.whole
+    yield "1 of 1,000 items of three fields", _one_item(lines), lines.whole
+    yield "the first 100 of 1,000 items", _read_items(lines, 100), lines.whole
+    yield "all 1,000 items, field by field", _read_items(lines, 1_000), lines.whole
+    yield "1,000 items, materialized", lambda: materialize(lines.view()), lines.whole
+    yield "to encode 20 fields with a blob of 1 MB", wide.encode_row, wide.encode_xlang
+    yield "to encode 20 fields", small.encode_row, small.encode_xlang
+    yield "to encode 1,000 items", lines.encode_row, lines.encode_xlang
 
 
 def _plot(path: str, rounds: int, seconds: float) -> None:
