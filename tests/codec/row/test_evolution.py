@@ -127,6 +127,8 @@ _WIDENED: list[tuple[Any, Any, Any]] = [
     (dict[str, int], dict[str, Union[int, str]], {"a": 1}),  # noqa: UP007
     (tuple[int, int], tuple[int, Union[int, str]], (1, 2)),  # noqa: UP007
     (tuple[int, str], tuple[Optional[int], str], (1, "a")),  # noqa: UP045
+    (tuple[int, int], tuple[int, Literal[1, 2]], (1, 2)),
+    (tuple[Literal[1], Literal[1, 2]], tuple[int, int], (1, 2)),
     (Point, Optional[Point], Point(1, 2)),  # noqa: UP045
     (Point, Union[Label, Point], Point(1, 2)),  # noqa: UP007
 ]
@@ -138,6 +140,22 @@ def test_a_type_with_more_values_reads_those_of_the_narrower_one(old: Any, new: 
     expected: Any = tuple(value) if new == tuple[int, ...] else list(value) if new == list[str] else value
     assert view.f == expected
     assert materialize(view).f == expected
+
+
+def test_each_item_of_a_tuple_is_judged_by_its_own_type() -> None:
+    old, new = _version(f=tuple[int, int]), _version(f=tuple[int, Literal[1]])
+    assert _sent(old, new, f=(2, 1)).f == (2, 1)
+    with pytest.raises(DecodeError, match=r"One\.f\[1\] must be one of 1, not 2"):
+        _ = _sent(old, new, f=(1, 2)).f
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_tuple_of_another_length_than_its_schema_says_is_refused(count: int) -> None:
+    one, many = _version(f=tuple[int, int]), _version(f=list[int])
+    head, _ = parts(_codec(one).encoder(one)(one(f=(1, 2))))
+    _, row = parts(_codec(many).encoder(many)(many(f=list(range(count)))))
+    with pytest.raises(DecodeError, match=rf"One\.f has {count} items, and must have 2"):
+        _ = _codec(one).decoder(one)(head + row).f
 
 
 def test_members_of_enums_go_by_their_names() -> None:
@@ -237,6 +255,7 @@ _MALFORMED: list[tuple[Any, str]] = [
     ([["tests.One", [["a", ["list", "int", "int"]]]]], "is no type"),
     ([["tests.One", [["a", ["union", "int"]]]]], "is no type"),
     ([["tests.One", [["a", ["struct", 1]]]]], "is no type"),
+    ([["tests.One", [["a", ["union", *(["enum", f"e{number}"] for number in range(129))]]]]], "is no type"),
     ([["tests.One", [["a", ["struct", True]]]]], "is no type"),
     ([["tests.One", [["a", ["struct", -1]]]]], "is no type"),
     ([["tests.One", [["a", ["enum", 5]]]]], "5 is no name"),

@@ -480,20 +480,22 @@ class Filled:
 @dataclass
 class ManyFilled:
     items: list[Filled] = field(default_factory=list[Filled])
+    table: dict[int, Filled] = field(default_factory=dict[int, Filled])
 
 
 def test_instances_that_no_bytes_stand_for_are_bounded() -> None:
     """Each of these takes 24 bytes, for which six fields of default values may be made."""
     bare: type[Any] = dataclasses.make_dataclass("Bare", [("z", int | None)])
-    theirs: type[Any] = dataclasses.make_dataclass("Theirs", [("items", list[bare])])
+    theirs: type[Any] = dataclasses.make_dataclass("Theirs", [("items", list[bare]), ("table", dict[int, bare])])
     tags: dict[type, str] = {theirs: auto_tag(ManyFilled), bare: auto_tag(Filled)}
     encode, decode = make_codec(ROW, tags).encoder(theirs), codec_of(ManyFilled).decoder(ManyFilled)
     for count in (FREE_DEFAULTS // 6, 10 * FREE_DEFAULTS):
-        view = decode(encode(theirs([bare(None)] * count)))
+        view = decode(encode(theirs([bare(None)] * count, {1: bare(None)})))
+        assert materialize(view.table) == {1: Filled()}
         assert len(view.items) == count
         assert view.items[count - 1].c == []
         if count < FREE_DEFAULTS:
-            assert materialize(view) == ManyFilled([Filled()] * count)
+            assert materialize(view) == ManyFilled([Filled()] * count, {1: Filled()})
         else:
             for whole in (view, view.items, view.items[:], list(view.items), {"all": tuple(view.items)}):
                 with pytest.raises(DecodeError, match="has too many fields that its peer does not send; read the view of it instead"):
