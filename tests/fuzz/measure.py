@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import sys
@@ -9,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.fuzz.target import Target, input_of
 from tests.memory import resident
@@ -141,5 +143,9 @@ def _reproducer(target: Target, seed: int, index: int, exc: Exception) -> str:
 
 
 def _resident_now() -> int:
-    gc.collect()  # what waits for it is not kept, and may hold megabytes
+    """What is kept: neither what waits to be collected, which may be megabytes, nor pages that are free and that the C library has not given back."""
+    gc.collect()
+    trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
     return resident()
