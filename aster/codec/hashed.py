@@ -6,7 +6,7 @@ at; whatever types the peer says that they have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -45,7 +45,7 @@ def _is_small(context: Any) -> bool:
     return count <= FEW
 
 
-def _refuse_slow(keys: Iterable[Any], check: Callable[[Iterable[int]], None]) -> None:
+def _refuse_slow(keys: Iterable[Any], check: Callable[[Sequence[int]], None]) -> None:
     hashes = [hash(key) for key in keys if type(key) not in SALTED]
     if len(hashes) > FEW:
         check(hashes)
@@ -77,9 +77,13 @@ class MapSerializer(WrappingSerializer):
         count = context.read_var_uint32()
         context.reserve_graph_memory(_OWNER_BYTES + count * _ENTRY_BYTES)
         context.increase_depth()
+        # As Fory does: entries that take no bytes are counted, and whoever claims more than the others is refused at once.
+        context.check_readable_bytes(max(0, count - context.remaining_unbacked_container_items))
         chunks: list[dict[Any, Any]] = []
         while count > 0:
+            start = context.get_reader_index()
             read, chunk = self._chunk(context, count)
+            context.reserve_unbacked_container_items(max(0, read - (context.get_reader_index() - start)))
             chunks.append(chunk)
             count -= read
         context.decrease_depth()

@@ -46,7 +46,7 @@ def _large(count: int) -> Large:
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
-@pytest.mark.parametrize("count", [0, 1, FEW, FEW + 1, 5_000])
+@pytest.mark.parametrize("count", [0, 1, FEW, FEW + 1])
 def test_large_maps_and_sets_arrive_as_they_were_sent(count: int, mode: SerializationMode) -> None:
     codec = make_codec(mode, tags_of(Large))
     value = _large(count)
@@ -73,13 +73,12 @@ def test_a_flood_is_a_decode_error(mode: SerializationMode, monkeypatch: pytest.
             Large(ids={uuid.UUID(int=number) for number in many}),
         )
     ]
-    salted = encode(Large(by_name={f"{number}": number for number in range(9_000)}, names=frozenset(f"{number}" for number in range(9_000))))
-    monkeypatch.setattr(hashes, "_FREE_STEPS", -1)
-    monkeypatch.setattr(hashes, "_STEPS", 0)
+    salted = encode(Large(by_name={f"{number}": number for number in range(FEW + 9)}, names=frozenset(f"{number}" for number in range(FEW + 9))))
+    monkeypatch.setattr(hashes, "_STEPS", -1)
     for message in messages:
         with pytest.raises(DecodeError, match="the hashes of so many keys lead to the same places"):
             decode(message)
-    assert len(decode(salted).by_name) == 9_000
+    assert len(decode(salted).by_name) == FEW + 9
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
@@ -88,7 +87,7 @@ def test_a_large_map_or_set_that_is_cut_is_a_decode_error(mode: SerializationMod
     numbers = range(FEW + 9)
     for value in (Large(by_number=dict.fromkeys(numbers, True)), Large(by_name={f"{number}": 1 for number in numbers}), Large(numbers=set(numbers))):
         message = codec.encoder(Large)(value)
-        for end in range(0, len(message), 97):
+        for end in range(0, len(message), 997):
             with pytest.raises(DecodeError):
                 codec.decoder(Large)(message[:end])
 

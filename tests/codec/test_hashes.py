@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import random
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import pytest
@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aster.codec import hashes
-from aster.codec.hashes import FEW, check_dict, check_set
+from aster.codec.hashes import MAX_COLLISIONS, HashTally, check_dict, check_set
 
 CHECKS = [check_dict, check_set]
-_MANY = 20_000
+_MANY = 50_000
 
 
 @cache
@@ -56,9 +56,27 @@ def test_a_flood_is_found_out() -> None:
         check_dict(flood(14))
 
 
-def test_few_keys_need_no_look() -> None:
-    """At the worst each of so many goes by all the others."""
-    assert FEW**2 < 5_000_000
+def test_keys_that_share_a_hash_take_a_place_each() -> None:
+    """Ints of one hash, four of each: the table that they need is four times as large as that of their hashes."""
+    few = flood(14)
+    with pytest.raises(ValueError, match="the hashes of so many keys lead to the same places"):
+        check_dict([hashed for hashed in few for _ in range(4)])
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=["dict", "set"])
+def test_very_many_of_one_hash_are_refused_at_once(check: Callable[[Sequence[int]], None]) -> None:
+    numbers = [*range(10_000)]
+    check([*numbers, *[7] * MAX_COLLISIONS])
+    with pytest.raises(ValueError, match=f"more than {MAX_COLLISIONS} others of so many keys have the hash of one"):
+        check([*numbers, *[7] * (MAX_COLLISIONS + 1)])
+
+
+def test_a_tally_is_not_slow_itself() -> None:
+    tally = HashTally()
+    numbers = flood(14)
+    for number in numbers:
+        tally.add(f"{number}", number)
+    assert next(iter(tally.first)) != numbers[0]
 
 
 def _spread() -> Iterator[tuple[str, Callable[[int], object]]]:
@@ -82,7 +100,7 @@ _SPREAD = dict(_spread())
 
 @pytest.mark.parametrize("check", CHECKS, ids=["dict", "set"])
 @pytest.mark.parametrize("spread", _SPREAD)
-def test_honest_keys_are_no_flood(spread: str, check: Callable[[Iterable[int]], None]) -> None:
+def test_honest_keys_are_no_flood(spread: str, check: Callable[[Sequence[int]], None]) -> None:
     check([hash(_SPREAD[spread](number)) for number in range(_MANY)])
 
 
@@ -95,10 +113,9 @@ def test_nor_are_random_ones(seed: int, bits: int) -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=["dict", "set"])
-def test_the_steps_of_keys_that_begin_at_one_place_are_counted(check: Callable[[Iterable[int]], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_steps_of_keys_that_begin_at_one_place_are_counted(check: Callable[[Sequence[int]], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Multiples of 2**40 go two steps together before they part; numbers in turn take none."""
-    monkeypatch.setattr(hashes, "_FREE_STEPS", 0)
-    monkeypatch.setattr(hashes, "_STEPS", 1)
-    check(range(3_000))
+    monkeypatch.setattr(hashes, "_STEPS", 0.2)
+    check(range(10_000))
     with pytest.raises(ValueError, match="lead to the same places"):
-        check([number << 40 for number in range(3_000)])
+        check([number << 40 for number in range(10_000)])

@@ -121,6 +121,7 @@ def _feed(target: Target, seed: int, batch: range, warm_at: int, watch: _Watch, 
                     figures.warm, figures.warm_blocks = _resident_now(), sys.getallocatedblocks()
     except Exception as exc:
         raise Finding(_reproducer(target, seed, index, exc)) from exc
+    _tidy()  # after each world, whose looking at memory fills the heap with other things than the inputs do
 
 
 def _one(target: Target, seed: int, index: int, run: Callable[[bytes], str], watch: _Watch, figures: Figures) -> None:
@@ -144,8 +145,12 @@ def _reproducer(target: Target, seed: int, index: int, exc: Exception) -> str:
 
 def _resident_now() -> int:
     """What is kept: neither what waits to be collected, which may be megabytes, nor pages that are free and that the C library has not given back."""
+    _tidy()
+    return resident()
+
+
+def _tidy() -> None:
     gc.collect()
     trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
     if trim is not None:
         trim(0)
-    return resident()

@@ -13,6 +13,9 @@ from aster.codec.walk import Mismatch
 
 __all__ = ["ArrayCell", "array_items", "array_of", "item_at", "map_parts"]
 
+_NEAR = 8
+"""Nulls beside an element that are passed over one by one."""
+
 _read_number = struct.Struct("<Q").unpack_from
 
 
@@ -79,8 +82,10 @@ def item_at(array: ArrayCell, place: int, making: Making | None = None) -> Any:
 
 def _end_before(array: ArrayCell, place: int) -> int:
     """Where the region of the element before ends; of the first one: the slots."""
-    bits = array.start + 8
-    if place and is_null(array.buffer, bits, place - 1):
+    bits, near = array.start + 8, max(0, place - _NEAR)
+    while place > near and is_null(array.buffer, bits, place - 1):
+        place -= 1
+    if place and place == near:
         place = _last_present(array.buffer[bits : bits + (place + 7) // 8], place) + 1
     if not place:
         return array.data + 8 * array.count
@@ -99,8 +104,10 @@ def _last_present(nulls: bytes, count: int) -> int:
 def _start_behind(array: ArrayCell, place: int) -> int:
     """Where the region of the element behind begins; of the last one: the end of the array."""
     place += 1
-    bits = array.start + 8
-    if place < array.count and is_null(array.buffer, bits, place):
+    bits, near = array.start + 8, place + _NEAR
+    while place < array.count and place < near and is_null(array.buffer, bits, place):
+        place += 1
+    if place == near and place < array.count:
         place = _first_present(array.buffer[bits : array.data], place)
     if place >= array.count:
         return array.stop
@@ -124,7 +131,8 @@ def _lowest_zero(bits: int) -> int:
 def array_items(array: ArrayCell, making: Making | None = None) -> Iterator[Any]:
     """All elements in turn."""
     cell = array.cell
-    has_nulls = bool(array.buffer[array.start + 8 : array.data].strip(b"\0"))
+    nulls = array.buffer[array.start + 8 : array.data]
+    has_nulls = bool(nulls.strip(b"\0")) and bool(int.from_bytes(nulls, "little") & (1 << array.count) - 1)
     if has_nulls and not cell.nullable:
         malformed(f"has a null element, and must have {cell.expected} only")
     bits = array.start + 8 if has_nulls else None

@@ -298,7 +298,7 @@ def plain_map(keys: ArrayCell, values: ArrayCell, making: Making) -> dict[Any, A
     return plain
 
 
-def hashable(array: ArrayCell, making: Making, check: Callable[[Iterable[int]], None]) -> Iterable[Any]:
+def hashable(array: ArrayCell, making: Making, check: Callable[[Sequence[int]], None]) -> Iterable[Any]:
     """The elements of an array that a set or dict is to be made of, unless their hashes make that slow. ``check``: of very many hashes."""
     if array.count <= FEW:
         return _tallied(array_items(array, making))
