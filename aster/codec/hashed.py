@@ -6,7 +6,7 @@ at; whatever types the peer says that they have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import pyfory  # pyright: ignore[reportMissingTypeStubs]  # it has none
 from pyfory import serializer as fory_serializer  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
-from aster.codec.hashes import FEW, SALTED, check_dict, check_set
+from aster.codec.hashes import FEW, check_dict, check_keys, check_set
 from aster.codec.serializers import WrappingSerializer, is_ours
 
 __all__ = ["MapSerializer", "SetSerializer"]
@@ -27,15 +27,15 @@ _make_set_serializer: Any = _fory.SetSerializer
 _OWNER_BYTES, _ENTRY_BYTES = 64, 16
 """What a map counts as in the memory of a message: about what it is to Fory."""
 
-# The bits of a chunk's header, which says of what types its keys and values are.
-_KEY_IS_TRACKED, _KEY_IS_NULL, _KEY_IS_DECLARED = 0b1, 0b10, 0b100
-_VALUE_IS_TRACKED, _VALUE_IS_NULL, _VALUE_IS_DECLARED = 0b1000, 0b1_0000, 0b10_0000
+# The bits of a chunk's header, which says of what types its keys are; those of its values are the next three.
+_IS_TRACKED, _IS_NULL, _IS_DECLARED = 0b1, 0b10, 0b100
+_BITS = 3
 _IS_VALUE = -1
 """The flag ahead of a value whose references are tracked: no reference comes, but the value."""
 
 
 def _is_small(context: Any) -> bool:
-    """Whether the map or set that comes next has few entries; read is nothing of it."""
+    """Whether the map or set that comes next has few entries; it stays where it is, to be read."""
     buffer = context.buffer
     if buffer.size() <= FEW:  # of which entries that differ take a byte each
         return True
@@ -43,12 +43,6 @@ def _is_small(context: Any) -> bool:
     count = buffer.read_var_uint32()
     buffer.set_reader_index(start)
     return count <= FEW
-
-
-def _refuse_slow(keys: Iterable[Any], check: Callable[[Sequence[int]], None]) -> None:
-    hashes = [hash(key) for key in keys if type(key) not in SALTED]
-    if len(hashes) > FEW:
-        check(hashes)
 
 
 class SetSerializer(WrappingSerializer):
@@ -60,7 +54,7 @@ class SetSerializer(WrappingSerializer):
         if _is_small(context):
             return self._inner.read(context)
         items = self._list.read(context)
-        _refuse_slow(items, check_set)
+        check_keys(items, check_set)
         return set(items)
 
 
@@ -87,39 +81,43 @@ class MapSerializer(WrappingSerializer):
             chunks.append(chunk)
             count -= read
         context.decrease_depth()
-        _refuse_slow(chain.from_iterable(chunks), check_dict)
+        check_keys(chain.from_iterable(chunks), check_dict)
         return dict(chain.from_iterable(chunk.items() for chunk in chunks))  # which grows as the check supposes
 
     def _chunk(self, context: Any, left: int) -> tuple[int, dict[Any, Any]]:
         """How many entries came, and these: 255 at the most."""
-        header = context.read_uint8()
-        if header & (_KEY_IS_NULL | _VALUE_IS_NULL):
-            key = None if header & _KEY_IS_NULL else _single(context, self._key, header & _KEY_IS_TRACKED, header & _KEY_IS_DECLARED)
-            value = None if header & _VALUE_IS_NULL else _single(context, self._value, header & _VALUE_IS_TRACKED, header & _VALUE_IS_DECLARED)
-            return 1, {key: value}
+        of_keys = context.read_uint8()
+        of_values = of_keys >> _BITS
+        if (of_keys | of_values) & _IS_NULL:
+            return 1, {_single(context, self._key, of_keys): _single(context, self._value, of_values)}
         count = context.read_uint8()
         if not 0 < count <= left:
             raise ValueError(f"a chunk of a map has {count} entries, and {left} are left")
-        key = _declared(self._key) if header & _KEY_IS_DECLARED else self._resolver.read_type_info(context).serializer
-        value = _declared(self._value) if header & _VALUE_IS_DECLARED else self._resolver.read_type_info(context).serializer
-        read_key, read_value = _reader(context, key, header & _KEY_IS_TRACKED), _reader(context, value, header & _VALUE_IS_TRACKED)
+        key, value = self._serializer(context, self._key, of_keys), self._serializer(context, self._value, of_values)
+        read_key, read_value = _reader(context, key, of_keys), _reader(context, value, of_values)
         return count, {read_key(): read_value() for _ in range(count)}
 
+    def _serializer(self, context: Any, declared: Any, header: int) -> Any:
+        """What reads the keys or the values of a chunk."""
+        return _present(declared) if header & _IS_DECLARED else self._resolver.read_type_info(context).serializer
 
-def _declared(serializer: Any) -> Any:
-    if serializer is None:
+
+def _present(declared: Any) -> Any:
+    if declared is None:
         raise ValueError("a map has a declared type that nobody declared")
-    return serializer
+    return declared
 
 
-def _single(context: Any, serializer: Any, tracked: int, declared: int) -> Any:
-    """The key or value of an entry whose other part is null."""
-    return _reader(context, _declared(serializer), tracked)() if declared else context.read_ref()
+def _single(context: Any, declared: Any, header: int) -> Any:
+    """The key or value of an entry one of whose parts is null."""
+    if header & _IS_NULL:
+        return None
+    return _reader(context, _present(declared), header)() if header & _IS_DECLARED else context.read_ref()
 
 
-def _reader(context: Any, serializer: Any, tracked: int) -> Callable[[], Any]:
+def _reader(context: Any, serializer: Any, header: int) -> Callable[[], Any]:
     """What reads one key or value after the other."""
-    if tracked:
+    if header & _IS_TRACKED:
         return lambda: _behind_flag(context, serializer)
     if type(serializer) is _fory_serializers.StringSerializer:
         return context.read_string

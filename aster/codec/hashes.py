@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["FEW", "MAX_COLLISIONS", "SALTED", "HashTally", "check_dict", "check_set"]
+__all__ = ["FEW", "MAX_COLLISIONS", "SALTED", "HashTally", "check_dict", "check_keys", "check_set"]
 
 MAX_COLLISIONS = 32
 """Different values of one message that may share a hash with one other. Points of small ints share it four at a time, since hash(-1) == hash(-2). The
@@ -63,6 +63,13 @@ class HashTally:
     def clear(self) -> None:
         self.first.clear()
         self._same.clear()
+
+
+def check_keys(keys: Iterable[object], check: Callable[[Sequence[int]], None]) -> None:
+    """Have the hashes of those keys looked at that a peer can choose, if they are very many. ``check``: ``check_dict`` or ``check_set``."""
+    hashes = [hash(key) for key in keys if type(key) not in SALTED]
+    if len(hashes) > FEW:
+        check(hashes)
 
 
 def check_dict(hashes: Sequence[int]) -> None:

@@ -190,10 +190,14 @@ class RowDecoder:
         with self._lock:
             if schema not in self._bound:  # else another thread was first
                 self._bound[schema] = reader
-                self._remembered += max(len(schema), SMALLEST)
+                self._remembered += _weight(schema)
                 while self._remembered > MAX_REMEMBERED:
-                    self._remembered -= max(len(self._bound.popitem(last=False)[0]), SMALLEST)
+                    self._remembered -= _weight(self._bound.popitem(last=False)[0])
         return reader
+
+
+def _weight(schema: bytes) -> int:
+    return max(len(schema), SMALLEST)
 
 
 class RowStreamDecoder:

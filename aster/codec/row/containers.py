@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from typing import Any, NoReturn, TypeVar, cast, overload
 
-from aster.codec.hashes import FEW, SALTED, HashTally, check_dict
+from aster.codec.hashes import FEW, SALTED, HashTally, check_dict, check_keys
 from aster.codec.lazy import materialize
 from aster.codec.making import Making
 from aster.codec.row.arrays import ArrayCell, array_items, item_at
@@ -21,7 +21,7 @@ __all__ = ["RowList", "RowMap", "RowSet", "hashable", "plain_map"]
 
 T = TypeVar("T")
 
-_FEW_ALIKE = frozenset({str, bytes, bool, int, float, datetime.date})
+_FEW_ALIKE = SALTED | {bool, int, float, datetime.date}
 """Types of which no peer has many values with one hash: Python salts it, or it is a number's remainder, which some dozens of 64 bits share at the most."""
 
 _LIST_METHODS = frozenset({"append", "clear", "copy", "extend", "insert", "pop", "remove", "reverse", "sort"})
@@ -303,12 +303,10 @@ def hashable(array: ArrayCell, making: Making, check: Callable[[Sequence[int]], 
     if array.count <= FEW:
         return _tallied(array_items(array, making))
     items = list(array_items(array, making))
-    hashes = [hash(item) for item in items if type(item) not in SALTED]
-    if len(hashes) > FEW:
-        try:
-            check(hashes)
-        except ValueError as exc:
-            raise Mismatch(ValueError, f"cannot be accepted: {exc}") from exc
+    try:
+        check_keys(items, check)
+    except ValueError as exc:
+        raise Mismatch(ValueError, f"cannot be accepted: {exc}") from exc
     return _tallied(iter(items))
 
 

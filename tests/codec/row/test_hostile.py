@@ -226,14 +226,16 @@ def test_items_that_are_picked_one_by_one_are_refused_where_all_in_turn_are(data
         assert by_index(range(len(texts))) == expected == list(items[:]) == materialize(items)
 
 
-def test_nothing_of_a_dict_that_overlaps_can_be_read_twice() -> None:
-    def one_value(row: bytearray) -> None:
-        start, _ = _region(row, 0, 8 + 8 * _FIELDS["table"])
-        (size,) = struct.unpack_from("<Q", row, start)
-        slots = start + 8 + size + 16
-        row[slots + 8 : slots + 16] = row[slots : slots + 8]
+def _one_value(row: bytearray) -> None:
+    """Let both values of the dict of Many be its first."""
+    start, _ = _region(row, 0, 8 + 8 * _FIELDS["table"])
+    (size,) = struct.unpack_from("<Q", row, start)
+    slots = start + 8 + size + 16
+    row[slots + 8 : slots + 16] = row[slots : slots + 8]
 
-    codec, message = _message(_MANY, one_value)
+
+def test_nothing_of_a_dict_that_overlaps_can_be_read_twice() -> None:
+    codec, message = _message(_MANY, _one_value)
 
     def table() -> Any:
         return codec.decoder(Many)(message).table
@@ -298,13 +300,7 @@ def test_levels_of_the_same_part_do_not_make_a_walk_by_index_long() -> None:
 
 
 def test_values_of_a_dict_and_items_of_a_tuple_that_overlap_are_refused() -> None:
-    def one_value(row: bytearray) -> None:
-        start, _ = _region(row, 0, 8 + 8 * _FIELDS["table"])
-        (size,) = struct.unpack_from("<Q", row, start)
-        slots = start + 8 + size + 16
-        row[slots + 8 : slots + 16] = row[slots : slots + 8]
-
-    for change, name in ((one_value, "table"), (_repeat_the_first("pair"), "pair")):
+    for change, name in ((_one_value, "table"), (_repeat_the_first("pair"), "pair")):
         codec, message = _message(_MANY, change)
         view = codec.decoder(Many)(message)
         with pytest.raises(DecodeError, match=rf"Many\.{name}.* holds parts that overlap"):
