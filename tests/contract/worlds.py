@@ -158,10 +158,12 @@ class Types:
         """A type that is much like another: what people change types to."""
         inside = hint[hint.find("[") + 1 : -1]
         others = [f"Optional[{hint}]", f"list[{hint}]", self.one_of("int", "str", "float", "bool", "Decimal")]
+        # Of a class that holds itself in any other way than these there would be no values.
+        may_stand_bare = not any(name in inside for name in _STRUCTS if name not in self._later)
         if hint.startswith("Optional["):
-            others.append(inside)
+            others += [inside] if may_stand_bare else []
         elif hint.startswith("list["):
-            others += [f"tuple[{inside}, ...]", f"tuple[{inside}, {inside}]"]
+            others += [f"tuple[{inside}, ...]", *([f"tuple[{inside}, {inside}]"] if may_stand_bare else [])]
         elif hint.startswith("tuple[") and hint.endswith(", ...]"):
             others.append(f"list[{inside.removesuffix(', ...')}]")
         elif hint.startswith("tuple["):

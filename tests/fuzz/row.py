@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import random
-import tracemalloc
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 from aster.codec import buffer_of, materialize
 from aster.codec.making import Making
 from aster.codec.row import RowDecoder, RowList, RowMap
 from aster.codec.row.binding import StructReader
-from aster.codec.row.schema import MAX_SCHEMA_BYTES, decode_schema
+from aster.codec.row.schema import decode_schema
 from aster.codec.walk import Mismatch
 from aster.errors import DecodeError
 from tests.codec.row.rows import spoilt
 from tests.fuzz.row_grammar import bare_schema_of, head_of, row_of, schema_of
+from tests.fuzz.row_memory import Most, Reading, memory_of
 from tests.fuzz.row_models import CODEC, HEADS, ROOTS, Anything, Bulk, Keyed, Sparse, message_of
 from tests.fuzz.row_reading import alike, is_exactly, most_seconds, read_all, roomy_stack, timed
 from tests.fuzz.script import Script
@@ -26,20 +26,8 @@ from tests.fuzz.target import Run, Target
 
 __all__ = ["ROW", "payload"]
 
-_TRACED = 4
-"""One of so many inputs is read with its memory watched too, which makes it some three times as slow; and of those with a schema of their own, each."""
-
-_LARGEST_OF_TWICE = 1 << 16
-"""Bytes of a message up to which a reading takes no more than twice as many and a mebibyte."""
-
-_MOST_TIMES = 24
-"""What larger ones take at the most of their own size, and those whose values are of few bytes, as in sets of dates: Python's objects are so large."""
-
-_MOST_MEMORY = 1 << 20
-"""Bytes that a reading may take beyond those that are counted by the message's."""
-
-_MOST_FOR_SCHEMA = 160
-"""Bytes that binding a new schema may take besides, for each of its own: 5 MB for the longest."""
+_LOOKED_AT = 4
+"""One of so many inputs is read with its memory looked at too, which makes it some three times as slow; and of those with a schema of their own, each."""
 
 _LARGE = 16_384
 
@@ -90,13 +78,12 @@ class _Worst:
 
     lazily: float = 0.0
     whole: float = 0.0
-    memory: float = 0.0
-    new_schema: float = 0.0
+    memory: Most = field(default_factory=Most)
 
     def told(self) -> str:
         return (
             f"the slowest reading took {self.lazily * 1000:.0f} ms of processor time piece by piece, and {self.whole * 1000:.0f} ms whole; "
-            f"memory: at most {self.memory:.2f} of what is allowed, with a new schema {self.new_schema:.2f}"
+            f"memory: at most {self.memory.known_schema:.2f} of what is allowed, with a new schema {self.memory.new_schema:.2f}"
         )
 
 
@@ -172,27 +159,6 @@ class _Input:
         with roomy_stack():
             assert alike(again, whole), "the value is another one when it is sent again"
 
-    def wants_memory_watched(self) -> bool:
-        return self._own or self.sum % _TRACED == 0
-
-    def look_at_memory(self) -> None:
-        """Read with what allocates being traced."""
-        # Where the peer's class has fewer fields, what reads all views keeps the defaults of each: that many no row holds, but its reader asks for.
-        for how in (materialize,) if self._own else (read_all, materialize):
-            decoder = self.decoder()
-            tracemalloc.reset_peak()
-            before, _ = tracemalloc.get_traced_memory()
-            _read(decoder, self.message, how)
-            times = _MOST_TIMES if self._own or self.root in (Bulk, Sparse) or len(self.message) > _LARGEST_OF_TWICE else 2
-            peak, most = tracemalloc.get_traced_memory()[1] - before, times * len(self.message) + _MOST_MEMORY
-            if self._own:
-                most += _MOST_FOR_SCHEMA * min(MAX_SCHEMA_BYTES, int.from_bytes(self.message[:8], "little"))
-            if self._own:
-                _worst.new_schema = max(_worst.new_schema, peak / most)
-            else:
-                _worst.memory = max(_worst.memory, peak / most)
-            assert peak <= most, f"took {peak:,} bytes for a message of {len(self.message):,}, which may take {most:,}: {self.message[:400].hex()}"
-
     def _reader(self) -> StructReader | None:
         """What reads rows of the message's schema, if it has one."""
         head = self.message[: 8 + int.from_bytes(self.message[:8], "little")]
@@ -225,11 +191,11 @@ def _guarded(reader: StructReader, buffer: bytes, start: int, stop: int, making:
 def _look_otherwise(view: Any, size: int) -> None:
     """Read single parts, in the ways in which that is done; the repr of what cannot be read says so. ``size``: of the message."""
     assert isinstance(repr(view), str)
-    for field in fields(view):
+    for each in fields(view):
         with suppress(TypeError, ValueError, DecodeError):
-            buffer_of(view, field.name)
+            buffer_of(view, each.name)
         with suppress(TypeError, ValueError, LookupError, StopIteration, DecodeError):
-            part: Any = getattr(view, field.name)
+            part: Any = getattr(view, each.name)
             if isinstance(part, RowList):
                 items = cast("RowList[Any]", part)
                 texts = [item for item in items[:] if isinstance(item, str | bytes)]
@@ -245,7 +211,7 @@ def _look_otherwise(view: Any, size: int) -> None:
 @contextmanager
 def _world() -> Generator[Run]:
     known = {root: CODEC.decoder(root) for root in ROOTS}
-    watched: list[_Input] = []
+    looked_at: list[Reading] = []
 
     def run(data: bytes) -> str:
         script = Script(data)
@@ -253,18 +219,12 @@ def _world() -> Generator[Run]:
         has_own = script.byte() % 2 == 1
         message = script.rest() if has_own else HEADS[root] + script.rest()
         each = _Input(root, message, has_own, known[root])
-        if each.wants_memory_watched():
-            watched.append(each)
+        if has_own or each.sum % _LOOKED_AT == 0:
+            looked_at.append(Reading(ROOTS.index(root), message, has_own))
         return each.check()
 
     yield run
-    # All at once, since CPython keeps forty bytes of each line that has allocated anything, anew at each beginning and clearing of traces.
-    tracemalloc.start()
-    try:
-        for each in watched:
-            each.look_at_memory()
-    finally:
-        tracemalloc.stop()
+    _worst.memory.add(memory_of(looked_at))
 
 
 _BATCH = 4_000
