@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from aster.codec.making import Making
 
-__all__ = ["MATERIALIZE", "is_exactly", "materialize", "plain"]
+__all__ = ["MATERIALIZE", "is_exactly", "is_lazy", "materialize", "plain"]
 
 T = TypeVar("T")
 
@@ -26,6 +26,11 @@ def materialize(value: T) -> T:
         DecodeError: the peer sent what is no value of the declared type, or ``__post_init__`` refuses it.
     """
     return _plain_within(value, Making())
+
+
+def is_lazy(value: object) -> bool:
+    """Whether a value is read lazily."""
+    return hasattr(type(value), MATERIALIZE)
 
 
 def plain(value: T, making: Making | None = None) -> T:

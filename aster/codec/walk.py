@@ -14,9 +14,11 @@ from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import Any, NoReturn, TypeVar
 
-from aster.codec.lazy import plain
+from aster.codec.lazy import is_lazy, plain
+from aster.codec.making import Making
 from aster.codec.shapes import DictOf, EnumOf, FieldShape, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, runtime_types
 from aster.codec.tags import described, short_name
+from aster.errors import DecodeError
 
 __all__ = ["INT64", "MAX_DECIMAL_DIGITS", "MAX_NESTING", "Direction", "Mismatch", "Walk", "is_encodable", "problem_with"]
 
@@ -24,6 +26,8 @@ T = TypeVar("T")
 
 MAX_NESTING = 50
 """How many dataclasses may be nested in one message: beyond any honest data, and far from the end of the stack."""
+
+_TOO_DEEP = f"is nested more than {MAX_NESTING} deep, or contains itself"
 
 INT64 = range(-(2**63), 2**63)
 """The ints that Fory writes."""
@@ -97,7 +101,7 @@ class Walk:
         if type(value) is not cls:
             _fail(value, short_name(cls), unknown_tag=self._decoding and type(value).__name__ == _UNKNOWN)
         if depth > MAX_NESTING:
-            raise Mismatch(ValueError, f"is nested more than {MAX_NESTING} deep, or contains itself")
+            raise Mismatch(ValueError, _TOO_DEEP)
         changed: dict[str, Any] = {}
         for field in self._fields[cls]:
             try:
@@ -120,10 +124,10 @@ class Walk:
         return target
 
     def _value(self, shape: Shape, value: Any, depth: int) -> Any:
-        if (made := plain(value)) is not value:  # what a row was made into is of exactly its types
-            if isinstance(shape, Message) and type(made) is shape.cls:
-                return made
-            value = made
+        if is_lazy(value):
+            value = _made(value, depth)
+            if isinstance(shape, Message) and type(value) is shape.cls:  # what a row was made into is of exactly its types
+                return value
         match shape:
             case Scalar(type_):
                 return self._scalar(type_, value)
@@ -209,6 +213,17 @@ class Walk:
 
 
 _ABSENT = object()
+
+
+def _made(value: Any, depth: int) -> Any:
+    """The plain value of a received row, or of a part of one, that is inside so many dataclasses."""
+    making = Making()
+    making.depth = depth + 1
+    try:
+        return plain(value, making)
+    except DecodeError:
+        plain(value)  # raises again, if it is what the peer has sent that is at fault
+        raise Mismatch(ValueError, _TOO_DEEP) from None
 
 
 def _is_on_the_class_alone(value: object, name: str) -> bool:

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from aster.codec import auto_tag, buffer_of, make_codec, materialize
 from aster.codec.row import RowList, RowMap, RowSet
+from aster.codec.walk import MAX_NESTING
 from aster.errors import DecodeError
 from aster.types import SerializationMode
-from tests.codec.helpers import decoded
+from tests.codec.helpers import decoded, nested
 from tests.codec.models import CODECS, MESSAGES, MODES, Checked, CheckedMany, Containers, Label, Point, Tree
 from tests.codec.row.rows import codec_of, view_of, walked
 from tests.codec.schemas import schemas, values_in
@@ -104,6 +105,25 @@ def test_a_view_and_its_parts_are_sent_again_in_any_mode(cls: type[Any], mode: S
         assert identical(decoded(codec, cls, codec.encoder(cls)(with_views)), decoded(codec, cls, codec.encoder(cls)(value)))
 
     check()
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+@pytest.mark.parametrize("part", ["parent", "one of a list", "list"])
+def test_a_view_may_stand_no_deeper_than_what_it_is_made_into(part: str, mode: SerializationMode) -> None:
+    codec = CODECS[mode]
+
+    def around(levels: int, inner: int) -> Tree:
+        tree = nested(inner, sideways=True)
+        view, several = view_of(tree, CODECS[ROW]), view_of(Tree("several", [tree]), CODECS[ROW])  # pyright: ignore[reportArgumentType]
+        mine = {"parent": Tree("mine", parent=view), "one of a list": Tree("mine", [view]), "list": Tree("mine", several.children)}[part]
+        for _ in range(levels - 1):
+            mine = Tree("node", parent=mine)
+        return mine
+
+    for levels in (1, 20, MAX_NESTING):
+        assert decoded(codec, Tree, codec.encoder(Tree)(around(levels, MAX_NESTING - levels)))
+        with pytest.raises(ValueError, match=f"^Tree[^ ]* is nested more than {MAX_NESTING} deep, or contains itself$"):
+            codec.encoder(Tree)(around(levels, MAX_NESTING - levels + 1))
 
 
 # A dataclass
