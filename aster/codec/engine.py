@@ -23,6 +23,7 @@ from pyfory.meta import typedef_decoder, typedef_encoder  # pyright: ignore[repo
 from pyfory.meta.metastring import Encoding, MetaStringEncoder  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
 from aster.codec.fields import MAX_FIELDS, default_of
+from aster.codec.filling import counted_default
 from aster.codec.hashed import MapSerializer, SetSerializer
 from aster.codec.hashes import HashTally
 from aster.codec.serializers import (
@@ -54,7 +55,8 @@ __all__ = [
 MAX_GRAPH_BYTES = 16 * 1024 * 1024
 """About what the containers and dataclasses of one message may occupy once decoded, in bytes: 3 MB of nested empty lists would otherwise take 217 MB.
 
-Honest messages of very many very small objects meet it too: more than some 110,000 dataclasses of three fields, whatever they take up on the wire.
+Honest messages of very many very small objects meet it too: more than some 110,000 dataclasses of three fields, whatever they take up on the wire. What the
+fields hold by default that a message lacks may occupy as much once more.
 """
 
 MAX_DEFINITION_BYTES = 16 * 1024
@@ -245,9 +247,9 @@ def _filler(cls: type, field: dataclasses.Field[Any], shape: Shape) -> Callable[
     """What a field gets when a message lacks it."""
     default = default_of(field)
     if default is not None:
-        return default
+        return counted_default(default, MAX_GRAPH_BYTES, is_new=field.default_factory is not dataclasses.MISSING)
     if isinstance(shape, Optional):
-        return lambda: None
+        return counted_default(lambda: None, MAX_GRAPH_BYTES, is_new=False)
 
     def missing() -> NoDefault:
         raise NoDefault(f"{short_name(cls)}.{field.name} is missing, and has no default")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
 
-__all__ = ["FEW", "MAX_COLLISIONS", "SALTED", "HashTally", "check_dict", "check_keys", "check_set"]
+__all__ = ["FEW", "MAX_COLLISIONS", "SALTED", "HashTally", "check_dict", "check_keys", "check_set", "grown_set"]
 
 MAX_COLLISIONS = 32
 """Different values of one message that may share a hash with one other. Points of small ints share it four at a time, since hash(-1) == hash(-2). The
@@ -23,6 +23,10 @@ _STEPS = 12
 keys take less than one. The worst of honest ones that were found, multiples of powers of two from 2**24 to 2**48, take 30 and 68."""
 
 _ATTACK = "which only an attack explains"
+_FLOOD = f"the hashes of so many keys lead to the same places, {_ATTACK}"
+
+_FIRST_DICT = 16_384
+"""Places of the smallest dict that has room for more than ``FEW`` keys."""
 
 _SALT = secrets.randbits(60) | 1
 """A factor that no peer knows. CPython's hash of an int is its remainder by a prime, so that of a product with it says nothing of the other factor's."""
@@ -75,92 +79,81 @@ def check_keys(keys: Iterable[object], check: Callable[[Sequence[int]], None]) -
 def check_dict(hashes: Sequence[int]) -> None:
     """Go the way on which CPython looks for the place of each key in a dict, for keys whose hashes differ and yet follow one another.
 
+    Each key takes a place of its own, also one that has the hash of another: if they were equal, they would not have been sent.
+
     Raises:
         ValueError: a dict of these keys would be slow.
     """
-    _check(_DictSteps(), hashes)
+    left, size = _steps_for(hashes), _FIRST_DICT
+    while len(hashes) > (capacity := 2 * size // 3):
+        left = _fill_dict(size, hashes[:capacity], left)
+        size *= 2
+    _fill_dict(size, hashes, left)
 
 
 def check_set(hashes: Sequence[int]) -> None:
-    """The same for a set."""
-    _check(_SetSteps(), hashes)
+    """The same for a set, and for a copy of it, whose table may be of another size."""
+    size, held, left = grown_set(hashes, _steps_for(hashes))
+    if (copied := 1 << (2 * len(hashes)).bit_length()) != size:
+        _fill_set(copied, held, left)
 
 
-def _check(steps: _Steps, hashes: Sequence[int]) -> None:
+def grown_set(hashes: Sequence[int], left: int) -> tuple[int, list[int], int]:
+    """The places of a set's table once keys of these hashes came in one by one, the hashes in the order of their places, and what is left of the steps."""
+    size, held = 8, list[int]()
+    while len(hashes) >= (capacity := (3 * (size - 1) + 4) // 5):
+        held, left = _fill_set(size, [*held, *hashes[len(held) : capacity]], left)
+        size = 1 << (capacity * (2 if capacity > 50_000 else 4)).bit_length()
+    held, left = _fill_set(size, [*held, *hashes[len(held) :]], left)
+    return size, held, left
+
+
+def _steps_for(hashes: Sequence[int]) -> int:
+    """How many steps these keys may take beyond the first of each, if no hash is that of too many of them."""
     ordered = sorted(hashes)
     if any(map(int.__eq__, ordered, ordered[MAX_COLLISIONS + 1 :])):
         raise ValueError(f"more than {MAX_COLLISIONS} others of so many keys have the hash of one, {_ATTACK}")
+    count = max(len(hashes), FEW)
+    return _STEPS * (count.bit_length() - 10) * count
+
+
+# The loops below run for each key of what is large, so that they are written to be fast.
+
+
+def _fill_dict(size: int, hashes: Sequence[int], left: int) -> int:
+    """Take the places of a table of this size, as ``Objects/dictobject.c`` does; ``left``: the steps that are still allowed, and are given back."""
+    taken, mask = bytearray(size), size - 1
     for hashed in hashes:
-        steps.add(hashed)
-
-
-class _Steps(ABC):
-    """A table of places that grows as CPython's do, and how many were looked at in vain.
-
-    Each key takes a place of its own, also one that has the hash of another: if they were equal, they would not have been sent.
-    """
-
-    def __init__(self) -> None:
-        self._hashes: list[int] = []
-        self._taken = bytearray(8)
-        self._steps = 0
-
-    def add(self, hashed: int) -> None:
-        """A key of this hash comes in."""
-        self._hashes.append(hashed)
-        used = len(self._hashes)
-        counted = max(used, FEW)
-        most = _STEPS * (counted.bit_length() - 10) * counted
-        self._put(hashed, most)
-        if (size := self._size(used, len(self._taken))) != len(self._taken):
-            self._taken = bytearray(size)
-            for earlier in self._hashes:
-                self._put(earlier, most)
-
-    def _put(self, hashed: int, most: int) -> None:
-        self._take(self._taken, hashed)
-        if self._steps > most:
-            raise ValueError(f"the hashes of so many keys lead to the same places, {_ATTACK}")
-
-    @abstractmethod
-    def _size(self, used: int, size: int) -> int:
-        """How large a table of this size is once so many of its places are used."""
-
-    @abstractmethod
-    def _take(self, taken: bytearray, hashed: int) -> None:
-        """Find a place for a hash, and count the steps on the way."""
-
-
-class _DictSteps(_Steps):
-    """See ``Objects/dictobject.c``."""
-
-    def _size(self, used: int, size: int) -> int:
-        return 1 << (3 * used - 1).bit_length() if used == 2 * size // 3 else size
-
-    def _take(self, taken: bytearray, hashed: int) -> None:
-        mask = len(taken) - 1
         place = hashed & mask
         if taken[place]:
-            perturb, steps = hashed & _WORD, 0
+            perturb = hashed & _WORD
             while taken[place]:
                 perturb >>= 5
                 place = (5 * place + perturb + 1) & mask
-                steps += 1
-            self._steps += steps
+                left -= 1
+            if left < 0:
+                raise ValueError(_FLOOD)
         taken[place] = 1
+    return left
 
 
-class _SetSteps(_Steps):
-    """See ``Objects/setobject.c``."""
-
-    def _size(self, used: int, size: int) -> int:
-        return 1 << (used * (2 if used > 50_000 else 4)).bit_length() if 5 * used >= 3 * (size - 1) else size
-
-    def _take(self, taken: bytearray, hashed: int) -> None:
-        mask = len(taken) - 1
-        place, perturb = hashed & mask, hashed & _WORD
-        while (free := taken.find(0, place, place + (_RUN if place + _RUN - 1 <= mask else 1))) < 0:
-            self._steps += 1
-            perturb >>= 5
-            place = (5 * place + 1 + perturb) & mask
-        taken[free] = 1
+def _fill_set(size: int, hashes: Sequence[int], left: int) -> tuple[list[int], int]:
+    """The same as ``Objects/setobject.c`` does it, which looks at some places in a row before it jumps. The hashes come back in the order of their places: in
+    which a larger table is filled from this one."""
+    taken, mask = bytearray(size), size - 1
+    held = [0] * size
+    last_run = mask - _RUN + 1
+    for hashed in hashes:
+        place = hashed & mask
+        if taken[place]:
+            perturb = hashed & _WORD
+            while (free := taken.find(0, place, place + (_RUN if place <= last_run else 1))) < 0:
+                perturb >>= 5
+                place = (5 * place + 1 + perturb) & mask
+                left -= 1
+            if left < 0:
+                raise ValueError(_FLOOD)
+            place = free
+        taken[place] = 1
+        held[place] = hashed
+    return [*compress(held, taken)], left

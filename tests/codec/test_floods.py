@@ -62,7 +62,7 @@ def test_a_flood_is_a_decode_error(mode: SerializationMode, monkeypatch: pytest.
     encode, decode = codec.encoder(Large), codec.decoder(Large)
     with pytest.raises(DecodeError, match="the hashes of so many keys lead to the same places"):
         decode(encode(Large(dict.fromkeys(flood(14), True))))
-    many = range(FEW + 1)
+    many = [number << 40 for number in range(FEW + 1)]  # which begin at one place
     messages = [
         encode(value)
         for value in (
@@ -70,7 +70,7 @@ def test_a_flood_is_a_decode_error(mode: SerializationMode, monkeypatch: pytest.
             Large(mixed=dict.fromkeys(many, 1.0)),
             Large(by_point={Point(number, 0): Label("") for number in many}),
             Large(numbers=set(many)),
-            Large(ids={uuid.UUID(int=number) for number in many}),
+            Large(ids={uuid.UUID(int=number << 20) for number in many}),
         )
     ]
     salted = encode(Large(by_name={f"{number}": number for number in range(FEW + 9)}, names=frozenset(f"{number}" for number in range(FEW + 9))))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aster.codec import hashes
-from aster.codec.hashes import MAX_COLLISIONS, HashTally, check_dict, check_set
+from aster.codec.hashes import MAX_COLLISIONS, HashTally, check_dict, check_set, grown_set
 
 CHECKS = [check_dict, check_set]
 _MANY = 50_000
@@ -61,6 +61,24 @@ def test_keys_that_share_a_hash_take_a_place_each() -> None:
     few = flood(14)
     with pytest.raises(ValueError, match="the hashes of so many keys lead to the same places"):
         check_dict([hashed for hashed in few for _ in range(4)])
+
+
+@given(seed=st.integers(), bits=st.integers(3, 60), count=st.integers(0, 3_000))
+def test_a_set_is_gone_through_as_it_grows(seed: int, bits: int, count: int) -> None:
+    """CPython gives the elements in the order of their places, which tells where it has put them."""
+    random_ = random.Random(seed)
+    numbers = list(dict.fromkeys(random_.getrandbits(bits) << random_.choice((0, 0, 60 - bits)) for _ in range(count)))
+    _, held, left = grown_set(numbers, 10**9)
+    assert held == [*set(numbers)]
+    assert left <= 10**9
+
+
+def test_a_large_set_too() -> None:
+    random_ = random.Random(1)
+    numbers = [random_.getrandbits(50) for _ in range(100_000)]
+    size, held, _ = grown_set(numbers, 10**9)
+    assert held == [*set(numbers)]
+    assert size == 262_144
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=["dict", "set"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import decimal
 import importlib
 import itertools
@@ -9,7 +10,7 @@ import random
 import struct
 import typing
 import uuid
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from typing import Any, Literal, cast
 
 import pytest
@@ -20,7 +21,7 @@ from aster.codec import Codec, make_codec
 from aster.codec.fory import MAX_FAILURES
 from aster.errors import DecodeError
 from aster.types import SerializationMode
-from tests.codec.helpers import at_once, codec_of_deeper_trees, nested
+from tests.codec.helpers import at_once, codec_of_deeper_trees, decoded, nested
 from tests.codec.models import CODECS, FORY_MODES, MESSAGES, Checked, CheckedMany, Choices, Containers, Empty, Moment, Point, TaskRequest, Tree, tags_of
 from tests.codec.test_round_trip import round_trip
 from tests.codec.values import DATETIME_ENDS, identical, values_of
@@ -262,6 +263,36 @@ def test_a_message_that_would_swell_is_a_decode_error(mode: SerializationMode) -
     data = codec.encoder(nested)(nested([[]] * 1_000_000))
     with pytest.raises(DecodeError, match=r"decode to more than is accepted: a message may decode to 16 MiB of objects.*; send less at a time, as a stream"):
         codec.decoder(nested)(data)
+
+
+@modes
+@pytest.mark.parametrize(
+    ("hint", "default", "most"),
+    [
+        (list[int], field(default_factory=list[int]), 20_000),
+        (dict[str, int], field(default_factory=lambda: {"a": 1, "b": 2}), 4_000),
+        (Point, field(default_factory=lambda: Point(0, 0)), 15_000),
+        (str, field(default="a text that is one for all"), 110_000),
+        (int | None, field(), 110_000),
+    ],
+    ids=["list", "dict", "dataclass", "str", "Optional"],
+)
+def test_a_message_that_would_swell_by_defaults_is_a_decode_error(mode: SerializationMode, hint: Any, default: Any, most: int) -> None:
+    """A peer whose class has fewer fields: ten defaults for each instance of a byte. Somewhat fewer instances than are refused are not."""
+    theirs = make_dataclass("Item", [("on", bool)])
+    ours = make_dataclass("Item", [("on", bool), *[(f"f{place}", hint, copy.copy(default)) for place in range(10)]])
+    their_list, our_list = (make_dataclass("Items", [("items", list[cls])]) for cls in (theirs, ours))
+    sender = make_codec(mode, {theirs: "tests/Item", their_list: "tests/Items"})
+    reader = make_codec(mode, {ours: "tests/Item", our_list: "tests/Items", Point: "tests/Point"})
+
+    def received(count: int) -> int:
+        return len(decoded(reader, our_list, sender.encoder(their_list)(their_list([theirs(True)] * count))).items)
+
+    for _ in range(3):  # each message is counted for itself
+        assert received(most // 2) == most // 2
+    with pytest.raises(DecodeError, match=r"accepted: the defaults of fields that its peer does not send may be 16 MiB of objects; send less"):
+        received(most * 3 // 2)
+    assert received(most // 2) == most // 2
 
 
 @modes

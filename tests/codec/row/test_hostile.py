@@ -589,7 +589,8 @@ def test_a_flood_of_hashes_that_lead_along_one_chain_is_a_decode_error() -> None
 
 def test_the_hashes_of_many_keys_are_looked_at_unless_no_peer_can_choose_them(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = codec_of(Counted)
-    few, many = range(FEW), range(FEW + 1)
+    many = [number << 40 for number in range(FEW + 1)]  # which begin at one place
+    few = many[:FEW]
     values = [
         Counted(dict.fromkeys(few, True), set(few), {Point(number, 0): 1 for number in few}, {f"{number}" for number in range(9_000)}),
         Counted(by_number=dict.fromkeys(many, True)),
