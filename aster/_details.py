@@ -11,7 +11,9 @@ from dataclasses import is_dataclass
 from enum import Enum
 
 from aster._protocol.events import Trailer
+from aster._protocol.frames import MAX_DETAILS
 from aster.codec import Codec, materialize, plain
+from aster.codec.making import Making
 from aster.codec.tags import full_name, is_wire_class, registered_names, short_name
 from aster.errors import DecodeError, RpcError, UnknownDetail
 
@@ -38,10 +40,14 @@ class DetailCodec:
         """The details of an error that the handler of ``label`` raised. Those that cannot be sent are left out, and logged: as its bug, unless it passed on
         the error of a call of its own, whose details were not its choice."""
         sent: list[tuple[str, bytes]] = []
-        problems: dict[str, None] = {}  # each once: of one mistake there may be thousands
-        for detail in error.details:
+        problems: dict[str, None] = {}  # each once: of one mistake there may be many
+        making = Making()
+        fits = len(error.details) <= MAX_DETAILS
+        if not fits:  # before so many are encoded
+            problems[f"an error has {len(error.details)} details; the limit is {MAX_DETAILS}"] = None
+        for detail in error.details if fits else ():
             try:
-                sent.append(self._encoded(detail))
+                sent.append(self._encoded(detail, making))
             except DecodeError as exc:  # of a row, which a peer has spoilt
                 logger.info("a detail of an error of %s cannot be read: %s", label, exc)
             except Exception as exc:
@@ -52,8 +58,8 @@ class DetailCodec:
             logger.log(level, "%s raised an RpcError with details that cannot be sent; they are left out: %s", label, "; ".join(problems), exc_info=trace)
         return tuple(sent)
 
-    def _encoded(self, detail: object) -> tuple[str, bytes]:
-        detail = plain(detail)
+    def _encoded(self, detail: object, making: Making) -> tuple[str, bytes]:
+        detail = plain(detail, making)
         cls = type(detail)
         tag = self._tags.get(cls)
         if tag is None:

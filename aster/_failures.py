@@ -10,10 +10,10 @@ import anyio
 
 from aster.errors import DecodeError, RpcError
 
-__all__ = ["alone", "parted", "shown", "told_apart", "unreadable"]
+__all__ = ["alone", "parted", "shown", "text_of", "told_apart", "unreadable"]
 
 _SHOWN_TEXT_LIMIT = 4_096
-"""Characters of a bug's text that ``debug`` shows to the caller: enough to find it in the log, and far below the limit of a trailer."""
+"""Characters of an exception's text that the caller is shown: enough to find it in the log, and far below the limit of a trailer."""
 
 
 def parted(exc: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
@@ -50,15 +50,16 @@ def _leaves(exc: BaseException) -> Iterator[BaseException]:
 
 def shown(exc: BaseException) -> str:
     """A bug as ``debug`` shows it to the caller."""
-    return f"{type(exc).__name__}: {_text_of(exc)}"
+    return f"{type(exc).__name__}: {text_of(exc)}"
 
 
-def _text_of(exc: BaseException) -> str:
+def text_of(exc: BaseException) -> str:
+    """What an exception says, unless it is very long, which a peer may have had it say."""
     try:
         text = str(exc)
     except Exception as failure:
         return f"(its text cannot be had: {type(failure).__name__})"
-    return text if len(text) <= _SHOWN_TEXT_LIMIT else f"{text[:_SHOWN_TEXT_LIMIT]} ... ({len(text)} characters; the server's log has all of them)"
+    return text if len(text) <= _SHOWN_TEXT_LIMIT else f"{text[:_SHOWN_TEXT_LIMIT]} ... ({len(text)} characters)"
 
 
 def told_apart(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from aster._call import CURRENT_CALL, CallDriver
-from aster._failures import alone, shown, told_apart, unreadable
+from aster._failures import alone, shown, text_of, told_apart, unreadable
 from aster._gate import Place
 from aster._hosted import HostedMethod
 from aster._protocol.call import CallLimits, ServerCall
@@ -331,7 +331,7 @@ class IncomingCall(CallDriver):
         error: BaseException = alone(exc)
         spoilt = unreadable(exc)  # of a row, which the handler reads
         if spoilt is not None:
-            logger.info("%s could not read a message: %s", self.label, spoilt, exc_info=exc)
+            logger.info("%s could not read a message: %s", self.label, text_of(spoilt))
             # The caller's fault, or that of another peer whose message the handler has read or passed on; never a bug of the handler's.
             other = RpcError(StatusCode.INTERNAL, f"{self.label} was sent by another peer what cannot be decoded")
             error = self._undecodable(spoilt) if spoilt.is_request else other
@@ -403,7 +403,7 @@ class IncomingCall(CallDriver):
             raise self._undecodable(exc) from exc
 
     def _undecodable(self, exc: DecodeError) -> RpcError:
-        return RpcError(StatusCode.INVALID_ARGUMENT, f"a request of {self.label} cannot be decoded: {exc}")
+        return RpcError(StatusCode.INVALID_ARGUMENT, f"a request of {self.label} cannot be decoded: {text_of(exc)}")
 
     def _encode(self, method: HostedMethod, value: Any) -> bytes:
         try:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from aster._failures import alone, parted, shown, told_apart
+from aster._failures import alone, parted, shown, text_of, told_apart, unreadable
 from aster._gate import Gate, Place
 from aster._hosted import HostedMethod
 from aster._incoming import IncomingCall
@@ -428,8 +428,12 @@ class IncomingSession:
         cancellation, failures = told_apart(exc)
         # asyncio's own cancellation of this one task ends the session, and no more than that.
         if failures is not None and not isinstance(failures, anyio.get_cancelled_exc_class()):
-            failure = alone(failures)
-            logger.error("a background task of %s raised %s, which ends it", self.label, type(failure).__name__, exc_info=failure)
+            spoilt = unreadable(failures)
+            if spoilt is not None:  # a row, by its peer: no bug
+                logger.info("a background task of %s could not read a message, which ends it: %s", self.label, text_of(spoilt))
+            else:
+                failure = alone(failures)
+                logger.error("a background task of %s raised %s, which ends it", self.label, type(failure).__name__, exc_info=failure)
             if self._ending is None:
                 self._ending = _ABORTED
         return cancellation
@@ -446,7 +450,11 @@ class IncomingSession:
         except BaseException as exc:
             if parted(exc, KeyboardInterrupt)[0] is not None:
                 raise
-            logger.exception("on_session_close of %s raised %s", self.label, type(exc).__name__)
+            spoilt = unreadable(exc)
+            if spoilt is not None:
+                logger.info("on_session_close of %s could not read a message: %s", self.label, text_of(spoilt))
+            else:
+                logger.exception("on_session_close of %s raised %s", self.label, type(exc).__name__)
         else:
             if scope.cancelled_caught:
                 logger.error("on_session_close of %s was cancelled: it did not end within %g s of cleanup", self.label, budget)

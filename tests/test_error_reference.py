@@ -124,7 +124,6 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         "the server's limit",
         "the call's timeout",
         "(its text cannot be had: …)",
-        "… ... (… characters; the server's log has all of them)",
         "got … by position and … by name",
         "an instance of …",
         "a dict key",

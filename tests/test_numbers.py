@@ -61,7 +61,7 @@ _NUMBERS: Mapping[str, str] = {
     "what a message decodes to": _size(codec_engine.MAX_GRAPH_BYTES) + ", counted at about the size of its containers and dataclasses",
     "defaults of fields that a message lacks": _size(codec_engine.MAX_GRAPH_BYTES) + ", counted at about their size",
     "dataclasses nested in a message": f"{walk.MAX_NESTING}",
-    "other values of a message with the hash of one": f"{hashes.MAX_COLLISIONS}",
+    "other values of a message with the hash of one": f"{hashes.MAX_COLLISIONS}, and {hashes.COMPARISONS} for each value on average",
     "keys of a map or set after which it is looked at where their hashes lead": f"{hashes.FEW:,}",
     "fields of a dataclass": f"{fields.MAX_FIELDS}",
     "type definitions that only peers have": f"{fory.MAX_FOREIGN_DEFINITIONS}",

@@ -12,7 +12,7 @@ from aster.arrow.engine import pa
 from aster.arrow.scalars import Build, enum_column, scalar_column
 from aster.codec import is_exactly
 from aster.codec.fields import field_shapes
-from aster.codec.row import RowList, RowMap, RowSet
+from aster.codec.row import RowList, RowMap, RowSet, check_filled
 from aster.codec.shapes import DictOf, EnumOf, FixedTuple, LiteralOf, Message, Optional, Scalar, Shape, UnionOf, Values, runtime_types
 from aster.codec.tags import short_name
 from aster.codec.walk import Mismatch
@@ -69,7 +69,8 @@ def _spread(present: Any, places: Sequence[int | None]) -> Any:
 
 def _spread_struct(present: Any, places: Sequence[int | None]) -> Any:
     """The same for structs, whose fields have values where the struct is null: Parquet refuses nulls there unless the field may have them."""
-    filled = _spread(present, [place or 0 for place in places]) if len(present) else _blanks(present, len(places))
+    # What is behind the present ones: a copy of one of these for each null would be large where they are.
+    filled = _spread(pa.concat_arrays([present, _blanks(present, 1)]), [len(present) if place is None else place for place in places])
     return _struct_array(filled.type, [filled.field(place) for place in range(filled.type.num_fields)], pa.array([place is None for place in places]))
 
 
@@ -218,9 +219,15 @@ def _tuples(where: str, items: Sequence[Shape], asked: Any, around: tuple[type, 
 def _structs(columns: Sequence[Column], asked: Any) -> tuple[Any, Build]:
     fields = [column.field for column in columns]
     type_ = pa.struct(fields) if asked is None else asked
+    names = [field.name for field in fields]
     if not fields:  # from_arrays could not tell how many there are
         return type_, lambda values: pa.array([{} for _ in values], type_)
-    return type_, lambda values: _struct_array(type_, arrays_of(columns, values))
+
+    def build(values: Sequence[Any]) -> Any:
+        check_filled(values, names)
+        return _struct_array(type_, arrays_of(columns, values))
+
+    return type_, build
 
 
 def _struct_array(type_: Any, parts: Sequence[Any], nulls: Any = None) -> Any:

@@ -6,11 +6,18 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 
-__all__ = ["FEW", "MAX_COLLISIONS", "SALTED", "HashTally", "check_dict", "check_keys", "check_set", "grown_set"]
+__all__ = ["COMPARISONS", "FEW", "MAX_COLLISIONS", "SALTED", "HashTally", "check_dict", "check_keys", "check_set", "grown_set"]
 
 MAX_COLLISIONS = 32
-"""Different values of one message that may share a hash with one other. Points of small ints share it four at a time, since hash(-1) == hash(-2). The
-worst message of these that is accepted, 2 MB with 108,000 dataclasses of three ints in groups of 27, takes 1.4 s; without a bound 123 KB took 12 s."""
+"""Different values of one message that may share a hash with one other. Points of small ints share it four at a time, since hash(-1) == hash(-2). Without a
+bound 123 KB took 12 s."""
+
+COMPARISONS = 4
+"""With how many others that have its hash a value may be compared, on average: more than honest ones, of which each has three others. Values may be
+large: of dataclasses that were nested 49 deep, 470 KB in groups of 32 took 9 s."""
+
+_FREE_COMPARISONS = 4_096
+"""Those of a message with few values."""
 
 FEW = 8_192
 """Keys that cannot make a dict very slow: at the worst each is compared with most of the others, which for so many took 33 ms (measured)."""
@@ -18,9 +25,13 @@ FEW = 8_192
 SALTED = frozenset({str, bytes})
 """Types whose hashes no peer can choose: Python salts them."""
 
-_STEPS = 12
-"""Steps beyond the first that a key may take on average, for each bit of their number beyond ten: 48 of ten thousand keys, 96 of two hundred thousand. Random
-keys take less than one. The worst of honest ones that were found, multiples of powers of two from 2**24 to 2**48, take 30 and 68."""
+_DICT_STEPS = 128
+"""Steps beyond the first that a key may take on average on its way into a dict, those of its growth included. Random keys take less than two. The worst of
+honest ones that were found, multiples of three times 2**43, take 107, and the others less than 70. To go a step takes some 60 to 100 ns here, which bounds
+what the look itself may cost."""
+
+_SET_STEPS = 36
+"""The same for a set and a copy of it, in jumps over ten places: multiples of 2**48 take 29, and a jump takes some 300 ns here."""
 
 _ATTACK = "which only an attack explains"
 _FLOOD = f"the hashes of so many keys lead to the same places, {_ATTACK}"
@@ -42,11 +53,12 @@ class HashTally:
     It counts what is hashed or may be, not what is declared: the type of an element is the peer's to choose, and known only once the hash is taken.
     """
 
-    __slots__ = ("_same", "first")
+    __slots__ = ("_left", "_same", "first")
 
     def __init__(self) -> None:
         self.first: dict[int, object] = {}
         self._same: dict[int, list[object]] = {}
+        self._left = _FREE_COMPARISONS
 
     def add(self, value: object, hashed: int) -> None:
         """Count a value.
@@ -55,10 +67,16 @@ class HashTally:
             ValueError: too many others have its hash.
         """
         hashed *= _SALT  # else this dict too could be made slow
+        self._left += COMPARISONS
         first = self.first.setdefault(hashed, value)
-        if first is value or first == value:
+        if first is value:
             return
         same = self._same.setdefault(hashed, [])
+        self._left -= 1 + len(same)
+        if self._left < 0:
+            raise ValueError(f"so many different values share their hashes with others, {_ATTACK}")
+        if first == value:
+            return
         if value not in same:
             same.append(value)
             if len(same) > MAX_COLLISIONS:
@@ -67,6 +85,7 @@ class HashTally:
     def clear(self) -> None:
         self.first.clear()
         self._same.clear()
+        self._left = _FREE_COMPARISONS
 
 
 def check_keys(keys: Iterable[object], check: Callable[[Sequence[int]], None]) -> None:
@@ -84,7 +103,7 @@ def check_dict(hashes: Sequence[int]) -> None:
     Raises:
         ValueError: a dict of these keys would be slow.
     """
-    left, size = _steps_for(hashes), _FIRST_DICT
+    left, size = _steps_for(hashes, _DICT_STEPS), _FIRST_DICT
     while len(hashes) > (capacity := 2 * size // 3):
         left = _fill_dict(size, hashes[:capacity], left)
         size *= 2
@@ -93,7 +112,7 @@ def check_dict(hashes: Sequence[int]) -> None:
 
 def check_set(hashes: Sequence[int]) -> None:
     """The same for a set, and for a copy of it, whose table may be of another size."""
-    size, held, left = grown_set(hashes, _steps_for(hashes))
+    size, held, left = grown_set(hashes, _steps_for(hashes, _SET_STEPS))
     if (copied := 1 << (2 * len(hashes)).bit_length()) != size:
         _fill_set(copied, held, left)
 
@@ -108,13 +127,12 @@ def grown_set(hashes: Sequence[int], left: int) -> tuple[int, list[int], int]:
     return size, held, left
 
 
-def _steps_for(hashes: Sequence[int]) -> int:
-    """How many steps these keys may take beyond the first of each, if no hash is that of too many of them."""
+def _steps_for(hashes: Sequence[int], each: int) -> int:
+    """How many steps these keys may take, if no hash is that of too many of them."""
     ordered = sorted(hashes)
     if any(map(int.__eq__, ordered, ordered[MAX_COLLISIONS + 1 :])):
         raise ValueError(f"more than {MAX_COLLISIONS} others of so many keys have the hash of one, {_ATTACK}")
-    count = max(len(hashes), FEW)
-    return _STEPS * (count.bit_length() - 10) * count
+    return each * len(hashes)
 
 
 # The loops below run for each key of what is large, so that they are written to be fast.

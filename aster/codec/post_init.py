@@ -34,6 +34,9 @@ def run_post_init(value: object, post_init: PostInit, *, is_request: bool = Fals
         error = DecodeError(str(exc))
         error.is_request = is_request
         raise error from exc
+    except DecodeError as exc:
+        exc.is_request = is_request
+        raise
 
 
 def _affected(fields: Mapping[type, tuple[FieldShape, ...]]) -> list[type]:

@@ -86,12 +86,23 @@ def counting_hash(own: Callable[..., int]) -> Callable[[Any], int]:
     """A ``__hash__`` that counts, while a message is decoded."""
 
     def __hash__(self: object) -> int:
-        hashed = own(self)
-        if _decoding.tally is not None:
-            _decoding.tally.add(self, hashed)
+        tally = _decoding.tally
+        if tally is None:
+            return own(self)
+        hashed = _hash_alone(own, self)
+        tally.add(self, hashed)
         return hashed
 
     return __hash__
+
+
+def _hash_alone(own: Callable[[Any], int], value: object) -> int:
+    """The hash of a value, without those in it being counted, which nothing is compared with."""
+    tally, _decoding.tally = _decoding.tally, None
+    try:
+        return own(value)
+    finally:
+        _decoding.tally = tally
 
 
 def counted(deserialize: Callable[[Any], Any], tally: HashTally) -> Callable[[Any], Any]:
@@ -127,7 +138,7 @@ class TupleSerializer(WrappingSerializer):
         value = self._inner.read(context)
         if _decoding.tally is not None:
             try:
-                hashed = hash(value)
+                hashed = _hash_alone(hash, value)
             except TypeError:  # it holds a list, say, and can be no key
                 return value
             _decoding.tally.add(value, hashed)

@@ -6,6 +6,7 @@ the only one that words messages.
 
 from __future__ import annotations
 
+import copy
 import datetime
 import decimal
 import inspect
@@ -74,6 +75,7 @@ class Walk:
         self._decoding = direction is Direction.DECODE
         self._fields = fields
         self._readers = readers
+        self._making = Making()
 
     def to_send(self, cls: type[T], value: T) -> T:
         """The value with its conversions made, for one that is about to be sent.
@@ -83,8 +85,10 @@ class Walk:
         """
         if type(value) is not cls:
             raise TypeError(f"this call expects a {short_name(cls)}, not {described(value, cls)}")
+        walk = copy.copy(self)
+        walk._making = Making()  # what all views in a message share
         try:
-            return self.message(cls, value)
+            return walk.message(cls, value)
         except Mismatch as exc:
             raise exc.kind(exc.describe(short_name(cls))) from None
         except RecursionError:
@@ -125,7 +129,7 @@ class Walk:
 
     def _value(self, shape: Shape, value: Any, depth: int) -> Any:
         if is_lazy(value):
-            value = _made(value, depth)
+            value = self._made(value, depth)
             if isinstance(shape, Message) and type(value) is shape.cls:  # what a row was made into is of exactly its types
                 return value
         match shape:
@@ -147,6 +151,17 @@ class Walk:
                 return self._dict(key, item, shape, value, depth)
             case UnionOf(members):
                 return self._union(members, shape, value, depth)
+
+    def _made(self, value: Any, depth: int) -> Any:
+        """The plain value of a received row, or of a part of one, that is inside so many dataclasses."""
+        self._making.depth = depth + 1
+        try:
+            return plain(value, self._making)
+        except DecodeError:
+            if self._making.free >= 0:
+                plain(value)  # raises again, if it is what the peer has sent that is at fault
+                raise Mismatch(ValueError, _TOO_DEEP) from None
+            raise
 
     def _scalar(self, expected: type, value: Any) -> Any:
         if expected is float and type(value) is int:
@@ -213,17 +228,6 @@ class Walk:
 
 
 _ABSENT = object()
-
-
-def _made(value: Any, depth: int) -> Any:
-    """The plain value of a received row, or of a part of one, that is inside so many dataclasses."""
-    making = Making()
-    making.depth = depth + 1
-    try:
-        return plain(value, making)
-    except DecodeError:
-        plain(value)  # raises again, if it is what the peer has sent that is at fault
-        raise Mismatch(ValueError, _TOO_DEEP) from None
 
 
 def _is_on_the_class_alone(value: object, name: str) -> bool:

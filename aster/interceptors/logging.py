@@ -11,8 +11,8 @@ from contextvars import ContextVar
 
 import anyio
 
-from aster._failures import alone, parted
-from aster.errors import DecodeError, RpcError, StatusCode
+from aster._failures import alone, parted, unreadable
+from aster.errors import RpcError, StatusCode
 from aster.interceptors.base import InterceptedCall, Interceptor
 from aster.types import Metadata
 
@@ -125,9 +125,10 @@ def _bound_id(call: InterceptedCall) -> str:
 def _code_of(exc: BaseException, call: InterceptedCall) -> StatusCode:
     if parted(exc, anyio.get_cancelled_exc_class())[0] is not None and not _is_by_hand(call):
         return StatusCode.DEADLINE_EXCEEDED if anyio.current_time() >= call.deadline else StatusCode.CANCELLED
-    error = alone(exc)
-    if isinstance(error, DecodeError) and error.is_request:
+    spoilt = unreadable(exc)
+    if spoilt is not None and spoilt.is_request:
         return StatusCode.INVALID_ARGUMENT  # which the call ends with
+    error = alone(exc)
     return error.code if isinstance(error, RpcError) else StatusCode.INTERNAL
 
 

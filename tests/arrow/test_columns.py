@@ -9,7 +9,7 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from decimal import Decimal
 from typing import Any, Literal, get_type_hints
 
@@ -19,6 +19,7 @@ from hypothesis import given
 import aster
 from aster.arrow import arrow_schema, record_batches
 from aster.arrow.engine import pa
+from aster.codec import make_codec
 from tests.arrow.rows import Given, Rows, all_batches, same, views_of
 from tests.codec.models import Color, Point
 
@@ -321,3 +322,52 @@ except ImportError as exc:
 def test_without_pyarrow_the_import_says_what_to_install_and_the_rest_of_aster_works() -> None:
     result = subprocess.run([sys.executable, "-c", _WITHOUT], capture_output=True, text=True, check=True)
     assert result.stdout == "aster.arrow needs pyarrow, which cannot be imported here: pip install 'aster-anyio[arrow]'\n"
+
+
+@dataclass
+class Blob:
+    data: bytes = b""
+    parts: list[int] = field(default_factory=list[int])
+
+
+@dataclass
+class MayHoldBlob:
+    blob: Blob | None = None
+    more: list[Blob | None] = field(default_factory=list[Blob | None])
+
+
+async def test_nulls_beside_something_large_take_nothing_of_it() -> None:
+    large = Blob(bytes(100_000), [1] * 10_000)
+    rows = [MayHoldBlob(large, [large, *[None] * 500]), *[MayHoldBlob() for _ in range(500)]]
+    (batch,) = await all_batches(rows, MayHoldBlob)
+    assert batch.to_pylist() == [asdict(row) for row in rows]
+    assert batch.nbytes < 500_000
+    batch.validate(full=True)
+
+
+@dataclass
+class Small:
+    on: bool
+
+
+@dataclass
+class Smalls:
+    items: list[Small]
+
+
+async def test_what_the_peer_does_not_send_is_filled_in_within_bounds() -> None:
+    wide = make_dataclass("Small", [("on", bool), *[(f"f{place}", list[int], field(default_factory=list[int])) for place in range(20)]])
+    wides = make_dataclass("Smalls", [("items", list[wide])])
+    sender = make_codec(aster.SerializationMode.ROW, {Smalls: "tests/Smalls", Small: "tests/Small"})
+    decode = make_codec(aster.SerializationMode.ROW, {wides: "tests/Smalls", wide: "tests/Small"}).decoder(wides)
+
+    def views(*counts: int) -> list[Any]:
+        return [decode(sender.encoder(Smalls)(Smalls([Small(True)] * count))) for count in counts]
+
+    (batch,) = await all_batches(views(*[150] * 20), wides)
+    assert [len(row["items"]) for row in batch.to_pylist()] == [150] * 20
+    with pytest.raises(ValueError, match=r"^row 0 of the stream: Smalls.items would have too many fields filled in that its peer does not"):
+        await all_batches(views(1_000), wides)
+    schema = pa.schema([pa.field("items", pa.list_(pa.field("item", pa.struct([pa.field("on", pa.bool_())]))))])
+    (batch,) = await all_batches(views(1_000), wides, schema=schema)
+    assert batch.to_pylist() == [{"items": [{"on": True}] * 1_000}]

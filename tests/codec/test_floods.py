@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from aster.codec import hashes, make_codec
+from aster.codec import hashes, make_codec, materialize
 from aster.codec.hashes import FEW
 from aster.errors import DecodeError
 from aster.types import SerializationMode
@@ -74,7 +75,8 @@ def test_a_flood_is_a_decode_error(mode: SerializationMode, monkeypatch: pytest.
         )
     ]
     salted = encode(Large(by_name={f"{number}": number for number in range(FEW + 9)}, names=frozenset(f"{number}" for number in range(FEW + 9))))
-    monkeypatch.setattr(hashes, "_STEPS", -1)
+    for steps in ("_DICT_STEPS", "_SET_STEPS"):
+        monkeypatch.setattr(hashes, steps, -1)
     for message in messages:
         with pytest.raises(DecodeError, match="the hashes of so many keys lead to the same places"):
             decode(message)
@@ -97,3 +99,34 @@ def test_a_fory_that_is_not_ours_has_its_own_serializers() -> None:
     table = {number: number for number in range(3 * FEW)}
     assert fory.deserialize(fory.serialize(table)) == table
     assert type(fory.type_resolver.get_type_info(dict).serializer).__module__.startswith("pyfory")
+
+
+@dataclass(frozen=True)
+class Node:
+    a: int
+    b: int
+    inner: Node | None = None
+
+
+@dataclass
+class Nodes:
+    keys: dict[Node, bool]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+def test_keys_in_which_others_are_nested_are_counted_once_each(mode: SerializationMode) -> None:
+    """In groups of 32 with one hash, since -1 and -2 have one, they are refused; and what is not is honest, however deep."""
+
+    def node(number: int, last: tuple[int, ...]) -> Node:
+        made = None
+        for level in range(45):
+            made = Node(0 if level else number, last[level] if level < 5 else 0, made)
+        assert made is not None
+        return made
+
+    codec = make_codec(mode, tags_of(Nodes))
+    honest = Nodes({node(number, (7,) * 5): True for number in range(300)})
+    assert materialize(codec.decoder(Nodes)(codec.encoder(Nodes)(honest))) == honest
+    crafted = Nodes({node(number, last): True for number in range(20) for last in itertools.product((-1, -2), repeat=5)})
+    with pytest.raises(DecodeError, match="so many different values share their hashes with others"):
+        materialize(codec.decoder(Nodes)(codec.encoder(Nodes)(crafted)))

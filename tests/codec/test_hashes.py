@@ -63,6 +63,20 @@ def test_keys_that_share_a_hash_take_a_place_each() -> None:
         check_dict([hashed for hashed in few for _ in range(4)])
 
 
+def test_many_in_groups_of_one_hash_are_too_many() -> None:
+    """Points of small ints share a hash four at a time, and are none of these; groups of sixteen are, once there are some thousands."""
+
+    def tallied(groups: int, size: int) -> None:
+        tally = HashTally()
+        for number in range(groups * size):
+            tally.add(f"{number}", number % groups)
+
+    tallied(10_000, 4)
+    tallied(5, 33)
+    with pytest.raises(ValueError, match="so many different values share their hashes with others, which only an attack explains"):
+        tallied(1_000, 16)
+
+
 @given(seed=st.integers(), bits=st.integers(3, 60), count=st.integers(0, 3_000))
 def test_a_set_is_gone_through_as_it_grows(seed: int, bits: int, count: int) -> None:
     """CPython gives the elements in the order of their places, which tells where it has put them."""
@@ -100,8 +114,10 @@ def test_a_tally_is_not_slow_itself() -> None:
 def _spread() -> Iterator[tuple[str, Callable[[int], object]]]:
     yield "numbers in turn", lambda number: number
     yield "below zero", lambda number: -number
-    for bits in (8, 10, 16, 20, 32, 40):
+    for bits in (8, 10, 16, 20, 32, 40, 48):
         yield f"multiples of 2**{bits}", lambda number, bits=bits: number << bits
+    yield "multiples of three times 2**43", lambda number: 3 * number << 43
+    yield "parts of 2**17", lambda number: number / 2**17
     yield "multiples of a thousand", lambda number: 1_000 * number
     yield "powers of ten apart", lambda number: 10 ** (number % 15) + number
     yield "microseconds", lambda number: 1_700_000_000_000_000 + 1_000_000 * number
@@ -119,7 +135,10 @@ _SPREAD = dict(_spread())
 @pytest.mark.parametrize("check", CHECKS, ids=["dict", "set"])
 @pytest.mark.parametrize("spread", _SPREAD)
 def test_honest_keys_are_no_flood(spread: str, check: Callable[[Sequence[int]], None]) -> None:
-    check([hash(_SPREAD[spread](number)) for number in range(_MANY)])
+    for count in (_MANY, 10_925):  # the second right after a dict has grown
+        keys = [_SPREAD[spread](number) for number in range(count)]
+        for order in (keys, keys[::-1], list(set(keys)), random.Random(1).sample(keys, count)):
+            check(list(map(hash, order)))
 
 
 @given(seed=st.integers(), bits=st.integers(20, 61))
@@ -133,7 +152,8 @@ def test_nor_are_random_ones(seed: int, bits: int) -> None:
 @pytest.mark.parametrize("check", CHECKS, ids=["dict", "set"])
 def test_the_steps_of_keys_that_begin_at_one_place_are_counted(check: Callable[[Sequence[int]], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Multiples of 2**40 go two steps together before they part; numbers in turn take none."""
-    monkeypatch.setattr(hashes, "_STEPS", 0.2)
+    for steps in ("_DICT_STEPS", "_SET_STEPS"):
+        monkeypatch.setattr(hashes, steps, 1)
     check(range(10_000))
     with pytest.raises(ValueError, match="lead to the same places"):
         check([number << 40 for number in range(10_000)])

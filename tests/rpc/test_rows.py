@@ -311,13 +311,61 @@ class Troubled:
 async def test_what_cannot_be_read_is_a_peers_fault_however_it_comes_out(
     running: Running, transport: Transport, caplog: pytest.LogCaptureFixture, method: str, code: StatusCode, text: str
 ) -> None:
-    async with running(Troubled()) as (server, _), raw_client(server.address, transport) as raw:
+    caplog.set_level("INFO")
+    async with running(Troubled(), interceptors=[aster.LoggingInterceptor]) as (server, _), raw_client(server.address, transport) as raw:
         message = _whole(ORDER) if method == "passed_on" else _broken(ORDER)
         trailer = await raw.outcome_of(target_of(method, service="Troubled", mode=ROW), encode_message(message) + END)
         assert trailer.status is code
         assert trailer.message.startswith(text)
         assert len(trailer.details) == (2 if method == "detailed" else 0)  # without the one that is spoilt
     assert bool([record for record in caplog.records if record.levelname == "ERROR"]) is (method == "mixed")
+    assert [vars(record)["code"] for record in caplog.records if "code" in vars(record)] == [code.name]
+
+
+@service("Keeper", scoped="stream", serialization=ROW)
+class Keeper:
+    """Reads what it was sent when the call is over."""
+
+    def __init__(self, peer: str | None = None) -> None:
+        self.kept: list[Order] = []
+
+    @rpc
+    async def keep(self, order: Order) -> Line:
+        self.kept.append(order)
+        return Line("kept")
+
+    @rpc
+    async def read_behind(self, order: Order) -> Line:
+        aster.current_session().task_group.start_soon(self.on_session_close)
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def on_session_close(self) -> None:
+        _ = [line.sku for order in self.kept for line in order.lines]
+
+
+@pytest.mark.parametrize("when", ["in the background", "at the end"])
+async def test_what_a_session_cannot_read_later_is_no_bug_of_its_either(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    message, whole = _broken(ORDER), RowEncoder.encode
+
+    def encode(self: RowEncoder, value: object, prefix: bytes) -> bytes:
+        return message if value is ORDER else whole(self, value, prefix)
+
+    caplog.set_level("INFO", "aster")
+    async with running(Keeper) as (_, client), client.session(Keeper) as keeper:
+        with monkeypatch.context() as patch:
+            patch.setattr(RowEncoder, "encode", encode)
+            assert (await keeper.keep(ORDER)).sku == "kept"
+        if when == "in the background":
+            error = await error_of(keeper.read_behind(ORDER))
+            assert error.code is StatusCode.ABORTED
+    who = "a background task" if when == "in the background" else "on_session_close"
+    found = [record.message for record in caplog.records if record.message.startswith(f"{who} of the session of Keeper could not read a message")]
+    assert len(found) == 1
+    assert "sku is no str that can be read" in found[0]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_parts_of_a_request_are_details(running: Running) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from aster.codec.row.buffers import buffer_of, kept_by
+from aster.codec.row.buffers import buffer_of, check_filled, kept_by
 from aster.codec.row.codec import RowCodec, RowDecoder, RowEncoder
 from aster.codec.row.containers import RowList, RowMap, RowSet
 
-__all__ = ["RowCodec", "RowDecoder", "RowEncoder", "RowList", "RowMap", "RowSet", "buffer_of", "kept_by"]
+__all__ = ["RowCodec", "RowDecoder", "RowEncoder", "RowList", "RowMap", "RowSet", "buffer_of", "check_filled", "kept_by"]

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
+from aster.codec.making import FREE_DEFAULTS
 from aster.codec.row.cells import VariableCell, is_null, read_slot
 from aster.codec.row.containers import RowList, RowMap
 from aster.codec.row.views import ROW, RowReader
 from aster.codec.walk import Mismatch
 
-__all__ = ["buffer_of", "kept_by"]
+__all__ = ["buffer_of", "check_filled", "kept_by"]
 
 
 def kept_by(value: object) -> bytes:
     """The received message that a view keeps in memory; empty for what is plain."""
     return cast("bytes", getattr(value, ROW)[0]) if hasattr(type(value), ROW) else b""
+
+
+def check_filled(values: Iterable[object], names: Iterable[str]) -> None:
+    """See that not too many of these fields would be filled in of views in a column, as ``Making`` does of those that become plain.
+
+    Raises:
+        Mismatch: there are more than their messages and their rows allow.
+    """
+    filled, allowed, message = 0, 0, b""
+    lacking = dict[RowReader, int]()
+    for value in values:
+        if hasattr(type(value), ROW):
+            buffer, start, stop, reader = cast("tuple[bytes, int, int, RowReader]", getattr(value, ROW))
+            if reader not in lacking:
+                lacking[reader] = sum(name not in reader.slots for name in names)
+            filled += lacking[reader]
+            allowed += (stop - start) // 4 + (FREE_DEFAULTS if buffer is not message else 0)
+            message = buffer
+    if filled > allowed:
+        raise Mismatch(
+            ValueError, "would have too many fields filled in that its peer does not send; leave them out by a schema= of the others, or update the peer"
+        )
 
 
 def _none(key: object) -> ValueError:
