@@ -20,7 +20,7 @@ from tests.codec.row.rows import spoilt
 from tests.fuzz.row_grammar import bare_schema_of, head_of, row_of, schema_of
 from tests.fuzz.row_memory import Most, Reading, memory_of
 from tests.fuzz.row_models import CODEC, HEADS, ROOTS, Anything, Bulk, Keyed, Sparse, message_of
-from tests.fuzz.row_reading import alike, is_exactly, most_seconds, read_all, roomy_stack, timed
+from tests.fuzz.row_reading import SECONDS_OF_DEFAULT, alike, is_exactly, most_seconds, read_all, roomy_stack, timed
 from tests.fuzz.script import Script
 from tests.fuzz.target import Run, Target
 
@@ -106,6 +106,7 @@ class _Input:
         self.message = message
         self._own = own
         self._known = known
+        self._lacking: list[int] = []
         self.sum = zlib.crc32(message)
 
     def decoder(self) -> RowDecoder:
@@ -115,9 +116,9 @@ class _Input:
     def check(self) -> str:
         most = most_seconds(len(self.message))
         # With a schema of its own it may have fewer fields than the class, whose defaults are made for each view that is asked for them.
-        (lazy, _), seconds = timed(lambda: self._lazily(self.decoder()), 10 * most if self._own else most)
+        (lazy, _), seconds = timed(lambda: self._lazily(self.decoder()), lambda: most + SECONDS_OF_DEFAULT * sum(self._lacking))
         _worst.lazily = max(_worst.lazily, seconds)
-        whole, seconds = timed(lambda: _read(self.decoder(), self.message, materialize), most)
+        whole, seconds = timed(lambda: _read(self.decoder(), self.message, materialize), lambda: most)
         _worst.whole = max(_worst.whole, seconds)
         self._judge(lazy, whole)
         reader = self._reader()
@@ -137,7 +138,8 @@ class _Input:
         return "value, refused whole" if isinstance(whole, str) else "value"
 
     def _lazily(self, decoder: RowDecoder) -> tuple[Any, int]:
-        found = _read(decoder, self.message, read_all)
+        self._lacking = []
+        found = _read(decoder, self.message, lambda view: read_all(view, self._lacking))
         return (found, 0) if isinstance(found, str) else found
 
     def _judge(self, lazy: Any, whole: Any) -> None:

@@ -18,10 +18,13 @@ from uuid import UUID
 
 from aster.codec.row import RowList, RowMap, RowSet
 
-__all__ = ["LONGEST", "alike", "is_exactly", "most_seconds", "read_all", "roomy_stack", "timed"]
+__all__ = ["LONGEST", "SECONDS_OF_DEFAULT", "alike", "is_exactly", "most_seconds", "read_all", "roomy_stack", "timed"]
 
 _MOST_SECONDS = 0.1
 """Of processor time for one reading of a message of up to 64 KiB."""
+
+SECONDS_OF_DEFAULT = 4e-6
+"""What a field may take besides that a row does not have, where its default is asked for."""
 
 LONGEST = 64 * 1024
 """Bytes of the largest messages for which time and memory are bounded by numbers of their own."""
@@ -34,16 +37,17 @@ def most_seconds(size: int) -> float:
     return _MOST_SECONDS * max(1.0, size / LONGEST)
 
 
-def timed(action: Callable[[], Any], most: float) -> tuple[Any, float]:
-    """What an action gives, and the processor time that it took: the least of some tries if the first takes long, since machines have other things to do."""
+def timed(action: Callable[[], Any], most: Callable[[], float]) -> tuple[Any, float]:
+    """What an action gives, and the processor time that it took: the least of some tries if the first takes long, since machines have other things to do.
+    ``most``: what it may take, which is asked afterwards."""
     least, result = float("inf"), None
     for _ in range(_TRIES):
         began = time.process_time()
         result = action()
         least = min(least, time.process_time() - began)
-        if least < most / 2:
+        if least < most() / 2:
             break
-    assert least <= most, f"took {least * 1000:.0f} ms of processor time, more than {most * 1000:.0f} ms"
+    assert least <= most(), f"took {least * 1000:.0f} ms of processor time, more than {most() * 1000:.0f} ms"
     return result, least
 
 
@@ -66,8 +70,13 @@ _PLAIN = frozenset(
 """Types of what is read at once. A list and a dict are the default of a field."""
 
 
-def read_all(view: Any) -> tuple[Any, int]:
-    """All of a view, read piece by piece as a user does, in plain values; and how many dataclasses are nested in it."""
+def read_all(view: Any, lacking: list[int] | None = None) -> tuple[Any, int]:
+    """All of a view, read piece by piece as a user does, in plain values; and how many dataclasses are nested in it.
+
+    Args:
+        view: the view.
+        lacking: gets for each dataclass how many fields its row does not have, whose defaults are made for whoever asks for them.
+    """
     pending: list[tuple[Any, Any, int]] = []
     value = _begun(view, pending, 0)
     deepest = 0
@@ -83,6 +92,8 @@ def read_all(view: Any) -> tuple[Any, int]:
             for key, item in source.items():
                 keyed[key] = item if type(item) in _PLAIN else _begun(item, pending, depth)
         else:
+            if lacking is not None:
+                lacking.append(source.__aster_row__[3].lacking)
             for name in _names_of(cast("type[Any]", type(made))):
                 item = getattr(source, name)
                 object.__setattr__(made, name, item if type(item) in _PLAIN else _begun(item, pending, depth))
