@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from enum import Enum
 
+from aster._failures import text_of
 from aster._protocol.events import Trailer
 from aster._protocol.frames import MAX_DETAILS
 from aster.codec import Codec, materialize, plain
-from aster.codec.making import Making
 from aster.codec.tags import full_name, is_wire_class, registered_names, short_name
 from aster.errors import DecodeError, RpcError, UnknownDetail
 
@@ -41,25 +41,28 @@ class DetailCodec:
         the error of a call of its own, whose details were not its choice."""
         sent: list[tuple[str, bytes]] = []
         problems: dict[str, None] = {}  # each once: of one mistake there may be many
-        making = Making()
-        fits = len(error.details) <= MAX_DETAILS
-        if not fits:  # before so many are encoded
+        if len(error.details) > MAX_DETAILS:  # of which not one is sent, so none is encoded
             problems[f"an error has {len(error.details)} details; the limit is {MAX_DETAILS}"] = None
-        for detail in error.details if fits else ():
+            return self._told(error, label, problems)
+        for detail in error.details:
             try:
-                sent.append(self._encoded(detail, making))
+                sent.append(self._encoded(detail))
             except DecodeError as exc:  # of a row, which a peer has spoilt
-                logger.info("a detail of an error of %s cannot be read: %s", label, exc)
+                logger.info("a detail of an error of %s cannot be read: %s", label, text_of(exc))
             except Exception as exc:
-                problems[str(exc)] = None
+                problems[text_of(exc)] = None
         if problems:
-            passed_on = error.trailers is not None  # which errors have that came off the wire
-            level, trace = (logging.INFO, None) if passed_on else (logging.ERROR, error)
-            logger.log(level, "%s raised an RpcError with details that cannot be sent; they are left out: %s", label, "; ".join(problems), exc_info=trace)
+            self._told(error, label, problems)
         return tuple(sent)
 
-    def _encoded(self, detail: object, making: Making) -> tuple[str, bytes]:
-        detail = plain(detail, making)
+    def _told(self, error: RpcError, label: str, problems: Iterable[str]) -> tuple[()]:
+        passed_on = error.trailers is not None  # which errors have that came off the wire
+        level, trace = (logging.INFO, None) if passed_on else (logging.ERROR, error)
+        logger.log(level, "%s raised an RpcError with details that cannot be sent; they are left out: %s", label, "; ".join(problems), exc_info=trace)
+        return ()
+
+    def _encoded(self, detail: object) -> tuple[str, bytes]:
+        detail = plain(detail)
         cls = type(detail)
         tag = self._tags.get(cls)
         if tag is None:

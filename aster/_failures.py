@@ -34,8 +34,8 @@ def alone(exc: BaseException) -> BaseException:
 def unreadable(exc: BaseException) -> DecodeError | None:
     """What could not be read of a row, if that is what has failed: alone, or in a group with nothing else that was not meant, of several tasks that read."""
     leaves = list(_leaves(exc))
-    found = [leaf for leaf in leaves if isinstance(leaf, DecodeError)]
-    if not found or not all(isinstance(leaf, DecodeError | RpcError) for leaf in leaves):
+    found = [leaf for leaf in leaves if isinstance(leaf, DecodeError) and leaf.of_row]
+    if not found or not all(leaf in found or isinstance(leaf, RpcError) for leaf in leaves):
         return None
     return next((error for error in found if error.is_request), found[0])
 

@@ -331,7 +331,8 @@ class IncomingCall(CallDriver):
         error: BaseException = alone(exc)
         spoilt = unreadable(exc)  # of a row, which the handler reads
         if spoilt is not None:
-            logger.info("%s could not read a message: %s", self.label, text_of(spoilt))
+            trace = exc if logger.isEnabledFor(logging.DEBUG) else None  # which may be as long as the message
+            logger.info("%s could not read a message: %s", self.label, text_of(spoilt), exc_info=trace)
             # The caller's fault, or that of another peer whose message the handler has read or passed on; never a bug of the handler's.
             other = RpcError(StatusCode.INTERNAL, f"{self.label} was sent by another peer what cannot be decoded")
             error = self._undecodable(spoilt) if spoilt.is_request else other

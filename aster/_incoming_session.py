@@ -429,7 +429,7 @@ class IncomingSession:
         # asyncio's own cancellation of this one task ends the session, and no more than that.
         if failures is not None and not isinstance(failures, anyio.get_cancelled_exc_class()):
             spoilt = unreadable(failures)
-            if spoilt is not None:  # a row, by its peer: no bug
+            if spoilt is not None and parted(failures, RpcError)[0] is None:  # a row, by its peer: no bug
                 logger.info("a background task of %s could not read a message, which ends it: %s", self.label, text_of(spoilt))
             else:
                 failure = alone(failures)

@@ -171,9 +171,11 @@ class DecodeError(AsterError):
 
     Attributes:
         is_request: whether a handler found it out while it read its request, a row; left to pass, it ends the call with INVALID_ARGUMENT.
+        of_row: whether that was found out while a received row was read, and not when it came.
     """
 
     is_request = False
+    of_row = False
 
 
 class ConnectionLost(AsterError):

@@ -89,7 +89,7 @@ _INTERNAL: dict[str, tuple[str, ...]] = {
         ": for … use aster.with_options(stub, …=...)",
         "at the top level of module …, not in a function and not under TYPE_CHECKING",
         "a message may decode to … MiB of objects, counted at about the size of its containers and dataclasses",
-        "the defaults of fields that its peer does not send may be … MiB of objects",
+        "it lacks too many fields, whose defaults may be … MiB of objects, and about … for each byte of the message",
         (
             "a field may be str, int, float, bool, bytes, date, datetime, time, timedelta, Decimal, UUID, an Enum, a dataclass, "
             "or list, set, frozenset, tuple, dict, Optional, Union or Literal of these"

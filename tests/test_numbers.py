@@ -16,7 +16,7 @@ from aster._contract import evolution, form
 from aster._entrance import DECISION_TIME
 from aster._protocol import frames
 from aster.codec import engine as codec_engine
-from aster.codec import fields, fory, hashes, hints, making, walk
+from aster.codec import fields, filling, fory, hashes, hints, making, walk
 from aster.codec.row import codec as row_codec
 from aster.codec.row import schema
 from aster.transports.base import ConnectionOptions
@@ -59,9 +59,12 @@ _form: Any = vars(form)
 
 _NUMBERS: Mapping[str, str] = {
     "what a message decodes to": _size(codec_engine.MAX_GRAPH_BYTES) + ", counted at about the size of its containers and dataclasses",
-    "defaults of fields that a message lacks": _size(codec_engine.MAX_GRAPH_BYTES) + ", counted at about their size",
+    "defaults of fields that a message lacks": (
+        f"{filling.FREE_FILLINGS:,}, and {filling.PER_BYTE} for each byte, where one that a factory makes counts as {filling.MADE}; "
+        f"{_size(codec_engine.MAX_GRAPH_BYTES)}, counted at about their size"
+    ),
     "dataclasses nested in a message": f"{walk.MAX_NESTING}",
-    "other values of a message with the hash of one": f"{hashes.MAX_COLLISIONS}, and {hashes.COMPARISONS} for each value on average",
+    "other values of a message with the hash of one": f"{hashes.MAX_COLLISIONS}; and not many more than {hashes.COMPARISONS} on average",
     "keys of a map or set after which it is looked at where their hashes lead": f"{hashes.FEW:,}",
     "fields of a dataclass": f"{fields.MAX_FIELDS}",
     "type definitions that only peers have": f"{fory.MAX_FOREIGN_DEFINITIONS}",

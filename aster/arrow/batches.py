@@ -29,8 +29,8 @@ __all__ = ["MAX_HELD", "RecordBatches", "arrow_schema", "record_batches"]
 T = TypeVar("T")
 
 MAX_HELD = 8 * 1024 * 1024
-"""Bytes of received messages that wait for their batch. Views keep theirs whole, whatever few of their fields become columns. And of the smallest values that
-there are, lists of bools, the batch of so many takes three seconds (measured)."""
+"""Bytes of received messages that wait for their batch. Views keep theirs whole, whatever few of their fields become columns. And of nothing but empty lists,
+the smallest values that there are, the batch of so many takes three seconds (measured)."""
 
 
 def arrow_schema(cls: type[Any]) -> Any:

@@ -69,9 +69,17 @@ def _spread(present: Any, places: Sequence[int | None]) -> Any:
 
 def _spread_struct(present: Any, places: Sequence[int | None]) -> Any:
     """The same for structs, whose fields have values where the struct is null: Parquet refuses nulls there unless the field may have them."""
-    # What is behind the present ones: a copy of one of these for each null would be large where they are.
-    filled = _spread(pa.concat_arrays([present, _blanks(present, 1)]), [len(present) if place is None else place for place in places])
+    filled = _filled(present, places) if len(present) else _blanks(present, len(places))
     return _struct_array(filled.type, [filled.field(place) for place in range(filled.type.num_fields)], pa.array([place is None for place in places]))
+
+
+def _filled(present: Any, places: Sequence[int | None]) -> Any:
+    """The values that go to some places, and any in the others."""
+    try:
+        behind = pa.concat_arrays([present, _blanks(present, 1)])  # a copy of a present one for each null would be large where that is
+    except pa.ArrowNotImplementedError:  # of extension types
+        return _spread(present, [place or 0 for place in places])
+    return _spread(behind, [len(present) if place is None else place for place in places])
 
 
 def _blanks(like: Any, count: int) -> Any:
@@ -144,7 +152,7 @@ def _array(where: str, shape: Shape, asked: Any, around: tuple[type, ...]) -> tu
         case Message(cls):
             if cls in around and asked is None:
                 _refuse(where, f"leads back to {shape}, and the type of a column must end somewhere", "give each level a class of its own")
-            return _structs(columns_of(cls, _parts_asked(where, asked), around), asked)
+            return _of_rows(*_structs(columns_of(cls, _parts_asked(where, asked), around), asked))
         case UnionOf():
             return _refuse(where, f"is {shape}, and a column has one type", "make an Optional field for each")
 
@@ -219,15 +227,20 @@ def _tuples(where: str, items: Sequence[Shape], asked: Any, around: tuple[type, 
 def _structs(columns: Sequence[Column], asked: Any) -> tuple[Any, Build]:
     fields = [column.field for column in columns]
     type_ = pa.struct(fields) if asked is None else asked
-    names = [field.name for field in fields]
     if not fields:  # from_arrays could not tell how many there are
         return type_, lambda values: pa.array([{} for _ in values], type_)
+    return type_, lambda values: _struct_array(type_, arrays_of(columns, values))
 
-    def build(values: Sequence[Any]) -> Any:
+
+def _of_rows(type_: Any, build: Build) -> tuple[Any, Build]:
+    """The same for structs that may be views, of which not too many fields are filled in."""
+    names = [field.name for field in type_]
+
+    def checked(values: Sequence[Any]) -> Any:
         check_filled(values, names)
-        return _struct_array(type_, arrays_of(columns, values))
+        return build(values)
 
-    return type_, build
+    return type_, checked
 
 
 def _struct_array(type_: Any, parts: Sequence[Any], nulls: Any = None) -> Any:

@@ -26,6 +26,7 @@ from aster.codec.fields import MAX_FIELDS, default_of
 from aster.codec.filling import counted_default
 from aster.codec.hashed import MapSerializer, SetSerializer
 from aster.codec.hashes import HashTally
+from aster.codec.keys import has_generated_hash
 from aster.codec.serializers import (
     DecimalSerializer,
     TimeSerializer,
@@ -207,7 +208,7 @@ def reader_classes(classes: Iterable[type]) -> Mapping[type, type]:
 def _reader(cls: type) -> type:
     namespace: dict[str, Any] = {"__slots__": (), "__setattr__": object.__setattr__}
     if _has_hash(cls):
-        namespace["__hash__"] = counting_hash(cls.__hash__)
+        namespace["__hash__"] = counting_hash(cls.__hash__, is_generated=has_generated_hash(cls))
     return stand_in(cls, namespace)
 
 
@@ -247,9 +248,9 @@ def _filler(cls: type, field: dataclasses.Field[Any], shape: Shape) -> Callable[
     """What a field gets when a message lacks it."""
     default = default_of(field)
     if default is not None:
-        return counted_default(default, MAX_GRAPH_BYTES, is_new=field.default_factory is not dataclasses.MISSING)
+        return counted_default(default, is_new=field.default_factory is not dataclasses.MISSING)
     if isinstance(shape, Optional):
-        return counted_default(lambda: None, MAX_GRAPH_BYTES, is_new=False)
+        return counted_default(lambda: None, is_new=False)
 
     def missing() -> NoDefault:
         raise NoDefault(f"{short_name(cls)}.{field.name} is missing, and has no default")

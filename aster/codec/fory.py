@@ -10,7 +10,7 @@ from aster.codec.checks import Check, generate_checks
 from aster.codec.contract import Codec
 from aster.codec.engine import MAX_GRAPH_BYTES, Engine, build_engine, plan_engine, reader_classes, wrap
 from aster.codec.fields import field_shapes, wire_types
-from aster.codec.filling import TooMuchFilled, filled
+from aster.codec.filling import PER_BYTE, TooMuchFilled, allowance, filling
 from aster.codec.lazy import plain
 from aster.codec.post_init import PostInit, post_inits, run_post_init
 from aster.codec.row import RowCodec
@@ -141,15 +141,15 @@ def _decoder(cls: type[T], pool: _Pool, check: Check, walk: Walk, post_init: Pos
             engine = idle.pop()
         except IndexError:
             engine = build()
+        outer, filling.left = filling.left, allowance(len(data), MAX_GRAPH_BYTES)
         try:
             value = engine.deserialize(buffer)
         except Exception as exc:  # Fory raises whatever it likes, Exception itself included
-            filled.size = 0
             engine.tally.clear()
             pool.give_back_failed(engine)
             raise DecodeError(_undecodable(cls, data, exc)) from exc
-        if filled.size:
-            filled.size = 0
+        finally:
+            filling.left = outer
         if engine.tally.first:
             engine.tally.clear()
         if len(engine.definitions) <= most_definitions:
@@ -172,7 +172,7 @@ def _decoder(cls: type[T], pool: _Pool, check: Check, walk: Walk, post_init: Pos
 def _undecodable(cls: type, data: bytes, exc: Exception) -> str:
     limit = ""
     if isinstance(exc, TooMuchFilled):
-        limit = f"the defaults of fields that its peer does not send may be {MAX_GRAPH_BYTES // 2**20} MiB of objects"
+        limit = f"it lacks too many fields, whose defaults may be {MAX_GRAPH_BYTES // 2**20} MiB of objects, and about {PER_BYTE} for each byte of the message"
     elif "graph memory budget" in str(exc):  # Fory's own words, which tell to raise a limit that is not the reader's to raise
         limit = f"a message may decode to {MAX_GRAPH_BYTES // 2**20} MiB of objects, counted at about the size of its containers and dataclasses"
     if limit:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeAlias
 from aster.codec.shapes import DictOf, FieldShape, FixedTuple, Message, Scalar, Shape, UnionOf, Values, children
 from aster.codec.tags import short_name
 
-__all__ = ["check_keys"]
+__all__ = ["check_keys", "has_generated_hash"]
 
 _Fields: TypeAlias = Callable[[type], tuple[FieldShape, ...]]
 
@@ -82,7 +82,7 @@ class _Key:
     def _message(self, cls: type[Any]) -> None:
         if cls.__hash__ is None:
             self._refuse(f"{self._name(Message(cls))} is not hashable, so it cannot be {self.role}", "make it a frozen dataclass")
-        if cls in self.inside or not _has_generated_hash(cls):
+        if cls in self.inside or not has_generated_hash(cls):
             return
         shapes = {field.name: field.shape for field in self.fields_of(cls)}
         for field in dataclasses.fields(cls):
@@ -97,7 +97,7 @@ class _Key:
         raise TypeError(f"{self.where} cannot be sent: {what}; {mend}")
 
 
-def _has_generated_hash(cls: type[Any]) -> bool:
+def has_generated_hash(cls: type[Any]) -> bool:
     """Whether ``@dataclass`` wrote ``__hash__``, over the fields. One that the class's author wrote hashes what it likes."""
     code = getattr(cls.__hash__, "__code__", None)
     return "__hash__" in vars(cls) and code is not None and code.co_filename == "<string>"

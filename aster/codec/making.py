@@ -21,13 +21,17 @@ class Making:
         kept: the defaults that the view of it has made, by their fields.
     """
 
-    __slots__ = ("depth", "free", "kept")
+    __slots__ = ("_message", "depth", "free", "kept")
 
     def __init__(self, size: int = 0) -> None:
+        self._message = b""
         self.depth = 0
         self.kept: Mapping[str, Any] = {}
         self.free = FREE_DEFAULTS + size // 4
 
-    def add(self, size: int) -> None:
-        """One more value is to be made, of a row of so many bytes."""
+    def add(self, message: bytes, size: int) -> None:
+        """One more value is to be made, of so many bytes of a message. Another one than the last has its own free defaults, as if it were made alone."""
         self.free += size // 4
+        if self._message and message is not self._message:
+            self.free += FREE_DEFAULTS
+        self._message = message

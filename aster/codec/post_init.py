@@ -26,17 +26,14 @@ def post_inits(fields: Mapping[type, tuple[FieldShape, ...]]) -> Mapping[type, P
     return found
 
 
-def run_post_init(value: object, post_init: PostInit, *, is_request: bool = False) -> None:
-    """Run one, or all of a value's. Raises DecodeError where a class refuses it; ``is_request``: whether that is found out by a handler."""
+def run_post_init(value: object, post_init: PostInit, *, is_request: bool = False, of_row: bool = False) -> None:
+    """Run one, or all of a value's. Raises DecodeError where a class refuses it, with these attributes."""
     try:
         post_init(value)
-    except (TypeError, ValueError) as exc:  # how a class refuses a value; anything else is a bug of its own, and not the peer's fault
+    except (TypeError, ValueError, DecodeError) as exc:  # how a class refuses a value; anything else is a bug of its own, and not the peer's fault
         error = DecodeError(str(exc))
-        error.is_request = is_request
+        error.is_request, error.of_row = is_request, of_row
         raise error from exc
-    except DecodeError as exc:
-        exc.is_request = is_request
-        raise
 
 
 def _affected(fields: Mapping[type, tuple[FieldShape, ...]]) -> list[type]:

@@ -82,18 +82,24 @@ class _Decoding(threading.local):
 _decoding = _Decoding()
 
 
-def counting_hash(own: Callable[..., int]) -> Callable[[Any], int]:
-    """A ``__hash__`` that counts, while a message is decoded."""
+def counting_hash(own: Callable[..., int], *, is_generated: bool) -> Callable[[Any], int]:
+    """A ``__hash__`` that counts, while a message is decoded. ``is_generated``: whether ``@dataclass`` wrote it, which takes the hashes of the fields, and
+    puts them into no set as one of a class's own may."""
+    take = _hash_alone if is_generated else _hash
 
     def __hash__(self: object) -> int:
         tally = _decoding.tally
         if tally is None:
             return own(self)
-        hashed = _hash_alone(own, self)
+        hashed = take(own, self)
         tally.add(self, hashed)
         return hashed
 
     return __hash__
+
+
+def _hash(own: Callable[[Any], int], value: object) -> int:
+    return own(value)
 
 
 def _hash_alone(own: Callable[[Any], int], value: object) -> int:

@@ -6,7 +6,6 @@ the only one that words messages.
 
 from __future__ import annotations
 
-import copy
 import datetime
 import decimal
 import inspect
@@ -85,10 +84,8 @@ class Walk:
         """
         if type(value) is not cls:
             raise TypeError(f"this call expects a {short_name(cls)}, not {described(value, cls)}")
-        walk = copy.copy(self)
-        walk._making = Making()  # what all views in a message share
         try:
-            return walk.message(cls, value)
+            return Walk(Direction.ENCODE, self._fields, self._readers).message(cls, value)  # all views in it share a ``Making``
         except Mismatch as exc:
             raise exc.kind(exc.describe(short_name(cls))) from None
         except RecursionError:
@@ -158,8 +155,7 @@ class Walk:
         try:
             return plain(value, self._making)
         except DecodeError:
-            if self._making.free >= 0:
-                plain(value)  # raises again, if it is what the peer has sent that is at fault
+            if self._making.depth > MAX_NESTING:
                 raise Mismatch(ValueError, _TOO_DEEP) from None
             raise
 

@@ -113,6 +113,35 @@ class Nodes:
     keys: dict[Node, bool]
 
 
+@dataclass(frozen=True)
+class OwnHash:
+    """Hashes its points as a set, whatever their order, as one does."""
+
+    points: tuple[Point, ...]
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.points))
+
+
+@dataclass
+class OwnHashes:
+    keys: dict[OwnHash, bool]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+def test_a_hash_of_ones_own_that_makes_a_set_is_no_way_around(mode: SerializationMode) -> None:
+    codec = make_codec(mode, tags_of(OwnHashes))
+    honest = OwnHashes({OwnHash(tuple(Point(number, number) for number in range(100))): True})
+    assert codec.decoder(OwnHashes)(codec.encoder(OwnHashes)(honest)) == honest
+    prime = 2**61 - 1  # the hash of an int is its remainder by this
+    zeros = [number * prime for number in range(-3, 4)]
+    same = tuple(Point(x, y) for x in zeros for y in zeros)
+    assert len(set(map(hash, same))) == 1
+    message = codec.encoder(OwnHashes)(OwnHashes({OwnHash(same): True}))
+    with pytest.raises(DecodeError, match="more than 32 different values have the same hash"):
+        codec.decoder(OwnHashes)(message)
+
+
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_keys_in_which_others_are_nested_are_counted_once_each(mode: SerializationMode) -> None:
     """In groups of 32 with one hash, since -1 and -2 have one, they are refused; and what is not is honest, however deep."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import random
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -71,10 +72,36 @@ def test_many_in_groups_of_one_hash_are_too_many() -> None:
         for number in range(groups * size):
             tally.add(f"{number}", number % groups)
 
-    tallied(10_000, 4)
+    tallied(10_000, 6)
     tallied(5, 33)
     with pytest.raises(ValueError, match="so many different values share their hashes with others, which only an attack explains"):
         tallied(1_000, 16)
+
+
+def test_honest_values_that_come_again_and_again_are_not_too_many() -> None:
+    offsets = list(itertools.product((-1, -2), repeat=3))
+    tally = HashTally()
+    for _ in range(2_000):  # the same eight points, in as many sets
+        for offset in offsets:
+            tally.add(tuple(offset), hash(offset))
+    tally.clear()
+    answers = random.Random(1)
+    for _ in range(50_000):
+        row = tuple(answers.randrange(-2, 3) for _ in range(5))
+        tally.add(row, hash(row))
+
+
+def test_large_values_cannot_be_paid_for_with_small_ones() -> None:
+    tally = HashTally()
+    for number in range(10_000):
+        tally.add(number, 2**40 + number)
+
+    def add_large() -> None:
+        for number in range(100 * 32):
+            tally.add(f"{number}", number % 100)
+
+    with pytest.raises(ValueError, match="so many different values share their hashes"):
+        add_large()
 
 
 @given(seed=st.integers(), bits=st.integers(3, 60), count=st.integers(0, 3_000))

@@ -265,20 +265,24 @@ def test_a_message_that_would_swell_is_a_decode_error(mode: SerializationMode) -
         codec.decoder(nested)(data)
 
 
+_SHARED = tuple(range(100))
+
+
 @modes
 @pytest.mark.parametrize(
     ("hint", "default", "most"),
     [
-        (list[int], field(default_factory=list[int]), 20_000),
-        (dict[str, int], field(default_factory=lambda: {"a": 1, "b": 2}), 4_000),
-        (Point, field(default_factory=lambda: Point(0, 0)), 15_000),
-        (str, field(default="a text that is one for all"), 110_000),
-        (int | None, field(), 110_000),
+        (list[int], field(default_factory=list[int]), 1_700),
+        (Point, field(default_factory=lambda: Point(0, 0)), 1_700),
+        (tuple[int, ...], field(default_factory=lambda: _SHARED), 1_700),
+        (list[float], field(default_factory=lambda: [number / 3 for number in range(1_000)]), 50),
+        (str, field(default="a text that is one for all"), 11_000),
+        (int | None, field(), 11_000),
     ],
-    ids=["list", "dict", "dataclass", "str", "Optional"],
+    ids=["list", "dataclass", "shared", "large", "str", "Optional"],
 )
 def test_a_message_that_would_swell_by_defaults_is_a_decode_error(mode: SerializationMode, hint: Any, default: Any, most: int) -> None:
-    """A peer whose class has fewer fields: ten defaults for each instance of a byte. Somewhat fewer instances than are refused are not."""
+    """A peer whose class has fewer fields: ten defaults for each instance of a byte or two. Somewhat fewer instances than are refused are not."""
     theirs = make_dataclass("Item", [("on", bool)])
     ours = make_dataclass("Item", [("on", bool), *[(f"f{place}", hint, copy.copy(default)) for place in range(10)]])
     their_list, our_list = (make_dataclass("Items", [("items", list[cls])]) for cls in (theirs, ours))
@@ -289,10 +293,51 @@ def test_a_message_that_would_swell_by_defaults_is_a_decode_error(mode: Serializ
         return len(decoded(reader, our_list, sender.encoder(their_list)(their_list([theirs(True)] * count))).items)
 
     for _ in range(3):  # each message is counted for itself
-        assert received(most // 2) == most // 2
-    with pytest.raises(DecodeError, match=r"accepted: the defaults of fields that its peer does not send may be 16 MiB of objects; send less"):
+        assert received(most * 9 // 10) == most * 9 // 10
+    with pytest.raises(
+        DecodeError, match=r"accepted: it lacks too many fields, whose defaults may be 16 MiB of objects, and about 4 for each byte of the message; send"
+    ):
         received(most * 3 // 2)
-    assert received(most // 2) == most // 2
+    assert received(most * 9 // 10) == most * 9 // 10
+
+
+@modes
+def test_what_lacks_fields_may_be_as_long_as_may_be(mode: SerializationMode) -> None:
+    """Of instances of usual size a message is full before their defaults are too many."""
+    fields = [("number", int), ("name", str), ("ratio", float)]
+    theirs = make_dataclass("Item", fields)
+    ours = make_dataclass(
+        "Item", [*fields, *[(f"f{place}", list[int] | None, None) for place in range(10)], ("more", list[int], field(default_factory=list[int]))]
+    )
+    their_list, our_list = (make_dataclass("Items", [("items", list[cls])]) for cls in (theirs, ours))
+    sender = make_codec(mode, {theirs: "tests/Item", their_list: "tests/Items"})
+    reader = make_codec(mode, {ours: "tests/Item", our_list: "tests/Items"})
+    message = sender.encoder(their_list)(their_list([theirs(number, f"name {number}", 0.5) for number in range(40_000)]))
+    assert len(decoded(reader, our_list, message).items) == 40_000
+
+
+def _decode_within() -> list[int]:
+    codec = CODECS[SerializationMode.XLANG]
+    assert codec.decoder(Tree)(codec.encoder(Tree)(Tree("inner"))) == Tree("inner")
+    return []
+
+
+@modes
+def test_defaults_are_counted_whatever_their_factories_decode(mode: SerializationMode) -> None:
+    theirs = make_dataclass("Item", [("on", bool)])
+    ours = make_dataclass(
+        "Item",
+        [
+            ("on", bool),
+            *[(f"f{place}", list[int], field(default_factory=list[int])) for place in range(9)],
+            ("more", list[int], field(default_factory=_decode_within)),
+        ],
+    )
+    their_list, our_list = (make_dataclass("Items", [("items", list[cls])]) for cls in (theirs, ours))
+    sender = make_codec(mode, {theirs: "tests/Item", their_list: "tests/Items"})
+    reader = make_codec(mode, {ours: "tests/Item", our_list: "tests/Items"})
+    with pytest.raises(DecodeError, match="it lacks too many fields"):
+        reader.decoder(our_list)(sender.encoder(their_list)(their_list([theirs(True)] * 2_500)))
 
 
 @modes

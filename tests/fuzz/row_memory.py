@@ -35,6 +35,10 @@ _MOST_FOR_SCHEMA = 160
 """Bytes that binding a new schema may take besides, for each of its own: 5 MB for the longest."""
 
 
+_PATIENCE = 110
+"""Seconds for all readings of a world, which take some four; a little less than those after which the world's own process counts as hung."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """A message, of the class at that place of ``ROOTS``; and whether its schema is its own, which is then bound for it as a part of reading."""
@@ -58,7 +62,7 @@ class Most:
     new_schema: float = 0.0
 
     def add(self, other: Most) -> None:
-        """The larger of both."""
+        """Take over what is larger."""
         self.known_schema = max(self.known_schema, other.known_schema)
         self.new_schema = max(self.new_schema, other.new_schema)
 
@@ -67,18 +71,23 @@ def memory_of(readings: Sequence[Reading]) -> Most:
     """Read all of them with what allocates being traced.
 
     Raises:
-        AssertionError: one takes more than it may; or the process ended, or took more than some seconds for one.
+        AssertionError: one takes more than it may, or the process fails, ends, or takes longer than any that is well.
     """
+    if not readings:
+        return Most()
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_look, args=(readings, sender))
+    process = context.Process(target=_look, args=(readings, sender), daemon=True)
     process.start()
     sender.close()
+    found: Most | str = f"the process that looks at memory took longer than {_PATIENCE} s"
     try:
-        found: Most | str = receiver.recv()
+        if receiver.poll(_PATIENCE):
+            found = receiver.recv()
     except EOFError:
         process.join()
-        found = f"the process that looked at memory ended with {process.exitcode}"
+        found = f"the process that looks at memory ended with {process.exitcode}"
+    process.kill()
     process.join()
     assert isinstance(found, Most), found
     return found
@@ -91,7 +100,7 @@ def _look(readings: Sequence[Reading], sender: Connection) -> None:
     try:
         for reading in readings:
             most.add(_look_at(reading, known))
-    except AssertionError:
+    except Exception:
         sender.send(traceback.format_exc())
     else:
         sender.send(most)

@@ -115,7 +115,7 @@ class StructReader:
             keep(value, name, copy.deepcopy(kept[name]) if name in kept else read(buffer, start, stop, making))
         making.depth -= 1
         if self.post_init is not None:
-            run_post_init(value, self.post_init, is_request=self.origin.is_request)
+            run_post_init(value, self.post_init, is_request=self.origin.is_request, of_row=True)
         return value
 
 

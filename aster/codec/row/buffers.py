@@ -23,7 +23,7 @@ def check_filled(values: Iterable[object], names: Iterable[str]) -> None:
     """See that not too many of these fields would be filled in of views in a column, as ``Making`` does of those that become plain.
 
     Raises:
-        Mismatch: there are more than their messages and their rows allow.
+        DecodeError: there are more than their messages and their rows allow.
     """
     filled, allowed, message = 0, 0, b""
     lacking = dict[RowReader, int]()
@@ -36,9 +36,8 @@ def check_filled(values: Iterable[object], names: Iterable[str]) -> None:
             allowed += (stop - start) // 4 + (FREE_DEFAULTS if buffer is not message else 0)
             message = buffer
     if filled > allowed:
-        raise Mismatch(
-            ValueError, "would have too many fields filled in that its peer does not send; leave them out by a schema= of the others, or update the peer"
-        )
+        reader = next(iter(lacking))
+        raise reader.origin.refused(Mismatch(ValueError, "has too many fields that its peer does not send; leave them out by a schema= of the others"))
 
 
 def _none(key: object) -> ValueError:

@@ -43,12 +43,12 @@ class _Located(ABC):
         """The list, tuple or dict."""
 
     @abstractmethod
-    def _size(self) -> int:
-        """Bytes of its region."""
+    def _region(self) -> tuple[bytes, int]:
+        """The message that it is in, and the bytes of its part of it."""
 
     def __aster_materialize__(self, making: Making | None = None) -> Any:
         making = making or Making()
-        making.add(self._size())
+        making.add(*self._region())
         try:
             return self._plain(making)
         except UNREADABLE as exc:
@@ -151,8 +151,8 @@ class RowList(_Located, Sequence[T]):
     def _plain(self, making: Making) -> Any:
         return self._kind(array_items(self._array, making))
 
-    def _size(self) -> int:
-        return self._array.stop - self._array.start
+    def _region(self) -> tuple[bytes, int]:
+        return self._array.buffer, self._array.stop - self._array.start
 
     def slot(self, index: int) -> tuple[ArrayCell, int]:
         """The array that an element is in, and its place there."""
@@ -180,7 +180,7 @@ class RowMap(_Located, Mapping[Any, T]):
     def _index(self) -> dict[Any, int]:
         if self._places is None:
             try:
-                keys = list(hashable(self._keys, Making(self._size()), check_dict))
+                keys = list(hashable(self._keys, Making(self._region()[1]), check_dict))
                 places = {key: place for place, key in enumerate(keys)}
                 _refuse_duplicates(keys, places)
             except UNREADABLE as exc:
@@ -233,8 +233,8 @@ class RowMap(_Located, Mapping[Any, T]):
     def _plain(self, making: Making) -> Any:
         return plain_map(self._keys, self._values, making)
 
-    def _size(self) -> int:
-        return self._values.stop - self._keys.start
+    def _region(self) -> tuple[bytes, int]:
+        return self._values.buffer, self._values.stop - self._keys.start
 
     def slot(self, key: Any) -> tuple[ArrayCell, int]:
         """The array that a value is in, and its place there."""

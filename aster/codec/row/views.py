@@ -57,7 +57,7 @@ class Origin:
         if isinstance(exc, RecursionError):
             exc = Mismatch(ValueError, "is nested too deeply to be read whole from here")
         error = DecodeError(f"the peer sent something that is not a {name}: {exc.describe(name + self.field)}")
-        error.is_request = self.is_request
+        error.is_request, error.of_row = self.is_request, True
         return error
 
 
@@ -190,9 +190,8 @@ def _defaults(self: Any, reader: RowReader) -> Mapping[str, Any]:
 def _materialize(self: Any, making: Making | None = None) -> Any:
     buffer, start, stop, reader = self.__aster_row__
     making = making or Making()
-    making.add(stop - start)
-    if reader.lacking:
-        making.kept = _defaults(self, reader)
+    making.add(buffer, stop - start)
+    making.kept = _defaults(self, reader) if reader.lacking else {}
     try:
         return reader.read(buffer, start, stop, making)
     except UNREADABLE as exc:

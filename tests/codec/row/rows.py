@@ -1,10 +1,12 @@
-"""What the tests of rows do alike: reading all of a view piece by piece, and spoiling rows."""
+"""What the tests of rows do alike: reading all of a view piece by piece, spoiling rows, and changing them in one place."""
 
 from __future__ import annotations
 
 import dataclasses
 import random
 import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from aster.codec import make_codec
@@ -15,7 +17,7 @@ from aster.types import SerializationMode
 from tests.codec.models import tags_of
 from tests.codec.schemas import Schema
 
-__all__ = ["codec_of", "outcome", "parts", "reader_of", "spoilt", "view_of", "walked"]
+__all__ = ["MANY", "Many", "Node", "array_of_many", "changed_message", "codec_of", "outcome", "parts", "reader_of", "region_at", "spoilt", "view_of", "walked"]
 
 
 def codec_of(*roots: type) -> RowCodec:
@@ -91,3 +93,50 @@ def spoilt(row: bytes, random_: random.Random) -> bytes:
             case _:
                 del work[at : at + random_.choice((1, 4, 8))]
     return bytes(work)
+
+
+# Messages that are changed in one place
+
+
+@dataclass
+class Node:
+    text: str = ""
+    left: Node | None = None
+    right: Node | None = None
+
+
+@dataclass
+class Many:
+    texts: list[str] = field(default_factory=list[str])
+    nodes: list[Node] = field(default_factory=list[Node])
+    lists: list[list[str]] = field(default_factory=list[list[str]])
+    table: dict[str, str] = field(default_factory=dict[str, str])
+    pair: tuple[str, str] = ("", "")
+
+
+def changed_message(value: Any, change: Callable[[bytearray], object]) -> tuple[RowCodec, bytes]:
+    """A codec, and the message of a value whose row was changed."""
+    cls = cast("type[Any]", type(value))
+    codec = codec_of(cls)
+    head, row = parts(codec.encoder(cls)(value))
+    work = bytearray(row)
+    change(work)
+    return codec, head + bytes(work)
+
+
+def region_at(row: bytes | bytearray, start: int, slot: int) -> tuple[int, int]:
+    """Where the region of a slot begins, and its size."""
+    size, offset = struct.unpack_from("<II", row, slot)
+    return start + offset, size
+
+
+_FIELDS = {name: place for place, name in enumerate(sorted(each.name for each in dataclasses.fields(Many)))}
+
+
+def array_of_many(row: bytearray, name: str) -> tuple[int, int]:
+    """Where the array of a field of Many begins, and its slots."""
+    start, _ = region_at(row, 0, 8 + 8 * _FIELDS[name])
+    return start, start + 16
+
+
+MANY = Many(["abcdefgh", "b", "c"], [Node("x"), Node("y")], [["p"], ["q"]], {"k": "v", "l": "w"}, ("one", "two"))
