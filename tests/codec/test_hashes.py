@@ -17,7 +17,7 @@ from aster.codec import hashes
 from aster.codec.hashes import MAX_COLLISIONS, HashTally, check_dict, check_set, grown_set
 
 CHECKS = [check_dict, check_set]
-_MANY = 50_000
+_MANY = 22_000
 
 
 @cache
